@@ -1,0 +1,202 @@
+"""models.yaml: which models there are, and which version a request means. The API and every worker read it alike."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from shared.errors import ConfigError, UnknownModel
+from shared.tasks import BUILT_IN
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")
+
+ModelName = Annotated[str, StringConstraints(pattern=_NAME.pattern, max_length=128)]
+VersionName = Annotated[
+    str,
+    BeforeValidator(lambda v: str(v) if isinstance(v, int | float) and not isinstance(v, bool) else v),
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64),
+]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BatchSpec(_Spec):
+    """How many items make a batch. `max_cost: auto` is 1024 tokens on a CPU and 16384 on a GPU (for tasks whose cost
+    is 1 an item, only `max_size` cuts). `max_wait_ms`: an idle device waits so long for company; 0 runs at once."""
+
+    max_size: int = Field(64, ge=1, le=4096)
+    max_cost: Literal["auto"] | int = "auto"
+    max_wait_ms: float = Field(0, ge=0, le=10_000)
+
+
+class Limits(_Spec):
+    """`queue`: waiting and running jobs; `queue_bytes`: their inputs; `timeout_s`: one predict; `input_bytes`: one
+    job; `on_overlong`: what happens to a text over the model's own limit."""
+
+    queue: int = Field(10_000, ge=1)
+    queue_bytes: int = Field(1_000_000_000, ge=1)
+    timeout_s: float = Field(60, gt=0)
+    input_bytes: int = Field(1_000_000, ge=1)
+    on_overlong: Literal["truncate", "refuse"] = "truncate"
+
+
+class VersionSpec(BaseModel):
+    """`source`: a hub id, a folder, `torchvision:NAME`, `package:NAME` (a model inside an installed distribution).
+    Other fields go to the handler as `ctx.options`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    source: str = ""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The fields that only the handler understands."""
+        return dict(self.model_extra or {})
+
+
+class ModelSpec(_Spec):
+    """One model of models.yaml: a built-in `task`, or a `handler` of the user's own (`path/to/file.py:Class` or
+    `package.module:Class`)."""
+
+    task: str | None = None
+    handler: str | None = Field(None, pattern=r"^[^:]+:[A-Za-z_][A-Za-z0-9_]*$")
+    versions: dict[VersionName, VersionSpec] = Field(min_length=1)
+    traffic: dict[VersionName, float] | None = None
+    aliases: dict[VersionName, VersionName] = Field(default_factory=dict)
+    load: Literal["preload", "lazy"] = "preload"
+    batch: BatchSpec = BatchSpec()
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelSpec:
+        if (self.task is None) == (self.handler is None):
+            raise ValueError("give either task or handler")
+        if self.task is not None and self.task not in BUILT_IN:
+            raise ValueError(f"unknown task {self.task!r}; one of {', '.join(sorted(BUILT_IN))}, or give a handler")
+        for field, names in (("traffic", self.traffic or {}), ("aliases", self.aliases.values())):
+            for name in names:
+                if name not in self.versions:
+                    raise ValueError(f"{field} names version {name!r}, which is not in versions")
+        if self.traffic and (min(self.traffic.values()) < 0 or sum(self.traffic.values()) <= 0):
+            raise ValueError("traffic weights must not be negative, nor all 0")
+        return self
+
+    def weights(self) -> dict[str, float]:
+        """Version -> share; all to the newest (the last in the file) where the file gives none."""
+        return self.traffic or {list(self.versions)[-1]: 1.0}
+
+
+def _point(model: str, sticky: str | None) -> float:
+    """0 <= x < 1: the same for the same key, even over all keys; at random without one."""
+    if sticky is None:
+        return random.random()
+    digest = hashlib.sha256(f"{model}\n{sticky}".encode()).digest()
+    return int.from_bytes(digest[:7], "big") / 2**56
+
+
+class _File(_Spec):
+    models: dict[ModelName, ModelSpec] = Field(min_length=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """One version of one model."""
+
+    model: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.model}@{self.version}"
+
+
+class Catalog:
+    """Names to versions. Immutable; any thread."""
+
+    def __init__(self, models: dict[str, ModelSpec]) -> None:
+        self.models = models
+
+    def resolve(self, name: str, version: str | None = None, *, sticky: str | None = None) -> Ref:
+        """`model`, `model@version` or `model@alias` (or `version` beside the name) to one version. Without a pin the
+        traffic weights decide: by the hash of `sticky`, so one key always meets the same version. Raises
+        UnknownModel, whose text names what there is."""
+        model, _, pin = name.partition("@")
+        pin = version or pin
+        spec = self.spec(model)
+        if pin:
+            pin = spec.aliases.get(pin, pin)
+            if pin not in spec.versions:
+                raise UnknownModel(f"model {model!r} has no version {pin!r}; it has {', '.join(spec.versions)}")
+            return Ref(model, pin)
+        weights = spec.weights()
+        point = _point(model, sticky) * sum(weights.values())
+        for candidate, weight in weights.items():
+            if point < weight:
+                return Ref(model, candidate)
+            point -= weight
+        return Ref(model, next(reversed(weights)))
+
+    def spec(self, model: str) -> ModelSpec:
+        """Raises UnknownModel."""
+        try:
+            return self.models[model]
+        except KeyError:
+            known = ", ".join(sorted(self.models))
+            raise UnknownModel(f"no model {model!r} is configured; there are: {known}") from None
+
+    def refs(self) -> Iterator[tuple[Ref, ModelSpec, VersionSpec]]:
+        """Every version, in the order of the file."""
+        for name, spec in self.models.items():
+            for version, version_spec in spec.versions.items():
+                yield Ref(name, version), spec, version_spec
+
+
+def load_catalog(path: Path) -> Catalog:
+    """Read and validate models.yaml. Raises ConfigError that names line and field."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text)
+        data = yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    try:
+        return Catalog(_File.model_validate(data).models)
+    except ValidationError as error:
+        lines = []
+        for fault in error.errors(include_url=False, include_input=False):
+            loc = tuple(part for part in fault["loc"] if part not in ("[key]", "constrained-str"))
+            lines.append(f"{path}, line {_line(node, loc)}: {'.'.join(map(str, loc))}: {fault['msg']}")
+        raise ConfigError("\n".join(lines)) from None
+
+
+def _line(node: yaml.Node | None, path: tuple[Any, ...]) -> int:
+    """The line of the deepest part of `path` that exists."""
+    line = 1
+    for part in path:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == str(part):
+                    line, node = key.start_mark.line + 1, value
+                    break
+            else:
+                break
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line

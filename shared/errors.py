@@ -1,0 +1,169 @@
+"""The one tree of errors. A class's docstring is its default message, `code` is what clients read.
+
+HTTP statuses are not known here: `api/errors.py` maps codes to them in one table.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import BaseModel
+
+
+class Fault(BaseModel):
+    """One thing wrong in an input: where (a JSON pointer, RFC 6901), what kind, in words."""
+
+    pointer: str = ""
+    code: str = "invalid_input"
+    message: str
+
+
+class ServiceError(Exception):
+    """Something went wrong inside the service."""
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str | None = None, *, faults: list[Fault] | None = None) -> None:
+        self.message = message or (type(self).__doc__ or "").strip().splitlines()[0]
+        self.faults = faults or []
+        super().__init__(self.message)
+
+
+class ConfigError(ServiceError):
+    """The configuration is wrong."""
+
+    code = "config_error"
+
+
+# How a job ends when it does not succeed ---------------------------------------------------------
+
+
+class JobError(ServiceError):
+    """The job failed."""
+
+    code = "predict_error"
+
+
+class InvalidInput(JobError):
+    """The input does not fit the model's schema."""
+
+    code = "invalid_input"
+
+
+class PredictError(JobError):
+    """The model raised an error on this input."""
+
+    code = "predict_error"
+
+
+class OutOfMemory(JobError):
+    """The device has not enough memory for this input alone."""
+
+    code = "out_of_memory"
+
+
+class JobTimeout(JobError):
+    """The prediction took longer than the model's timeout."""
+
+    code = "timeout"
+
+
+class DeadlineExceeded(JobError):
+    """The deadline passed before the job ended."""
+
+    code = "deadline_exceeded"
+
+
+class ModelUnavailable(JobError):
+    """No worker serves this model."""
+
+    code = "model_unavailable"
+
+
+class AttemptsExhausted(JobError):
+    """The worker process died each time it ran this job alone."""
+
+    code = "attempts_exhausted"
+
+
+class HandlerContract(JobError):
+    """The handler returned something else than one output for each input."""
+
+    code = "handler_contract"
+
+
+class Canceled(JobError):
+    """The job was canceled."""
+
+    code = "canceled"
+
+
+# How a call is refused -----------------------------------------------------------------------------
+
+
+class UnknownModel(ServiceError):
+    """No such model."""
+
+    code = "model_not_found"
+
+
+class UnknownJob(ServiceError):
+    """No such job: it never existed, or it has expired."""
+
+    code = "job_not_found"
+
+
+class BadRequest(ServiceError):
+    """The request cannot be read."""
+
+    code = "bad_request"
+
+
+class UnsupportedMedia(ServiceError):
+    """This content type is not supported here."""
+
+    code = "unsupported_media_type"
+
+
+class TooLarge(ServiceError):
+    """The request body is larger than this model or service accepts."""
+
+    code = "payload_too_large"
+
+
+class IdempotencyMismatch(ServiceError):
+    """This Idempotency-Key was used before with another payload."""
+
+    code = "idempotency_mismatch"
+
+
+class WaitEnded(ServiceError):
+    """The job has not ended within the wait; poll its URL."""
+
+    code = "wait_ended"
+
+    def __init__(self, job_id: str, message: str | None = None) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class QueueFull(ServiceError):
+    """The model's queue is full."""
+
+    code = "queue_full"
+
+    def __init__(self, message: str | None = None, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class StoreUnavailable(ServiceError):
+    """Redis does not answer or takes no writes; nothing was accepted."""
+
+    code = "store_unavailable"
+
+
+class StoreTooOld(ServiceError):
+    """Redis 7.0 or newer, or Valkey, is needed."""
+
+    code = "store_too_old"

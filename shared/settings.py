@@ -1,0 +1,87 @@
+"""Every setting, from the environment (prefix `ML_`; the seed's `MODEL_CACHE_DIR` has none). Read once, at start."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AliasChoices, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.errors import ConfigError
+
+
+class Settings(BaseSettings):
+    """Durations end in `_s`, sizes in `_bytes`."""
+
+    model_config = SettingsConfigDict(env_prefix="ML_", extra="ignore", frozen=True)
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    """Redis >= 7.0 or Valkey: redis://, rediss:// (TLS) or redis+socket://PATH. May be shared with other apps."""
+
+    models_file: Path = Path("models.yaml")
+    model_cache_dir: Path | None = Field(None, validation_alias=AliasChoices("MODEL_CACHE_DIR", "ML_MODEL_CACHE_DIR"))
+    """A folder with model files: a relative `source` that exists in it is taken from there."""
+
+    # API
+    host: str = "127.0.0.1"
+    port: int = Field(8001, ge=0, le=65535)
+    inference_wait_s: float = Field(25.0, gt=0, lt=30)
+    """How long `/inference` waits. Below 30: the seed's client gives up then."""
+    max_wait_s: float = Field(60.0, gt=0)
+    """The longest `Prefer: wait` and `?wait=`; more is clamped and told in `Preference-Applied`."""
+    max_body_bytes: int = Field(32_000_000, gt=0)
+    """Of any request; a model's own `limits.input_bytes` may be lower."""
+    drain_s: float = Field(30.0, ge=0)
+    """On SIGTERM: how long the API holds waiting callers for their outcome."""
+
+    # Jobs
+    default_deadline_s: float = Field(86_400.0, gt=0)
+    result_ttl_s: float = Field(3600.0, gt=0)
+    """How long a finished job and its output can be read."""
+    inline_bytes: int = Field(32_000, ge=0)
+    """A larger input does not travel in the message but in the payload store."""
+    max_attempts: int = Field(3, ge=1)
+    """A job whose worker process died this often while it ran alone has failed."""
+    durability: Literal["everysec", "fsync"] = "everysec"
+    """`fsync`: 202 is answered only after the disk has the job (needs WAITAOF: Redis >= 7.2 or Valkey)."""
+
+    # Worker
+    worker_name: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
+    device: str = "auto"
+    """auto (a free GPU, or cpu where there is none), cpu, cuda (a free GPU or exit), or a GPU's UUID."""
+    gpu_slots: int = Field(1, ge=1)
+    """Workers that may share one GPU."""
+    lock_dir: Path = Path("/tmp/ml-service-locks")
+    """Where workers on one host claim their GPU; replicas in containers must share it."""
+    torch_threads: int = Field(0, ge=0)
+    """Threads of one CPU forward; 0 leaves torch's default (all cores)."""
+    prepare_threads: int = Field(2, ge=1)
+    lease_s: float = Field(30.0, ge=1)
+    """A worker that shows no life for this long loses the messages it holds; they are redelivered."""
+    heartbeat_s: float = Field(5.0, gt=0)
+    grace_s: float = Field(30.0, gt=0)
+    """On SIGTERM: how long the batch in flight may take."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["json", "text"] = "json"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.heartbeat_s * 2 > self.lease_s:
+            raise ValueError("ML_HEARTBEAT_S must be at most half of ML_LEASE_S")
+        return self
+
+
+def load_settings() -> Settings:
+    """From the environment. Raises ConfigError that names the variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [
+            f"ML_{'_'.join(str(p) for p in fault['loc']).upper()}: {fault['msg']}" if fault["loc"] else fault["msg"]
+            for fault in error.errors(include_url=False)
+        ]
+        raise ConfigError("; ".join(lines)) from None

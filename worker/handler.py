@@ -1,0 +1,136 @@
+"""The only file to read to serve a model of your own.
+
+Write one class, name it in `models.yaml` (`handler: my/model.py:MyModel`), check it with `ml-service check`:
+
+    class Text(BaseModel):
+        text: str
+
+    class Label(BaseModel):
+        label: str
+        score: float
+
+    class Sentiment(Handler[Text, Label]):
+        task = "text-classification"
+        example = [Text(text="warm me up")]
+
+        def load(self, ctx: Context) -> None:
+            from transformers import pipeline            # heavy imports live here
+            self.model = pipeline("text-classification", model=ctx.source, device=ctx.device)
+
+        def predict(self, batch: list[Text]) -> list[Label | ItemError]:
+            return [Label(**r) for r in self.model([t.text for t in batch])]
+
+What the service does around it: jobs of many callers wait in one queue; when the device is free the waiting items
+make a batch (bounded by `batch.max_size` and `batch.max_cost`), `predict` gets the list and returns one output for
+each item in the same order. A job whose input is a list is split into items before and joined after.
+
+Threads: `load` and the warm-up run in the main thread before the worker is ready; `prepare` in a small pool of CPU
+threads, `predict` always in the one device thread, `finish` in the finish thread. So `prepare` and `finish` must not
+touch what `predict` changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+from shared.tasks import NoParameters, Task
+
+In = TypeVar("In", bound=BaseModel)
+Out = TypeVar("Out")
+
+
+class ItemError(Exception):
+    """Return it in place of an output (or raise it in `prepare`) to fail this item alone.
+
+    `code` is what the client reads: `invalid_input` (the default) or `predict_error`. `pointer` is a JSON pointer
+    inside the item ("/text"), empty for the item itself.
+    """
+
+    def __init__(self, message: str, *, code: str = "invalid_input", pointer: str = "") -> None:
+        super().__init__(message)
+        self.message, self.code, self.pointer = message, code, pointer
+
+
+@dataclass(slots=True, frozen=True)
+class Context:
+    """What `load` gets. `source` is a hub id, a folder's path or whatever stands in models.yaml, already resolved:
+    `package:NAME` has become the folder inside that distribution."""
+
+    model: str
+    version: str
+    source: str
+    device: str = "cpu"  # a torch device string: "cpu", "cuda:0"
+    dtype: str = "float32"
+    options: dict[str, Any] = field(default_factory=dict)  # the version's other fields: weights, labels, pooling ...
+    cache_dir: Path | None = None
+    on_overlong: str = "truncate"  # or "refuse": what to do with an input over the model's own limit
+    max_batch_size: int = 64
+
+
+@dataclass(slots=True)
+class Prepared:
+    """What `prepare` returns: the thing that `predict` gets, and what it weighs in a batch.
+
+    `cost`: tokens for text, 1 otherwise. `group`: only items of one group share a batch (a shape, a parameter that
+    changes the forward). `notes` travel to the answer (`{"truncated": true}`).
+    """
+
+    item: Any
+    cost: int = 1
+    group: Hashable = ()
+    notes: dict[str, Any] | None = None
+
+
+class Handler(Generic[In, Out]):
+    """Runs one version of a model. Subclass as `Handler[YourInput, YourOutput]` (pydantic models of one item)."""
+
+    task: ClassVar[str] = "custom"
+    example: ClassVar[Sequence[Any]] = ()  # inputs of one item each: warm-up, `ml-service check`, the docs
+    parameters: ClassVar[type[BaseModel]] = NoParameters  # of a job; a client that sends others gets 422
+    padded: ClassVar[bool] = False  # predict pads to its longest item: a batch costs len(batch) x max(cost)
+    io: ClassVar[Task]  # how a job's input splits into items and outputs join; made from the type arguments
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "io" in cls.__dict__:
+            cls.task, cls.parameters = cls.io.name, cls.io.parameters
+            return
+        for base in getattr(cls, "__orig_bases__", ()):
+            args = get_args(base)
+            if len(args) == 2 and not isinstance(args[0], TypeVar):
+                cls.io = Task(name=cls.task, item=args[0], output=args[1], parameters=cls.parameters)
+
+    def load(self, ctx: Context) -> None:
+        """Load weights onto `ctx.device`. Any exception means: this version fails to load, and its text is told."""
+
+    def prepare(self, item: In, parameters: Any) -> Prepared | Sequence[Prepared]:
+        """Decode, tokenise; CPU only. Several `Prepared` are chunks of one item: `predict` sees them like items, and
+        `finish` gets their outputs together. Raise `ItemError` for an input that cannot be served."""
+        return Prepared(item)
+
+    def predict(self, batch: list[Any]) -> Sequence[Any]:
+        """One output for each `Prepared.item`, in order; an `ItemError` in place of an output fails that one.
+        If it raises, the batch is halved until the culprits are found; only they fail."""
+        raise NotImplementedError
+
+    def finish(self, outputs: list[Any], item: In, parameters: Any) -> Any:
+        """The answer for one item (a pydantic model or plain JSON data) from the outputs of its chunks."""
+        return outputs[0]
+
+    def warm(self) -> list[Any]:
+        """Further inputs to run before ready, beside `example`: the real range of shapes."""
+        return []
+
+    def unload(self) -> None:
+        """Free what `load` took."""
+
+
+class FreeForm(BaseModel):
+    """An input model for handlers that take any JSON object."""
+
+    model_config = ConfigDict(extra="allow")
