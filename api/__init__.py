@@ -1,0 +1,1 @@
+"""The HTTP face: validates, queues, waits, answers. Never imports torch or anything of `worker`."""

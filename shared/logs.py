@@ -54,15 +54,19 @@ class Logger:
         self._logger = logger
 
     def debug(self, event: Event, **fields: Any) -> None:
+        """Log at DEBUG: what a developer asks for."""
         self._log(logging.DEBUG, event, fields)
 
     def info(self, event: Event, **fields: Any) -> None:
+        """Log at INFO: what happened."""
         self._log(logging.INFO, event, fields)
 
     def warning(self, event: Event, **fields: Any) -> None:
+        """Log at WARNING: it works, but an operator should know."""
         self._log(logging.WARNING, event, fields)
 
     def error(self, event: Event, *, exc_info: Any = None, **fields: Any) -> None:
+        """Log at ERROR: somebody's work failed; `exc_info` as in `logging`."""
         self._log(logging.ERROR, event, fields, exc_info)
 
     def _log(self, level: int, event: Event, fields: dict[str, Any], exc_info: Any = None) -> None:

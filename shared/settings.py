@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -54,7 +55,7 @@ class Settings(BaseSettings):
     """auto (a free GPU, or cpu where there is none), cpu, cuda (a free GPU or exit), or a GPU's UUID."""
     gpu_slots: int = Field(1, ge=1)
     """Workers that may share one GPU."""
-    lock_dir: Path = Path("/tmp/ml-service-locks")
+    lock_dir: Path = Path(tempfile.gettempdir(), "ml-service-locks")
     """Where workers on one host claim their GPU; replicas in containers must share it."""
     torch_threads: int = Field(0, ge=0)
     """Threads of one CPU forward; 0 leaves torch's default (all cores)."""

@@ -119,7 +119,8 @@ def split(task: Task, value: Any) -> Split:
         singular, plural = task.many
         if plural in value:
             if singular in value:
-                raise InvalidInput(faults=[Fault(pointer=f"/{plural}", message=f"give {singular} or {plural}, not both")])
+                message = f"give {singular} or {plural}, not both"
+                raise InvalidInput(faults=[Fault(pointer=f"/{plural}", message=message)])
             rest = {k: v for k, v in value.items() if k != plural}
             items = value[plural]
             if not isinstance(items, list):
@@ -187,8 +188,7 @@ def join(task: Task, parts: Split, outputs: list[Any]) -> Any:
         # The other fields of an output (a note such as `truncated`) stay readable, one list for each.
         joined: dict[str, list[Any]] = {plural: []}
         for index, output in enumerate(outputs):
-            output = output or {singular: None}
-            for name, value in output.items():
+            for name, value in (output or {singular: None}).items():
                 column = joined.setdefault(plural if name == singular else name, [])
                 column.extend([None] * (index - len(column)))
                 column.append(value)

@@ -1,0 +1,1 @@
+"""One process, one device: Celery consumes, our pool batches, the device thread predicts."""

@@ -1,0 +1,68 @@
+"""Every name in Redis and how long it lives. Nobody else spells a key.
+
+A job's keys live until its deadline plus the result TTL, and from its end for the result TTL. Keys without a TTL are
+only those of `NO_TTL`; a test fixture fails on any other.
+"""
+
+from __future__ import annotations
+
+import re
+
+JOB = "ml:job:"  # hash: the record
+OUTCOME = "celery-task-meta-"  # string: the outcome in Celery's result format; also the channel it is published on
+PAYLOAD = "ml:in:"  # string: ml:in:<job id>:<n>, large or binary inputs
+IDEMPOTENCY = "ml:idem:"  # string: job id and fingerprint
+COUNTERS = "ml:count:"  # hash a version: queued, running, bytes (now); succeeded, failed, canceled (ever)
+DEADLINES = "ml:deadlines"  # sorted set: job id by deadline, ms
+UNACKED = "ml.unacked"  # hash: delivery tag -> list name, newline, raw message
+LEASES = "ml.unacked_index"  # sorted set: delivery tag by last renewal, ms
+DEAD = "ml:dead"  # stream: dead letters
+WORKER = "ml:worker:"  # string: one worker process, alive while the key is
+CARD = "ml:card:"  # string: ml:card:<model>@<version>:<worker>, what it serves; lives like the worker
+SCHEMA = "ml:schema:"  # string: a version's input schema, for 30 days
+REPLY = "ml:reply:"  # channel: one API process
+
+INTAKE = "ml"  # queue of plain Celery producers
+CONTROL_EXCHANGE = "ml.pidbox"
+EVENT_EXCHANGE = "ml.ev"
+
+SCHEMA_TTL_S = 30 * 24 * 3600
+
+# Priorities in Celery's Redis numbers: 0 is the highest (the other way round than AMQP).
+HIGH, NORMAL, LOW = 0, 3, 6
+PRIORITIES = (HIGH, NORMAL, LOW)
+PRIORITY_NAMES = {"high": HIGH, "normal": NORMAL, "low": LOW}
+_SEPARATOR = "\x06\x16"  # kombu's, between a queue's name and its priority
+
+NO_TTL = re.compile(
+    r"^(ml\.unacked|ml\.unacked_index|ml:deadlines|ml:dead|ml:count:.*"
+    r"|ml(\x06\x16\d)?|ml\.[^.]+\..*"  # queue lists
+    r"|_kombu\.binding\..*)$"
+)
+
+
+def queue_name(model: str, version: str) -> str:
+    """`ml.<model>.<version>`. Dots in a model's name are written %2E, so that two models never share a queue."""
+    return f"ml.{model.replace('.', '%2E')}.{version}"
+
+
+def queue_list(queue: str, priority: int) -> str:
+    """The Redis list of one queue and priority, as kombu names it."""
+    return queue if priority == 0 else f"{queue}{_SEPARATOR}{priority}"
+
+
+def nearest_priority(number: int | None) -> int:
+    """A plain Celery producer's number as one of ours; none given means normal."""
+    if number is None:
+        return NORMAL
+    return max(p for p in PRIORITIES if p <= max(0, number))
+
+
+def payload_key(job_id: str, number: int) -> str:
+    """Where payload `number` of a job lies."""
+    return f"{PAYLOAD}{job_id}:{number}"
+
+
+def card_key(ref: str, worker: str) -> str:
+    """The card of one version on one worker."""
+    return f"{CARD}{ref}:{worker}"

@@ -1,0 +1,52 @@
+#!lua flags=allow-oom,no-cluster
+-- A worker is about to run these jobs: queued -> running, one attempt more. Jobs that need no run are told.
+-- A start that neither finished nor was given back, by a worker that is gone, is a crash. A job with a crash is a
+-- suspect: it runs alone from then on, and only crashes of solo starts count toward max_attempts.
+-- KEYS  none
+-- ARGV  1 worker's process id, 2 worker's name, 3 max attempts, 4 '1' if this is a solo start, 5 ISO time for
+--       outcomes written here, 6... job ids
+-- RETURNS for each id {verdict, attempt, started_at}: 'run' | 'suspect' (run it alone; not started) |
+--         'ended' (has an outcome, perhaps written here; third is the state) | 'missing'
+local worker, name, limit, solo, iso = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+
+local function claim(id)
+  local key = JOB .. id
+  local job = redis.call('HMGET', key, 'state', 'deadline_at', 'runner', 'solo', 'crashes', 'suspect', 'attempt', 'ref')
+  local state, attempt = job[1], tonumber(job[7] or '0')
+  if not state then return { 'missing', 0, '' } end
+  if terminal[state] then return { 'ended', attempt, state } end
+  if tonumber(job[2]) <= now then
+    end_job(id, 'failed', 'deadline_exceeded',
+      revoked_meta(id, 'expired', 'deadline_exceeded', 'the deadline passed before the job ran', iso))
+    return { 'ended', attempt, 'failed' }
+  end
+  local runner, suspect = job[3], job[6]
+  if runner and runner ~= worker and redis.call('EXISTS', WORKER .. runner) == 0 then
+    suspect = '1'
+    redis.call('HSET', key, 'suspect', '1')
+    redis.call('HDEL', key, 'runner')
+    if job[4] == '1' then
+      local crashes = redis.call('HINCRBY', key, 'crashes', 1)
+      if crashes >= limit then
+        local raw = redis.call('HGET', UNACKED, id) or ''
+        local list, message = string.match(raw, '^([^\n]*)\n(.*)$')
+        dead_letter('attempts_exhausted', id, list or '', message or '')
+        end_job(id, 'failed', 'attempts_exhausted', failed_meta(id, 'attempts_exhausted',
+          'the worker process died each of the ' .. crashes .. ' times it ran this job alone', iso))
+        return { 'ended', attempt, 'failed' }
+      end
+    end
+  end
+  if suspect and solo ~= '1' then return { 'suspect', attempt, '' } end
+  if state == 'queued' then
+    redis.call('HINCRBY', COUNTERS .. job[8], 'queued', -1)
+    redis.call('HINCRBY', COUNTERS .. job[8], 'running', 1)
+  end
+  redis.call('HSET', key, 'state', 'running', 'attempt', attempt + 1, 'runner', worker, 'worker', name,
+    'solo', solo, 'started_at', now)
+  return { 'run', attempt + 1, tostring(now) }
+end
+
+local out = {}
+for i = 6, #ARGV do out[#out + 1] = claim(ARGV[i]) end
+return out

@@ -1,0 +1,28 @@
+#!lua flags=allow-oom,no-cluster
+-- Messages leave their lists and are filed as unacked in the same step, so a worker that dies loses none.
+-- The final LLENs are not only for the answer: with client-side tracking on, they subscribe this connection to the
+-- next change of any of the lists, whoever pushes.
+-- KEYS  the lists, the most urgent first
+-- ARGV  for each list: how many messages there is room for
+-- RETURNS {how many are left in all lists, list, raw, list, raw, ...}
+local out = { 0 }
+for i, list in ipairs(KEYS) do
+  local room = tonumber(ARGV[i])
+  if room > 0 then
+    for _, raw in ipairs(redis.call('RPOP', list, room) or {}) do
+      local readable, message = pcall(cjson.decode, raw)
+      local properties = readable and type(message) == 'table' and message.properties
+      local tag = type(properties) == 'table' and properties.delivery_tag
+      if type(tag) == 'string' and type(message.headers) == 'table' then
+        redis.call('HSET', UNACKED, tag, list .. '\n' .. raw)
+        redis.call('ZADD', LEASES, now, tag)
+        out[#out + 1] = list
+        out[#out + 1] = raw
+      else
+        dead_letter('unparsable', '', list, raw)
+      end
+    end
+  end
+end
+for _, list in ipairs(KEYS) do out[1] = out[1] + redis.call('LLEN', list) end
+return out

@@ -1,0 +1,24 @@
+#!lua flags=allow-oom,no-cluster
+-- Write a job's outcome once (the first wins), forget its message, wake who waits: one step.
+-- A job that was canceled while it ran ends as canceled, and its output is dropped.
+-- KEYS  none
+-- ARGV  1 delivery tag or '' (keep the message), 2 id, 3 state, 4 code or '', 5 outcome in Celery's format,
+--       6 ISO time, 7 TTL (ms) for an outcome without a record (an unknown model from plain Celery)
+-- RETURNS {1 first | 0 there was an outcome already, the state that stands}
+local tag, id, state = ARGV[1], ARGV[2], ARGV[3]
+if tag ~= '' then forget_message(tag) end
+local job = redis.call('HMGET', JOB .. id, 'state', 'canceled')
+if not job[1] then
+  if redis.call('SET', OUTCOME .. id, ARGV[5], 'PX', tonumber(ARGV[7]), 'NX') then
+    redis.call('PUBLISH', OUTCOME .. id, ARGV[5])
+    return { 1, state }
+  end
+  return { 0, '' }
+end
+if terminal[job[1]] then return { 0, job[1] } end
+if job[2] then
+  end_job(id, 'canceled', 'canceled', revoked_meta(id, 'canceled', 'canceled', 'the job was canceled', ARGV[6]))
+  return { 1, 'canceled' }
+end
+end_job(id, state, ARGV[4], ARGV[5])
+return { 1, state }

@@ -1,0 +1,82 @@
+-- Put in front of every script by shared/scripts.py, after the constants of shared/keys.py (JOB, OUTCOME, PAYLOAD,
+-- IDEMPOTENCY, COUNTERS, DEADLINES, UNACKED, LEASES, DEAD, WORKER). Time is Redis TIME in ms, never a host's clock.
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local terminal = { succeeded = true, failed = true, canceled = true }
+
+local function field(id, name)
+  return redis.call('HGET', JOB .. id, name)
+end
+
+local function count(id, name, by)
+  local ref = field(id, 'ref')
+  if ref then redis.call('HINCRBY', COUNTERS .. ref, name, by) end
+end
+
+local function forget_message(tag)
+  redis.call('HDEL', UNACKED, tag)
+  redis.call('ZREM', LEASES, tag)
+end
+
+local function dead_letter(reason, id, list, raw)
+  redis.call('XADD', DEAD, 'MAXLEN', '~', '100000', '*', 'reason', reason, 'id', id, 'list', list, 'raw', raw)
+end
+
+-- Celery's shape for a job that ended without an answer of the model's.
+local function revoked_meta(id, reason, code, message, iso)
+  return '{"status":"REVOKED","result":{"exc_type":"TaskRevokedError","exc_message":[' .. cjson.encode(reason)
+    .. '],"exc_module":"celery.exceptions"},"traceback":null,"children":[],"date_done":' .. cjson.encode(iso)
+    .. ',"task_id":' .. cjson.encode(id) .. ',"ml":{"error":{"code":' .. cjson.encode(code)
+    .. ',"message":' .. cjson.encode(message) .. '}}}'
+end
+
+-- Celery's shape for a failure that no worker lived to write.
+local function failed_meta(id, code, message, iso)
+  return '{"status":"FAILURE","result":{"exc_type":' .. cjson.encode(code) .. ',"exc_message":['
+    .. cjson.encode(message) .. '],"exc_module":"ml_service"},"traceback":null,"children":[],"date_done":'
+    .. cjson.encode(iso) .. ',"task_id":' .. cjson.encode(id) .. ',"ml":{"error":{"code":' .. cjson.encode(code)
+    .. ',"message":' .. cjson.encode(message) .. '}}}'
+end
+
+-- The one place where a job's outcome is written. The caller has checked that there is none yet.
+local function end_job(id, state, code, meta)
+  local key = JOB .. id
+  local job = redis.call('HMGET', key, 'state', 'ref', 'size', 'ttl_ms', 'waiters', 'payloads', 'idem', 'partial')
+  local ttl = tonumber(job[4])
+  redis.call('HSET', key, 'state', state, 'finished_at', now)
+  if code ~= '' then redis.call('HSET', key, 'code', code) end
+  redis.call('HDEL', key, 'runner')
+  redis.call('PEXPIRE', key, ttl)
+  redis.call('SET', OUTCOME .. id, meta, 'PX', ttl)
+  redis.call('ZREM', DEADLINES, id)
+  local counters = COUNTERS .. job[2]
+  redis.call('HINCRBY', counters, job[1], -1)
+  redis.call('HINCRBY', counters, 'bytes', -job[3])
+  redis.call('HINCRBY', counters, state, 1)
+  for n = 0, tonumber(job[6] or '0') - 1 do
+    -- A failed job's input is kept as long as its outcome, for a retry from the dead letters.
+    if state == 'failed' then redis.call('PEXPIRE', PAYLOAD .. id .. ':' .. n, ttl)
+    else redis.call('UNLINK', PAYLOAD .. id .. ':' .. n) end
+  end
+  if job[7] then redis.call('PEXPIRE', IDEMPOTENCY .. job[7], ttl) end
+  -- A large outcome is not copied to each waiter: it gets the id and reads.
+  local news = id .. '\n' .. now .. '\n' .. state .. '\n' .. (#meta <= 65536 and meta or '')
+  for channel in string.gmatch(job[5] or '', '[^\n]+') do redis.call('PUBLISH', channel, news) end
+  redis.call('PUBLISH', OUTCOME .. id, meta)
+end
+
+-- A new record, counted, due, with its message pushed at the far end of its list.
+local function begin_job(id, list, raw, ref, deadline_ms, ttl_ms, size, fields)
+  local key = JOB .. id
+  local deadline = now + deadline_ms
+  redis.call('HSET', key, 'state', 'queued', 'ref', ref, 'created_at', now, 'deadline_at', deadline,
+    'ttl_ms', ttl_ms, 'size', size, 'attempt', 0, unpack(fields))
+  redis.call('PEXPIREAT', key, deadline + ttl_ms)
+  redis.call('ZADD', DEADLINES, deadline, id)
+  redis.call('HINCRBY', COUNTERS .. ref, 'queued', 1)
+  redis.call('HINCRBY', COUNTERS .. ref, 'bytes', size)
+  redis.call('LPUSH', list, raw)
+  return deadline
+end

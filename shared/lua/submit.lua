@@ -1,0 +1,40 @@
+#!lua flags=no-cluster
+-- Accept a job: idempotency, limits, record, waiter and message in one step. Refused at maxmemory on purpose.
+-- KEYS  none: all keys are named by the id
+-- ARGV  1 id, 2 list, 3 raw message, 4 ref, 5 deadline (ms from now), 6 result TTL (ms), 7 size (bytes),
+--       8 max jobs, 9 max bytes, 10 waiter's channel or '', 11 idempotency scope or '', 12 fingerprint,
+--       13... more record fields as name, value pairs
+-- RETURNS {'accepted', id, created_at, deadline_at} | {'existing', id} | {'mismatch', id} | {'full', jobs, bytes}
+local id, ref, channel, idem = ARGV[1], ARGV[4], ARGV[10], ARGV[11]
+local size = tonumber(ARGV[7])
+if idem ~= '' then
+  local seen = redis.call('GET', IDEMPOTENCY .. idem)
+  if seen then
+    local first, fingerprint = string.match(seen, '^(%S+) (%S+)$')
+    if redis.call('EXISTS', JOB .. first) == 1 then
+      return { fingerprint == ARGV[12] and 'existing' or 'mismatch', first }
+    end
+  end
+elseif redis.call('EXISTS', JOB .. id) == 1 then
+  return { 'existing', id }
+end
+local counters = redis.call('HMGET', COUNTERS .. ref, 'queued', 'running', 'bytes')
+local jobs = tonumber(counters[1] or '0') + tonumber(counters[2] or '0')
+local bytes = tonumber(counters[3] or '0')
+if jobs >= tonumber(ARGV[8]) or (jobs > 0 and bytes + size > tonumber(ARGV[9])) then
+  return { 'full', jobs, bytes }
+end
+local fields = { unpack(ARGV, 13) }
+if channel ~= '' then
+  fields[#fields + 1] = 'waiters'
+  fields[#fields + 1] = channel
+end
+if idem ~= '' then
+  fields[#fields + 1] = 'idem'
+  fields[#fields + 1] = idem
+end
+local deadline = begin_job(id, ARGV[2], ARGV[3], ref, tonumber(ARGV[5]), tonumber(ARGV[6]), size, fields)
+if idem ~= '' then
+  redis.call('SET', IDEMPOTENCY .. idem, id .. ' ' .. ARGV[12], 'PXAT', deadline + tonumber(ARGV[6]))
+end
+return { 'accepted', id, now, deadline }

@@ -1,0 +1,84 @@
+"""How a job ended, on the wire: Celery's result format, so that `AsyncResult(id).get()` works, plus our own part.
+
+    succeeded            SUCCESS, result = the output
+    failed               FAILURE, exc_type = error code
+    canceled             REVOKED
+    deadline_exceeded    REVOKED "expired"
+
+`meta["ml"]` holds what Celery has no field for: error, timing, attempt, started_at (ms), faults of a partial job.
+https://docs.celeryq.dev/en/stable/internals/protocol.html and celery.backends.base (`_get_result_meta`).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from shared.scripts import iso_now
+from shared.types import Job, Outcome, Problem, State, Timing, from_ms
+
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
+
+def encode_outcome(job_id: str, outcome: Outcome, *, attempt: int = 0, started_at: int = 0) -> bytes:
+    """The outcome as it is stored. Raises TypeError when the output is not JSON data (numpy arrays, pydantic models
+    and dataclasses are)."""
+    ours: dict[str, Any] = {"timing": outcome.timing, "attempt": attempt, "started_at": started_at}
+    faults = [fault.model_dump() for fault in outcome.faults]
+    if outcome.state is State.SUCCEEDED:
+        status, result = "SUCCESS", outcome.output
+        if faults:
+            ours["faults"] = faults
+    else:
+        if outcome.state is State.CANCELED or outcome.code == "deadline_exceeded":
+            status, exc_type, exc_module = "REVOKED", "TaskRevokedError", "celery.exceptions"
+        else:
+            status, exc_type, exc_module = "FAILURE", outcome.code or "predict_error", "ml_service"
+        result = {"exc_type": exc_type, "exc_message": [outcome.message], "exc_module": exc_module}
+        ours["error"] = {"code": outcome.code, "message": outcome.message} | ({"errors": faults} if faults else {})
+    meta = {
+        "status": status,
+        "result": result,
+        "traceback": None,
+        "children": [],
+        "date_done": iso_now(),
+        "task_id": job_id,
+        "ml": ours,
+    }
+    return orjson.dumps(meta, option=_OPTIONS, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(exclude_none=True)
+    raise TypeError(f"{type(value).__name__} is not JSON data")
+
+
+def job_view(job_id: str, record: dict[str, str], meta: bytes) -> Job:
+    """A job as HTTP shows it, from its record and (once it ended) its outcome."""
+    outcome = orjson.loads(meta) if meta else {}
+    ours = outcome.get("ml", {})
+    state = State(record["state"])
+    created_at, started_at = int(record["created_at"]), int(ours.get("started_at") or record.get("started_at") or 0)
+    timing = Timing.model_validate(ours.get("timing", {}))
+    if timing.queue_ms is None and started_at:
+        timing.queue_ms = max(0, started_at - created_at)
+    error = Problem.model_validate(ours["error"]) if "error" in ours else None
+    return Job(
+        id=job_id,
+        model=record["model"],
+        version=record["version"],
+        state=state,
+        output=outcome.get("result") if state is State.SUCCEEDED else None,
+        error=error,
+        errors=ours.get("faults"),
+        created_at=datetime.fromtimestamp(created_at / 1000, UTC),
+        started_at=from_ms(started_at),
+        finished_at=from_ms(record.get("finished_at")),
+        deadline_at=from_ms(record.get("deadline_at")),
+        attempt=int(ours.get("attempt") or record.get("attempt", 0)),
+        timing=timing,
+        labels=orjson.loads(record.get("labels", "{}")),
+    )

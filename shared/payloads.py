@@ -1,0 +1,64 @@
+"""Large and binary inputs travel beside the message, not in it.
+
+`detach` takes them out of an input (bytes always, the whole input when its JSON is large) and gives what to store;
+`attach` puts them back on the worker. The store is Redis: keys of the job, with the job's TTL.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+
+@dataclass(slots=True)
+class Detached:
+    """`input` without its large parts, their JSON pointers, and the parts in the same order."""
+
+    input: Any
+    pointers: list[str]
+    parts: list[bytes]
+    size: int
+
+
+def detach(value: Any, inline_bytes: int) -> Detached:
+    """`value` is JSON data that may hold bytes. Raises TypeError for anything else."""
+    pointers: list[str] = []
+    parts: list[bytes] = []
+    rest = _take_bytes(value, "", pointers, parts)
+    text = orjson.dumps(rest)
+    size = len(text) + sum(map(len, parts))
+    if len(text) > inline_bytes:
+        # The input itself is first to be put back: the bytes' pointers lead into it.
+        return Detached(None, ["", *pointers], [text, *parts], size)
+    return Detached(rest, pointers, parts, size)
+
+
+def attach(value: Any, pointers: list[str], parts: list[bytes]) -> Any:
+    """The input as it was before `detach`."""
+    for pointer, part in zip(pointers, parts, strict=True):
+        if pointer == "":
+            value = orjson.loads(part)
+            continue
+        *path, last = [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
+        place = value
+        for step in path:
+            place = place[int(step)] if isinstance(place, list) else place[step]
+        place[int(last) if isinstance(place, list) else last] = part
+    return value
+
+
+def _take_bytes(value: Any, pointer: str, pointers: list[str], parts: list[bytes]) -> Any:
+    if isinstance(value, bytes):
+        pointers.append(pointer)
+        parts.append(value)
+        return None
+    if isinstance(value, dict):
+        return {
+            key: _take_bytes(item, f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}", pointers, parts)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_take_bytes(item, f"{pointer}/{index}", pointers, parts) for index, item in enumerate(value)]
+    return value

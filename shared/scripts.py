@@ -1,0 +1,297 @@
+"""The scripts: the product's real interface to Redis. Each is one file in `lua/`, one atomic step.
+
+A `Call` is one script with its arguments and the parser of its reply; the API runs calls through `arun` (redis.asyncio)
+and the worker through `run`, many in one round trip. Both load a script that the server does not know and run it again:
+a call that failed so has done nothing.
+
+Key names are made by the scripts from the constants of `shared/keys.py`; one Redis instance holds all of a job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, Generic, Literal, TypeVar, cast
+
+import redis
+import redis.asyncio
+from redis.exceptions import NoScriptError
+
+from shared import keys
+from shared.types import State
+
+T = TypeVar("T")
+
+_CONSTANTS = (
+    "JOB",
+    "OUTCOME",
+    "PAYLOAD",
+    "IDEMPOTENCY",
+    "COUNTERS",
+    "DEADLINES",
+    "UNACKED",
+    "LEASES",
+    "DEAD",
+    "WORKER",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script's text with constants and prelude, and its SHA-1."""
+
+    name: str
+    text: str
+    sha: str
+
+
+@cache
+def script(name: str) -> Script:
+    """`lua/<name>.lua`. The shebang stays the first line: Redis reads the flags from it."""
+    folder = files("shared") / "lua"
+    shebang, _, body = (folder / f"{name}.lua").read_text().partition("\n")
+    constants = "".join(f"local {name} = '{getattr(keys, name)}'\n" for name in _CONSTANTS)
+    text = f"{shebang}\n{constants}{(folder / 'prelude.lua').read_text()}{body}"
+    return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One script call, not yet made."""
+
+    script: Script
+    keys: Sequence[str]
+    args: Sequence[str | bytes | int]
+    parse: Callable[[Any], T]
+
+    def command(self) -> tuple[Any, ...]:
+        """As EVALSHA."""
+        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
+
+
+def run(client: redis.Redis, calls: Sequence[Call[Any]]) -> list[Any]:
+    """All calls in one round trip; their parsed replies, or the ResponseError in the place of a reply.
+    Raises ConnectionError or TimeoutError: then it is not known which ran (all scripts may be run again)."""
+    pipe = client.pipeline(transaction=False)
+    for call in calls:
+        pipe.execute_command(*call.command())  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+    replies = pipe.execute(raise_on_error=False)
+    missed = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+    if missed:
+        for text in {calls[i].script.text for i in missed}:
+            client.script_load(text)
+        for i, reply in zip(missed, run(client, [calls[i] for i in missed]), strict=True):
+            replies[i] = reply
+    return [
+        reply if i in missed or isinstance(reply, Exception) else calls[i].parse(reply)
+        for i, reply in enumerate(replies)
+    ]
+
+
+async def arun(client: redis.asyncio.Redis, calls: Sequence[Call[Any]]) -> list[Any]:
+    """As `run`, on the event loop."""
+    pipe = client.pipeline(transaction=False)
+    for call in calls:
+        pipe.execute_command(*call.command())
+    replies = await pipe.execute(raise_on_error=False)
+    missed = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+    if missed:
+        for text in {calls[i].script.text for i in missed}:
+            await client.script_load(text)
+        for i, reply in zip(missed, await arun(client, [calls[i] for i in missed]), strict=True):
+            replies[i] = reply
+    return [
+        reply if i in missed or isinstance(reply, Exception) else calls[i].parse(reply)
+        for i, reply in enumerate(replies)
+    ]
+
+
+def one(reply: Any) -> Any:
+    """The reply of a list of one call; raises it if it is an error."""
+    if isinstance(reply[0], Exception):
+        raise reply[0]
+    return reply[0]
+
+
+def iso_now() -> str:
+    """For `date_done` in Celery's outcome; nothing is decided by it."""
+    return datetime.now(UTC).isoformat()
+
+
+# One function a script -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """`status` accepted: a new job; existing: the idempotency key's job; mismatch: that key with another payload;
+    full: the model's limits (then `jobs` and `size` are what waits)."""
+
+    status: Literal["accepted", "existing", "mismatch", "full"]
+    job_id: str = ""
+    created_at: int = 0
+    deadline_at: int = 0
+    jobs: int = 0
+    size: int = 0
+
+
+def submit(
+    job_id: str,
+    *,
+    list_name: str,
+    raw: bytes,
+    ref: str,
+    deadline_ms: int,
+    ttl_ms: int,
+    size: int,
+    max_jobs: int,
+    max_bytes: int,
+    channel: str = "",
+    idempotency: str = "",
+    fingerprint: str = "",
+    fields: dict[str, str | int] | None = None,
+) -> Call[Submitted]:
+    """Accept a job. `fields` are further fields of the record (model, version, labels as JSON, payloads ...)."""
+    pairs = [part for item in (fields or {}).items() for part in item]
+    limits = (max_jobs, max_bytes)
+    args = (job_id, list_name, raw, ref, deadline_ms, ttl_ms, size, *limits, channel, idempotency, fingerprint, *pairs)
+    return Call(script("submit"), (), args, _submitted)
+
+
+def _submitted(reply: list[Any]) -> Submitted:
+    status = reply[0].decode()
+    if status == "full":
+        return Submitted(status, jobs=reply[1], size=reply[2])
+    if status == "accepted":
+        return Submitted(status, reply[1].decode(), int(reply[2]), int(reply[3]))
+    return Submitted(status, reply[1].decode())
+
+
+def adopt(
+    tag: str,
+    job_id: str,
+    *,
+    list_name: str,
+    raw: bytes,
+    ref: str,
+    deadline_ms: int,
+    ttl_ms: int,
+    size: int,
+    fields: dict[str, str | int],
+) -> Call[bool]:
+    """A plain Celery message becomes a job. False: there is one of that id already."""
+    pairs = [part for item in fields.items() for part in item]
+    return Call(script("adopt"), (), [tag, job_id, list_name, raw, ref, deadline_ms, ttl_ms, size, *pairs], bool)
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """`left`: messages still in the lists; `messages`: (list, raw)."""
+
+    left: int
+    messages: list[tuple[str, bytes]]
+
+
+def drain(lists: Sequence[str], room: Sequence[int]) -> Call[Drained]:
+    """Take up to `room[i]` messages of `lists[i]`."""
+    return Call(
+        script("drain"),
+        lists,
+        list(room),
+        lambda reply: Drained(reply[0], [(a.decode(), b) for a, b in zip(reply[1::2], reply[2::2], strict=True)]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a claim says of one job. `state` is told for ended ones, `started_at` (ms) for those to run."""
+
+    status: Literal["run", "suspect", "ended", "missing"]
+    attempt: int
+    started_at: int = 0
+    state: State | None = None
+
+
+def claim(
+    job_ids: Sequence[str], *, process: str, worker: str, max_attempts: int, solo: bool = False
+) -> Call[list[Verdict]]:
+    """`process` is the worker process's own id, `worker` its name."""
+    args = [process, worker, max_attempts, "1" if solo else "0", iso_now(), *job_ids]
+    return Call(script("claim"), (), args, lambda reply: [_verdict(*verdict) for verdict in reply])
+
+
+def _verdict(status: bytes, attempt: int, rest: bytes) -> Verdict:
+    if status == b"run":
+        return Verdict("run", attempt, int(rest))
+    state = State(rest.decode()) if status == b"ended" else None
+    return Verdict(cast(Any, status.decode()), attempt, state=state)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """`first`: this outcome stands; else `state` (if known) is what stood before."""
+
+    first: bool
+    state: State | None
+
+
+def finish(job_id: str, *, tag: str, state: State, code: str, meta: bytes, ttl_ms: int) -> Call[Finished]:
+    """`meta` is the outcome in Celery's format; `tag` the message to forget ('' keeps it)."""
+    return Call(
+        script("finish"),
+        (),
+        (tag, job_id, state.value, code, meta, iso_now(), ttl_ms),
+        lambda reply: Finished(bool(reply[0]), State(reply[1].decode()) if reply[1] else None),
+    )
+
+
+def cancel(job_id: str, *, abandoned_by: str = "") -> Call[State | None]:
+    """The state before, or None for an unknown job. `abandoned_by`: the channel of a caller that has gone."""
+    return Call(
+        script("cancel"), (), [job_id, iso_now(), abandoned_by], lambda reply: State(reply.decode()) if reply else None
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A job's record (empty: unknown) and its outcome (empty: none yet)."""
+
+    record: dict[str, str]
+    meta: bytes
+
+
+def watch(job_id: str, *, channel: str = "") -> Call[Seen]:
+    """Read a job, and be told on `channel` when it ends."""
+    return Call(script("watch"), (), [job_id, channel], _seen)
+
+
+def _seen(reply: list[Any]) -> Seen:
+    flat = [part.decode() for part in reply[0]]
+    return Seen(dict(zip(flat[::2], flat[1::2], strict=True)), reply[1])
+
+
+def renew(tags: Sequence[str]) -> Call[list[str]]:
+    """Renew leases; the tags that are held no more."""
+    return Call(script("renew"), (), list(tags), _strings)
+
+
+def restore_expired(*, lease_ms: int, limit: int = 100) -> Call[list[str]]:
+    """Put back what dead workers held; the tags."""
+    return Call(script("restore"), (), ["expired", lease_ms, limit], _strings)
+
+
+def give_back(tags: Sequence[str]) -> Call[list[str]]:
+    """Put back what this worker will not finish, oldest first; the tags that went."""
+    return Call(script("restore"), (), ["given-back", *tags], _strings)
+
+
+def sweep(*, limit: int = 500) -> Call[list[str]]:
+    """End overdue jobs; their ids."""
+    return Call(script("sweep"), (), [limit, iso_now()], _strings)
+
+
+def _strings(reply: list[bytes]) -> list[str]:
+    return [part.decode() for part in reply]

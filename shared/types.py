@@ -1,0 +1,81 @@
+"""The words of the product as types: what a job is, for API, worker and clients alike."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from shared.errors import Fault
+
+
+class State(enum.StrEnum):
+    """queued -> running -> succeeded | failed | canceled. Why it failed is in `error.code`."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def terminal(self) -> bool:
+        """True once the outcome stands; it never changes after."""
+        return self not in (State.QUEUED, State.RUNNING)
+
+
+class Problem(BaseModel):
+    """Why a job did not succeed."""
+
+    code: str = Field(examples=["invalid_input"])
+    message: str
+    errors: list[Fault] | None = None
+
+
+class Timing(BaseModel):
+    """Where a job's time went, and in what company it ran."""
+
+    queue_ms: float | None = Field(None, description="from accepted to the start of its (first) batch")
+    prepare_ms: float | None = None
+    predict_ms: float | None = Field(None, description="of the (longest) batch it ran in")
+    batch_size: int | None = Field(None, description="items of that batch")
+    worker: str | None = None
+
+
+class Job(BaseModel):
+    """A job as HTTP shows it."""
+
+    id: str
+    model: str
+    version: str
+    state: State
+    output: Any = None
+    error: Problem | None = None
+    errors: list[Fault] | None = Field(None, description="failed positions of a job with `parameters.partial`")
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    deadline_at: datetime | None = None
+    attempt: int = Field(0, description="how often a worker started it; above 1 after a redelivery")
+    timing: Timing = Timing()
+    labels: dict[str, str] = Field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a job ended, as the worker says it."""
+
+    state: State
+    output: Any = None
+    code: str | None = None
+    message: str = ""
+    faults: list[Fault] = field(default_factory=list)
+    timing: dict[str, Any] = field(default_factory=dict)
+
+
+def from_ms(value: int | str | bytes | None) -> datetime | None:
+    """Redis TIME in ms to an instant in UTC."""
+    return datetime.fromtimestamp(int(value) / 1000, UTC) if value else None
