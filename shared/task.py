@@ -1,6 +1,6 @@
 """What a task is: the models of its input, output and parameters, and how one job's input splits into items.
 
-The built-in tasks stand in `shared/tasks.py`. The API validates with these models before it accepts a job (and shows them in OpenAPI); the worker validates again,
+The API validates with these models before it accepts a job (and shows them in OpenAPI); the worker validates again,
 for jobs that came from plain Celery. An item is what a handler sees; a job carries one item or a list of them:
 
     {"text": "a"}            one item     -> one output
