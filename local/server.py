@@ -159,8 +159,10 @@ class EmbeddedServer:
 def answers(url: str, pid: int | None = None) -> bool:
     """Whether a server there answers now (False while it still loads its data); with `pid`, whether it is that one
     and not another that held the port before."""
+    # kombu's spelling of a socket and redis-py's
+    url = url.replace("redis+socket://", "unix://", 1)
     with redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1) as client:
         try:
-            return bool(client.ping()) and pid in (None, client.info("server").get("process_id"))
+            return bool(client.ping()) and (pid is None or client.info("server").get("process_id") == pid)
         except redis.RedisError:
             return False

@@ -1,0 +1,64 @@
+"""`python -m local up`: the whole stack on one machine."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from local.stack import Options
+from local.up import up
+from shared.errors import ConfigError
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """The options of `up`; the environment gives the defaults."""
+    env = os.environ
+    parser = argparse.ArgumentParser(prog="ml-service", description="The whole stack on one machine.")
+    command = parser.add_subparsers(required=True, metavar="up").add_parser(
+        "up",
+        help="start it and keep it running",
+        description="Start a Redis-protocol server, the API, the workers and Flower, and keep them running until "
+        "Ctrl-C. With ML_REDIS_URL set, that server is used and none is started.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = command.add_argument
+    add("--data-dir", type=Path, default=env.get("ML_DATA_DIR", ".ml-service"), help="accepted jobs and state.json")
+    add("--models", type=Path, default=env.get("ML_MODELS_FILE", "models.yaml"), help="the models file")
+    add("--workers", type=_count, default=1, help="worker processes")
+    add("--host", default=env.get("ML_HOST", "127.0.0.1"), help="where the API listens")
+    add("--port", type=_port, default=env.get("ML_PORT", "8001"), help="of the API; 0: any free one")
+    add("--flower-port", type=_port, default="5555", help="0: any free one")
+    add("--redis-port", type=_port, default="0", help="of the embedded server; 0: any free one")
+    add("--reload", action="store_true", help="restart what a changed file touches (for development)")
+    return Options(redis_url=env.get("ML_REDIS_URL", ""), **vars(parser.parse_args(arguments)))
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError("a port is 0 to 65535")
+    return port
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= 256:
+        raise argparse.ArgumentTypeError("give 1 to 256")
+    return count
+
+
+def main() -> int:
+    """Exit code: 0 stopped cleanly, 1 refused or given up, 2 wrong options."""
+    options = parse(sys.argv[1:])
+    try:
+        return up(options)
+    except ConfigError as error:
+        print(f"ml-service: {error}", file=sys.stderr)  # noqa: T201 - the answer to a command
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""What `up` runs: the command, environment and order of each process of the stack."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from local.ports import free_port, is_free
+from local.server import find_server, server_command
+from local.supervisor import Spec
+from shared.errors import ConfigError
+from shared.settings import Settings
+
+STOP_MARGIN_S = 10.0  # over a process's own grace, before it is killed
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of `up`. A port of 0 is any free one; `redis_url` empty starts the embedded server."""
+
+    data_dir: Path
+    models: Path
+    host: str = "127.0.0.1"
+    port: int = 8001
+    flower_port: int = 5555
+    redis_port: int = 0
+    redis_url: str = ""
+    workers: int = 1
+    reload: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Specs in the order of their start, and where they answer."""
+
+    redis: Spec | None
+    api: Spec
+    workers: tuple[Spec, ...]
+    flower: Spec
+    redis_url: str
+    api_host: str
+    api_port: int
+    flower_url: str
+
+    @property
+    def api_url(self) -> str:
+        """For clients on this machine."""
+        host = "127.0.0.1" if self.api_host in ("", "0.0.0.0") else self.api_host  # noqa: S104 - compared, not bound
+        return f"http://{host}:{self.api_port}"
+
+
+def build(options: Options, settings: Settings, lock_fd: int) -> Stack:
+    """Pick the ports and write the command lines. Raises ConfigError that names the port or package in the way."""
+    _installed("uvicorn", "celery", "flower")
+    api_port = _port(options.port, "--port", options.host)
+    flower_port = _port(options.flower_port, "--flower-port")
+    redis_url, redis = options.redis_url, None
+    if not redis_url:
+        redis_port = _port(options.redis_port, "--redis-port")
+        redis_url = f"redis://127.0.0.1:{redis_port}/0"
+        folder = options.data_dir / "redis"
+        folder.mkdir(exist_ok=True, mode=0o700)
+        redis = Spec(
+            "redis",
+            tuple(server_command(find_server(), folder, redis_port)),
+            stop_s=60,
+            orphan_signal=signal.SIGTERM,  # it flushes the AOF even then
+            keep_fds=(lock_fd,),
+        )
+    env = _environment(os.environ, options, redis_url)
+    python = (sys.executable, "-u", "-m")
+    worker_env = env | _threads(os.environ, options.workers)
+    return Stack(
+        redis=redis,
+        api=Spec(
+            "api",
+            (*python, "api"),
+            env | {"ML_HOST": options.host, "ML_PORT": str(api_port)},
+            stop_s=settings.drain_s + STOP_MARGIN_S,
+        ),
+        workers=tuple(
+            Spec(
+                f"worker-{n}",
+                (*python, "worker"),
+                worker_env | {"ML_WORKER_NAME": f"worker-{n}"},
+                stop_s=settings.grace_s + STOP_MARGIN_S,
+            )
+            for n in range(1, options.workers + 1)
+        ),
+        flower=Spec(
+            "flower",
+            (*python, "celery", "-A", "worker.app", "flower", "--address=127.0.0.1", f"--port={flower_port}"),
+            env,
+        ),
+        redis_url=redis_url,
+        api_host=options.host,
+        api_port=api_port,
+        flower_url=f"http://127.0.0.1:{flower_port}",
+    )
+
+
+def _environment(current: Mapping[str, str], options: Options, redis_url: str) -> dict[str, str]:
+    env = {
+        "ML_REDIS_URL": redis_url,
+        "ML_MODELS_FILE": str(options.models.resolve()),
+        "ML_LOG_FORMAT": current.get("ML_LOG_FORMAT", "text"),  # here a person reads it
+    }
+    if options.reload:  # whoever edits does not want to wait for a drain
+        env |= {name: current.get(name, "2") for name in ("ML_DRAIN_S", "ML_GRACE_S")}
+    return env
+
+
+def _threads(current: Mapping[str, str], workers: int) -> dict[str, str]:
+    """Several workers on one CPU share its cores; each with a thread a core would only be in the others' way."""
+    if workers == 1 or "ML_TORCH_THREADS" in current:
+        return {}
+    return {"ML_TORCH_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
+
+
+def _port(port: int, option: str, host: str = "127.0.0.1") -> int:
+    if port == 0:
+        return free_port()
+    if not is_free(port, host):
+        raise ConfigError(f"port {port} is taken by another program; choose one with {option} (0: any free one)")
+    return port
+
+
+def _installed(*modules: str) -> None:
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"not installed: {', '.join(missing)}; install the service with its extra `local`")

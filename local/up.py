@@ -1,0 +1,146 @@
+"""`up`: start the stack, say when it is ready, keep it running, stop it in order."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+from local.console import Console
+from local.folder import DataFolder
+from local.ready import wait_ready
+from local.reload import API, WORKERS, Watch
+from local.server import answers
+from local.stack import Options, Stack, build
+from local.supervisor import Supervisor
+from shared.catalog import Catalog, load_catalog
+from shared.errors import ConfigError
+from shared.settings import load_settings
+
+START_DEATHS = 3  # a process that dies so often before the first ready will not get better by itself
+
+
+def up(options: Options) -> int:
+    """Blocks until SIGINT, SIGTERM or SIGHUP; returns the exit code. Raises ConfigError before anything is started."""
+    catalog = load_catalog(options.models)
+    settings = load_settings()
+    if options.redis_url:
+        _check_url(options.redis_url)
+    folder = DataFolder(options.data_dir)
+    folder.lock()
+    try:
+        return asyncio.run(_Up(options, build(options, settings, folder.lock_fd), catalog, folder).run())
+    finally:
+        folder.release()
+
+
+class _Up:
+    """One run. Everything in the main thread's event loop."""
+
+    def __init__(self, options: Options, stack: Stack, catalog: Catalog, folder: DataFolder) -> None:
+        self._options, self._stack, self._catalog, self._folder = options, stack, catalog, folder
+        names = ["ml-service", *(spec.name for spec in stack.workers)]
+        self._console = Console(sys.stdout, max(map(len, names)))
+        self._supervisor = Supervisor(self._console, self._changed)
+        self._stop = asyncio.Event()
+        self._ready = False
+        self._code = 0
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._asked_to_stop)
+        jobs: list[asyncio.Task[Any]] = [asyncio.create_task(self._start())]
+        if self._options.reload:
+            jobs.append(asyncio.create_task(self._reload()))
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            while not stopped.done():
+                done, _ = await asyncio.wait({stopped, *jobs}, return_when=asyncio.FIRST_COMPLETED)
+                for job in [job for job in jobs if job in done]:
+                    jobs.remove(job)
+                    job.result()  # a fault of our own: stop everything and show it
+        finally:
+            for job in (stopped, *jobs):
+                job.cancel()
+            await self._shut_down()
+        return self._code
+
+    def _asked_to_stop(self) -> None:
+        if self._stop.is_set():
+            self._supervisor.hurry()
+        self._stop.set()
+
+    async def _start(self) -> None:
+        stack, began = self._stack, time.monotonic()
+        self._console.say(f"starting; data in {self._options.data_dir.resolve()}")
+        if stack.redis is not None:
+            self._supervisor.start([stack.redis])
+            while not await asyncio.to_thread(self._redis_answers):  # noqa: ASYNC110 - another process's state
+                await asyncio.sleep(0.02)
+        self._supervisor.start([stack.api, *stack.workers, stack.flower])
+        models = [name for name, spec in self._catalog.models.items() if spec.load == "preload"]
+        await wait_ready(stack.api_url, stack.flower_url, models, self._console.say)
+        self._ready = True
+        self._console.say(
+            f"ready after {time.monotonic() - began:.1f} s, serving {', '.join(self._catalog.models)}\n"
+            f"  API     {stack.api_url}   (try {stack.api_url}/docs)\n"
+            f"  Flower  {stack.flower_url}\n"
+            "Ctrl-C stops everything; accepted jobs stay in the data folder"
+        )
+
+    def _redis_answers(self) -> bool:
+        pid = self._supervisor.pids.get("redis")
+        return pid is not None and answers(self._stack.redis_url, pid)
+
+    async def _reload(self) -> None:
+        watch = Watch(self._options.models, self._catalog)
+        workers = [spec.name for spec in self._stack.workers]
+        while True:
+            await asyncio.sleep(0.5)
+            parts = await asyncio.to_thread(watch.touched)
+            names = ["api"] * (API in parts) + workers * (WORKERS in parts)
+            if names:
+                self._console.say(f"files changed: restarting {', '.join(names)}")
+            for name in names:
+                if name in self._supervisor.children:
+                    self._supervisor.children[name].restart()
+
+    def _changed(self) -> None:
+        self._folder.write(
+            {
+                "api_url": self._stack.api_url,
+                "flower_url": self._stack.flower_url,
+                "redis_url": self._stack.redis_url,
+                "processes": self._supervisor.pids,
+            }
+        )
+        if self._ready or self._stop.is_set() or self._options.reload:
+            return
+        for name, child in self._supervisor.children.items():
+            if child.deaths >= START_DEATHS:
+                self._console.say(
+                    f"{name} died {child.deaths} times while starting: giving up; its own words are above"
+                )
+                self._code = 1
+                self._stop.set()
+
+    async def _shut_down(self) -> None:
+        self._console.say("stopping (Ctrl-C again: do not wait)")
+        workers = [spec.name for spec in self._stack.workers]
+        await self._supervisor.stop(["api"], [*workers, "flower"])  # then the rest: redis, with all on its disk
+        self._console.say("stopped")
+
+
+def _check_url(url: str) -> None:
+    try:
+        if answers(url):
+            return
+        place = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"ML_REDIS_URL: {error}") from None
+    where = f"{place.hostname}:{place.port or 6379}" if place.hostname else place.path  # never its password
+    raise ConfigError(f"ML_REDIS_URL: no server answers at {where}")
