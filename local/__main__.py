@@ -37,17 +37,17 @@ def parse(arguments: Sequence[str]) -> Options:
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError("a port is 0 to 65535")
-    return port
+    return _whole(text, 0, 65535, "a port")
 
 
 def _count(text: str) -> int:
-    count = int(text)
-    if not 1 <= count <= 256:
-        raise argparse.ArgumentTypeError("give 1 to 256")
-    return count
+    return _whole(text, 1, 256, "a number of workers")
+
+
+def _whole(text: str, least: int, most: int, what: str) -> int:
+    if not (text.isdecimal() and least <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}, {least} to {most}")
+    return int(text)
 
 
 def main() -> int:
