@@ -1,0 +1,77 @@
+# `make` tells what there is. Everything runs in .venv, which the first target that needs it makes.
+# Variables: PYTHON (3.11 or later; default: the first found), TORCH_INDEX_URL (a pip index with the torch build you
+# want: PyPI's for Linux carries CUDA and is large; PyTorch's own index of CPU builds gives a small one),
+# ARGS (more arguments for up, dev, demo, test, bench).
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+TORCH_INDEX_URL ?=
+ARGS ?=
+
+BIN := .venv/bin
+STAMP := .venv/installed
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
+export HF_HUB_OFFLINE = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up dev test lint types imports check format bench gpu compose-test clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Make .venv and install everything into it
+
+$(STAMP): pyproject.toml client/pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or later; set PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: $(PYTHON) is older than Python 3.11; set PYTHON=/path/to/a/newer/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "make: $(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo "[1/3] making .venv"
+	@$(PYTHON) -m venv .venv
+	@echo "[2/3] installing torch, the largest part"
+	@$(PIP) $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch==2.13.0 torchvision==0.28.0
+	@echo "[3/3] installing the service and its tools"
+	@$(PIP) -e '.[dev]' -e './client[cli]'
+	@touch $@
+
+demo: $(STAMP) ## Start everything, ask two models, show the answers, stop everything
+	@$(BIN)/python -m examples.demo $(ARGS)
+
+up: $(STAMP) ## Run the service: API on 8001, Flower on 5555; Ctrl-C stops it
+	@$(BIN)/ml-service up $(ARGS)
+
+dev: $(STAMP) ## Like up, and restart what a changed file touches
+	@$(BIN)/ml-service up --reload $(ARGS)
+
+test: $(STAMP) ## The tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## Style and common faults
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+types: $(STAMP) ## Types, strictly
+	@$(BIN)/mypy
+
+imports: $(STAMP) ## Who may import whom
+	@$(BIN)/lint-imports --no-logo
+
+check: lint types imports ## lint, types and imports
+
+format: $(STAMP) ## Let ruff write the style
+	@$(BIN)/ruff check --fix-only
+	@$(BIN)/ruff format
+
+bench: $(STAMP) ## The figures of docs/benchmarks.md
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+gpu: $(STAMP) ## The tests that need a GPU
+	@$(BIN)/python -m pytest -m gpu $(ARGS)
+
+compose-test: $(STAMP) ## The tests of the containers
+	@$(BIN)/python -m pytest -m containers $(ARGS)
+
+clean: ## Remove .venv and what the tools left (not .ml-service, which holds accepted jobs)
+	rm -rf .venv build dist *.egg-info client/*.egg-info client/build .pytest_cache .mypy_cache .ruff_cache \
+		.import_linter_cache .hypothesis demo.png
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
