@@ -1,0 +1,167 @@
+"""The task `text-embedding`: sentence encoders from transformers or sentence-transformers files.
+
+`prepare` tokenises on a CPU thread (Rust, outside the GIL); `predict` packs the batch without padding where the
+architecture allows it, otherwise sorts by length and pads; `finish` cuts and normalises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from shared.logs import Event, get_logger
+from shared.tasks import TEXT_EMBEDDING, EmbeddingParameters, TextItem
+from worker.handler import Context, Handler, ItemError, Prepared
+
+_log = get_logger("worker")
+CPU_PASS = 1024  # tokens of one forward: more loses to the cache
+GPU_PASS = 65_536
+LEAST_COSINE = {"float32": 0.9999, "float16": 0.999, "bfloat16": 0.99}
+_PROBES = ("a", "The queue keeps what it was given.", "A longer text shares the pass with short ones. " * 9)
+
+
+class TextEmbedding(Handler[TextItem, Any]):
+    """Options of a version: `pooling`, `normalize`, `max_length`, `prompt` override the model's files;
+    `packed: false` keeps to the padded forward."""
+
+    io: ClassVar = TEXT_EMBEDDING
+    example: ClassVar = [TextItem(text="A queue keeps what it was given.")]
+
+    def load(self, ctx: Context) -> None:
+        """Tokeniser, weights, pooling. Raises ConfigError for files that this handler does not understand."""
+        from worker.handlers.hub import local_folder
+        from worker.handlers.pooling import load_dense, read_recipe
+
+        folder = local_folder(ctx.source)
+        self.recipe = read_recipe(folder, ctx.options)
+        self.refuse = ctx.on_overlong == "refuse"
+        self.pass_tokens = GPU_PASS if ctx.device.startswith("cuda") else CPU_PASS
+        self._load_encoder(folder, ctx)
+        self.dense = [load_dense(path).to(ctx.device) for path in self.recipe.dense]
+        self.width = len(self.predict([self.tokenizer.encode("a").ids])[0])
+
+    def _load_encoder(self, folder: Path, ctx: Context) -> None:
+        import torch
+        from transformers import AutoTokenizer
+
+        from worker.handlers.packed import PaddedEncoder
+
+        slow = AutoTokenizer.from_pretrained(folder)
+        model = _encoder_class(folder).from_pretrained(folder, dtype=getattr(torch, ctx.dtype))
+        model = model.eval().requires_grad_(False).to(ctx.device)
+        self.max_length = _max_length(self.recipe.max_length, slow.model_max_length, model.config)
+        self._load_tokenizer(slow)
+        self.encode: Callable[..., Any] = PaddedEncoder(model, ctx.device, slow.pad_token_id or 0)
+        self.padded = True  # type: ignore[misc]  # decided at load: a fact of this model, not of the class
+        if ctx.options.get("packed", True):
+            self._try_packed(model, ctx)
+
+    def _load_tokenizer(self, slow: Any) -> None:
+        """The tokeniser's Rust core alone: its own truncation, no padding."""
+        from tokenizers import Tokenizer
+
+        self.tokenizer = Tokenizer.from_str(slow.backend_tokenizer.to_str())
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(self.max_length)
+        self.specials = self.tokenizer.num_special_tokens_to_add(False)
+
+    def _try_packed(self, model: Any, ctx: Context) -> None:
+        """Take the packed forward if it gives what the padded one gives, by the first way to attend that does."""
+        import torch
+
+        from worker.handlers.packed import PackedEncoder, agrees, attentions
+
+        padded: Any = self.encode
+        probes = [self.tokenizer.encode(text).ids for text in _PROBES]
+        reason = ""
+        try:
+            packed = PackedEncoder(model, ctx.device)
+        except (TypeError, AttributeError) as error:
+            reason = str(error)
+        else:
+            for packed.attend in attentions(ctx.device):
+                with torch.inference_mode():
+                    reason = agrees(packed, padded, probes, LEAST_COSINE[ctx.dtype])
+                if not reason:
+                    self.encode, self.padded = packed, False  # type: ignore[misc]  # as above
+                    return
+        _log.info(Event.MODEL_NOTE, model=ctx.model, version=ctx.version, note=f"padded forward: {reason}")
+
+    def prepare(self, item: TextItem, parameters: EmbeddingParameters) -> Prepared:
+        """Token ids; the cost is their number. A text over the limit is cut and noted, or refused."""
+        if parameters.dimensions is not None and parameters.dimensions > self.width:
+            raise ItemError(f"this model gives {self.width} dimensions, not {parameters.dimensions}")
+        text = self.recipe.prompt + item.text
+        encoded = self.tokenizer.encode(text.lower() if self.recipe.lower else text)
+        ids: list[int] = encoded.ids
+        if not encoded.overflowing:
+            return Prepared(ids, cost=len(ids))
+        if self.refuse if parameters.truncate is None else not parameters.truncate:
+            total = len(ids) + sum(len(more.ids) - self.specials for more in encoded.overflowing)
+            message = f"the text has {total} tokens; this model reads at most {self.max_length}"
+            raise ItemError(message, pointer="/text")
+        return Prepared(ids, cost=len(ids), notes={"truncated": True})
+
+    def predict(self, batch: list[list[int]]) -> list[Any]:
+        """Pooled vectors, float32 [H] each, not yet normalised."""
+        import torch
+
+        from worker.handlers.pooling import pool
+
+        outputs: list[Any] = [None] * len(batch)
+        with torch.inference_mode():
+            for places in self._passes(batch):
+                hidden, sizes = self.encode([batch[i] for i in places])
+                vectors = pool(hidden, sizes, self.recipe.modes)
+                for dense in self.dense:
+                    vectors = dense(vectors)
+                for i, vector in zip(places, vectors.cpu().numpy(), strict=True):
+                    outputs[i] = vector
+        return outputs
+
+    def _passes(self, batch: list[list[int]]) -> Iterator[list[int]]:
+        """Indices of the texts of each forward: in order, or by length where padding is paid for."""
+        order = sorted(range(len(batch)), key=lambda i: len(batch[i])) if self.padded else range(len(batch))
+        places: list[int] = []
+        tokens = 0
+        for i in order:
+            size = len(batch[i])
+            tokens = size * (len(places) + 1) if self.padded else tokens + size
+            if places and tokens > self.pass_tokens:
+                yield places
+                places, tokens = [], size
+            places.append(i)
+        if places:
+            yield places
+
+    def finish(self, outputs: list[Any], item: TextItem, parameters: EmbeddingParameters) -> dict[str, Any]:
+        """The first `dimensions`, normalised as the model's files or the caller say."""
+        vector: Any = outputs[0]
+        if parameters.dimensions is not None:
+            vector = vector[: parameters.dimensions]
+        if self.recipe.normalize if parameters.normalize is None else parameters.normalize:
+            vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
+        return {"embedding": np.ascontiguousarray(vector, dtype=np.float32)}
+
+    def warm(self) -> list[TextItem]:
+        """One text as long as the model reads."""
+        return [TextItem(text="word " * self.max_length)]
+
+
+def _encoder_class(folder: Path) -> Any:
+    """The encoder alone where the model has a decoder too (T5)."""
+    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoConfig, AutoModel, AutoModelForTextEncoding
+
+    known = type(AutoConfig.from_pretrained(folder)) in MODEL_FOR_TEXT_ENCODING_MAPPING
+    return AutoModelForTextEncoding if known else AutoModel
+
+
+def _max_length(told: int | None, tokenizer: int, config: Any) -> int:
+    """What the files say, never above the model's table of positions."""
+    positions = getattr(config, "max_position_embeddings", None) or 10**9
+    if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+        positions -= (config.pad_token_id or 0) + 1  # these count positions from behind the padding's
+    return int(min(told or tokenizer, positions, 10**6))
