@@ -37,7 +37,7 @@ _SEPARATOR = "\x06\x16"  # kombu's, between a queue's name and its priority
 NO_TTL = re.compile(
     r"^(ml\.unacked|ml\.unacked_index|ml:deadlines|ml:dead|ml:count:.*"
     r"|ml(\x06\x16\d)?|ml\.[^.]+\..*"  # queue lists
-    r"|_kombu\.binding\..*)$"
+    r"|_kombu\.binding(_permanent)?\..*|_kombu\.binding_deadlines)$"
 )
 
 

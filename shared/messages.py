@@ -74,15 +74,18 @@ def build(
     )
 
 
-def readdress(raw: bytes, job_id: str, *, queue: str, priority: int, kwargs: dict[str, Any]) -> bytes:
+def readdress(
+    message: dict[str, Any], job_id: str, *, queue: str, priority: int, kwargs: dict[str, Any], embed: Any
+) -> bytes:
     """A plain Celery producer's message as one of ours: its id is the delivery tag, its queue the version's, and what
-    else it carries (callbacks, chain, chord, headers) stays. Deadline and timeout have moved into the record."""
-    message = orjson.loads(raw)
-    body = orjson.loads(base64.b64decode(message["body"]))
-    message["body"] = base64.b64encode(orjson.dumps([[], kwargs, body[2]])).decode()
+    else it carries (`embed`: callbacks, chain, chord; headers) stays. Deadline and timeout are in the record."""
+    message = {**message, "headers": dict(message["headers"]), "properties": dict(message["properties"])}
+    message["body"] = base64.b64encode(orjson.dumps([[], kwargs, embed])).decode()
+    message["content-type"], message["content-encoding"] = "application/json", "utf-8"
     message["headers"] |= {"ml": VERSION, "ml_payloads": [], "eta": None, "expires": None, "timelimit": [None, None]}
     message["headers"] |= {"argsrepr": "()", "kwargsrepr": "{}"}
     message["properties"] |= {
+        "body_encoding": "base64",
         "delivery_tag": job_id,
         "priority": priority,
         "delivery_info": {"exchange": queue, "routing_key": queue},

@@ -92,6 +92,15 @@ def run(client: redis.Redis, calls: Sequence[Call[Any]]) -> list[Any]:
     ]
 
 
+def run_on(connection: redis.Redis, call: Call[T]) -> T:
+    """One call on a client that is bound to one connection (a pipeline would take another). Raises as redis-py."""
+    try:
+        return call.parse(connection.execute_command(*call.command()))  # type: ignore[no-untyped-call]
+    except NoScriptError:
+        connection.script_load(call.script.text)
+        return call.parse(connection.execute_command(*call.command()))  # type: ignore[no-untyped-call]
+
+
 async def arun(client: redis.asyncio.Redis, calls: Sequence[Call[Any]]) -> list[Any]:
     """As `run`, on the event loop."""
     pipe = client.pipeline(transaction=False)
@@ -286,6 +295,16 @@ def restore_expired(*, lease_ms: int, limit: int = 100) -> Call[list[str]]:
 def give_back(tags: Sequence[str]) -> Call[list[str]]:
     """Put back what this worker will not finish, oldest first; the tags that went."""
     return Call(script("restore"), (), ["given-back", *tags], _strings)
+
+
+def bury(tag: str, reason: str) -> Call[bool]:
+    """A held message that cannot be worked on becomes a dead letter."""
+    return Call(script("bury"), (), [tag, reason], bool)
+
+
+def give_back_suspects(tags: Sequence[str]) -> Call[list[str]]:
+    """As `give_back`, and each job runs alone from now on: one of them hangs, and it is not known which."""
+    return Call(script("restore"), (), ["suspects", *tags], _strings)
 
 
 def sweep(*, limit: int = 500) -> Call[list[str]]:

@@ -69,6 +69,12 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "text"] = "json"
 
+    def health_path(self) -> Path:
+        """The file whose age tells `python -m worker healthcheck` that the worker lives. By the worker's name where
+        one is set, else by the host's: the check runs in another process of the same container."""
+        name = self.worker_name if "worker_name" in self.model_fields_set else socket.gethostname()
+        return Path(tempfile.gettempdir(), f"ml-worker-{name}.alive")
+
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         if self.heartbeat_s * 2 > self.lease_s:

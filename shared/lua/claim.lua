@@ -2,6 +2,7 @@
 -- A worker is about to run these jobs: queued -> running, one attempt more. Jobs that need no run are told.
 -- A start that neither finished nor was given back, by a worker that is gone, is a crash. A job with a crash is a
 -- suspect: it runs alone from then on, and only crashes of solo starts count toward max_attempts.
+-- A job whose items make several batches is claimed before each: that is one attempt, and it can still be canceled.
 -- KEYS  none
 -- ARGV  1 worker's process id, 2 worker's name, 3 max attempts, 4 '1' if this is a solo start, 5 ISO time for
 --       outcomes written here, 6... job ids
@@ -11,7 +12,8 @@ local worker, name, limit, solo, iso = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV
 
 local function claim(id)
   local key = JOB .. id
-  local job = redis.call('HMGET', key, 'state', 'deadline_at', 'runner', 'solo', 'crashes', 'suspect', 'attempt', 'ref')
+  local job = redis.call('HMGET', key, 'state', 'deadline_at', 'runner', 'solo', 'crashes', 'suspect', 'attempt', 'ref',
+    'canceled', 'started_at')
   local state, attempt = job[1], tonumber(job[7] or '0')
   if not state then return { 'missing', 0, '' } end
   if terminal[state] then return { 'ended', attempt, state } end
@@ -21,6 +23,13 @@ local function claim(id)
     return { 'ended', attempt, 'failed' }
   end
   local runner, suspect = job[3], job[6]
+  if runner == worker and state == 'running' then
+    if job[9] then
+      end_job(id, 'canceled', 'canceled', revoked_meta(id, 'canceled', 'canceled', 'the job was canceled', iso))
+      return { 'ended', attempt, 'canceled' }
+    end
+    return { 'run', attempt, job[10] }
+  end
   if runner and runner ~= worker and redis.call('EXISTS', WORKER .. runner) == 0 then
     suspect = '1'
     redis.call('HSET', key, 'suspect', '1')

@@ -1,10 +1,11 @@
 #!lua flags=allow-oom,no-cluster
 -- Messages go back to the list they came from, to its near end, as the same bytes.
 -- KEYS  none
--- ARGV  1 'expired' or 'given-back'
+-- ARGV  1 'expired', 'given-back' or 'suspects'
 --       expired: 2 lease (ms), 3 how many at most. What a worker held that has not renewed for so long.
 --       given-back: 2... delivery tags, oldest first. What a living worker will not run, or has not run to its end
 --       for a reason that is not the job's: the start does not count as a crash.
+--       suspects: 2... delivery tags. As given-back, but the jobs run alone from now on.
 -- RETURNS the tags that went back
 local tags = {}
 if ARGV[1] == 'expired' then
@@ -26,7 +27,8 @@ for i = #tags, 1, -1 do
       count(tag, 'running', -1)
       count(tag, 'queued', 1)
     end
-    if state and ARGV[1] == 'given-back' then redis.call('HDEL', JOB .. tag, 'runner') end
+    if state and ARGV[1] ~= 'expired' then redis.call('HDEL', JOB .. tag, 'runner') end
+    if state and ARGV[1] == 'suspects' then redis.call('HSET', JOB .. tag, 'suspect', '1') end
     back[#back + 1] = tag
   end
 end

@@ -1,0 +1,71 @@
+"""The Celery app: one configuration for workers, Flower, `celery inspect` and plain producers who want to copy it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from kombu import Exchange, Queue
+
+from shared import keys
+from shared.messages import TASK
+from shared.settings import Settings
+
+
+def make_celery(settings: Settings, *, backend: str | None = None) -> Celery:
+    """An app with the task `ml.predict` registered by name. Importing nothing heavy, connecting to nothing.
+    `backend` replaces the stock result backend (the worker gives its own)."""
+    app = Celery("ml", broker=settings.redis_url, backend=backend or settings.redis_url, set_as_current=False)
+    app.conf.update(_configuration(settings))
+
+    @app.task(name=TASK, bind=True)  # type: ignore[untyped-decorator]  # celery ships no types
+    def predict(self: Any, **kwargs: Any) -> None:
+        """Runs in the batching pool of `python -m worker`, never here."""
+        raise NotImplementedError("ml.predict is run by `python -m worker`, not by a stock Celery worker")
+
+    return app
+
+
+def _configuration(settings: Settings) -> dict[str, Any]:
+    return {
+        # Names of our own, so that a backend's own Celery may share the Redis.
+        "task_default_queue": keys.INTAKE,
+        "task_queues": [queue(keys.INTAKE)],
+        "control_exchange": keys.CONTROL_EXCHANGE,
+        "event_exchange": keys.EVENT_EXCHANGE,
+        "event_queue_prefix": keys.EVENT_EXCHANGE,
+        "broker_transport_options": {
+            "priority_steps": list(keys.PRIORITIES),
+            "queue_order_strategy": "priority",
+            "visibility_timeout": settings.lease_s,
+            # Only for a reader on the stock transport; ours names its keys in shared/keys.py.
+            "unacked_key": "ml.stock.unacked",
+            "unacked_index_key": "ml.stock.unacked_index",
+            "unacked_mutex_key": "ml.stock.unacked_mutex",
+            "socket_keepalive": True,
+            "socket_timeout": 30,
+            "health_check_interval": 10,
+        },
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        # Redis at maxmemory is a channel error to kombu; without this the worker would exit.
+        "broker_channel_error_retry": True,
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],  # no pickle anywhere
+        "task_acks_late": True,
+        "worker_prefetch_multiplier": 0,  # the transport counts room for each list
+        "worker_cancel_long_running_tasks_on_connection_loss": False,  # work in hand goes on
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "worker_send_task_events": True,
+        "task_send_sent_event": False,
+        "result_expires": int(settings.result_ttl_s),
+        "event_queue_expires": 60,
+        "event_queue_ttl": 5,
+    }
+
+
+def queue(name: str) -> Queue:
+    """A queue with its own direct exchange and routing key: without them one message would reach every queue."""
+    return Queue(name, Exchange(name, type="direct"), routing_key=name)

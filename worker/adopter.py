@@ -1,0 +1,103 @@
+"""Plain Celery producers: `send_task("ml.predict", kwargs={"model", "input"}, queue="ml")` becomes a job of ours."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import redis
+
+from shared import keys, messages, scripts
+from shared.catalog import Catalog
+from shared.errors import InvalidInput, ServiceError
+from shared.logs import Event, get_logger
+from shared.settings import Settings
+from shared.types import Outcome, State
+from worker.finisher import Finisher
+from worker.holdings import Holdings
+from worker.report import Reporter
+from worker.work import Work
+
+logger = get_logger("worker")
+
+
+class Adopter:
+    """Runs in the prepare pool."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        catalog: Catalog,
+        settings: Settings,
+        *,
+        finisher: Finisher,
+        holdings: Holdings,
+        reporter: Reporter,
+    ) -> None:
+        self._client, self._catalog, self._settings = client, catalog, settings
+        self._finisher, self._holdings, self._reporter = finisher, holdings, reporter
+
+    def adopt(self, work: Work) -> None:
+        """Write the record and move the message to its version's queue; an unknown model or a wrong message is a
+        FAILURE outcome at once. `expires` becomes the deadline, `time_limit` the timeout; without a priority the job
+        is a normal one."""
+        request = work.request
+        try:
+            call = self._call(work)
+        except ServiceError as error:
+            outcome = Outcome(State.FAILED, code=error.code, message=error.message, faults=error.faults)
+            return self._finisher.end(work, outcome)
+        adopted = scripts.one(scripts.run(self._client, [call]))
+        logger.info(Event.JOB_ADOPTED, job_id=request.id, new=adopted)
+        self._holdings.release(work.tag)
+        self._reporter.forget(work)
+
+    def _call(self, work: Work) -> scripts.Call[bool]:
+        request = work.request
+        args, kwargs, embed = request._payload
+        model = kwargs.get("model")
+        if args or not isinstance(model, str) or "input" not in kwargs:
+            raise InvalidInput('ml.predict takes keyword arguments: model="name" and input={...}')
+        unknown = set(kwargs) - {"model", "version", "input", "parameters"}
+        if unknown:
+            raise InvalidInput(f"ml.predict does not take {', '.join(sorted(unknown))}")
+        ref = self._catalog.resolve(model, kwargs.get("version"))
+        spec = self._catalog.spec(ref.model)
+        priority = keys.nearest_priority(request.message.properties.get("priority"))
+        queue = keys.queue_name(ref.model, ref.version)
+        body = {
+            "model": ref.model,
+            "version": ref.version,
+            "input": kwargs["input"],
+            "parameters": kwargs.get("parameters") or {},
+        }
+        raw = messages.readdress(
+            request.message._raw, request.id, queue=queue, priority=priority, kwargs=body, embed=embed
+        )
+        timeout_s = (request.time_limits or (None,))[0] or spec.limits.timeout_s
+        return scripts.adopt(
+            work.tag,
+            request.id,
+            list_name=keys.queue_list(queue, priority),
+            raw=raw,
+            ref=str(ref),
+            deadline_ms=self._deadline_ms(request.expires),
+            ttl_ms=int(self._settings.result_ttl_s * 1000),
+            size=len(orjson.dumps(body["input"])),
+            fields={
+                "model": ref.model,
+                "version": ref.version,
+                "priority": priority,
+                "timeout_ms": int(timeout_s * 1000),
+                "owner": "celery",
+            },
+        )
+
+    def _deadline_ms(self, expires: Any) -> int:
+        if expires is None:
+            return int(self._settings.default_deadline_s * 1000)
+        if isinstance(expires, datetime):
+            return max(1, int((expires - datetime.now(expires.tzinfo or UTC)).total_seconds() * 1000))
+        return max(1, int((float(expires) - time.time()) * 1000))

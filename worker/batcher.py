@@ -1,0 +1,145 @@
+"""Which waiting units make the next batch. Pure: no Redis, no Celery, no torch; the clock is handed in.
+
+Capacity first, then batch (as text-embeddings-inference does): nobody pushes batches, the device thread takes one
+when the device is free, so a lone unit runs at once and a batch grows for nothing while the device is busy.
+
+A unit waits by (priority, arrival). The head decides the lane (one model version, one group, one solo job); the batch
+is filled from that lane in the same order, up to `max_size` units and `max_cost`. Padding models cost
+len(batch) x max(cost): for them the head's neighbours in length are taken.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Bounds of a batch. `max_wait_s`: how long an idle device waits for company."""
+
+    max_size: int
+    max_cost: int
+    max_wait_s: float = 0.0
+    padded: bool = False
+
+
+class Waiting(Protocol):
+    """What the batcher must know of a unit."""
+
+    @property
+    def lane(self) -> Hashable:
+        """Only units of one lane share a batch."""
+
+    @property
+    def budget(self) -> Budget:
+        """The same for all of a lane."""
+
+    @property
+    def priority(self) -> int:
+        """0 is the most urgent."""
+
+    @property
+    def cost(self) -> int:
+        """What it weighs, at least 1."""
+
+
+U = TypeVar("U", bound=Waiting)
+_Entry = tuple[int, int, float]  # priority, arrival number, arrival time: the order of waiting
+
+_WINDOW = 8  # times max_size: how far a padding lane looks for units of like length
+
+
+class Batcher(Generic[U]):
+    """Not thread-safe: the runner guards it with its condition."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._numbers = itertools.count()
+        self._lanes: dict[Hashable, list[tuple[_Entry, U]]] = {}  # each sorted by entry
+
+    def __len__(self) -> int:
+        """How many units wait."""
+        return sum(map(len, self._lanes.values()))
+
+    def put(self, units: Iterable[U]) -> None:
+        """They wait from now on."""
+        now = self._clock()
+        for unit in units:
+            entry = (unit.priority, next(self._numbers), now)
+            bisect.insort(self._lanes.setdefault(unit.lane, []), (entry, unit), key=lambda waiting: waiting[0])
+
+    def take(self) -> list[U]:
+        """The next batch; empty when nothing waits, or when a lane still waits for company (see `ready_in`)."""
+        ready = [lane for lane in self._lanes if self._ready_in(lane) <= 0]
+        if not ready:
+            return []
+        lane = min(ready, key=lambda name: self._lanes[name][0][0])
+        waiting = self._lanes[lane]
+        budget = waiting[0][1].budget
+        chosen = _run_of_like_cost(waiting, budget) if budget.padded else _first_that_fit(waiting, budget)
+        if len(chosen) == len(waiting):
+            del self._lanes[lane]
+        else:
+            taken = set(chosen)
+            self._lanes[lane] = [item for index, item in enumerate(waiting) if index not in taken]
+        return [waiting[index][1] for index in chosen]
+
+    def ready_in(self) -> float | None:
+        """Seconds until `take` gives a batch; 0 at once, None when nothing waits."""
+        return max(0.0, min(map(self._ready_in, self._lanes))) if self._lanes else None
+
+    def discard(self, unwanted: Callable[[U], bool]) -> list[U]:
+        """Take out what is unwanted; what was taken out."""
+        gone = []
+        for lane, waiting in list(self._lanes.items()):
+            gone += [unit for _, unit in waiting if unwanted(unit)]
+            kept = [item for item in waiting if not unwanted(item[1])]
+            if kept:
+                self._lanes[lane] = kept
+            else:
+                del self._lanes[lane]
+        return gone
+
+    def _ready_in(self, lane: Hashable) -> float:
+        waiting = self._lanes[lane]
+        budget = waiting[0][1].budget
+        if budget.max_wait_s <= 0 or len(waiting) >= budget.max_size:
+            return 0.0
+        oldest = min(arrival for (_, _, arrival), _ in waiting)
+        if sum(unit.cost for _, unit in waiting) >= budget.max_cost:
+            return 0.0
+        return oldest + budget.max_wait_s - self._clock()
+
+
+def _first_that_fit(waiting: list[tuple[_Entry, U]], budget: Budget) -> list[int]:
+    """From the head on, in order. A unit over the budget runs alone; a batch never passes over a unit, so a large
+    one is not overtaken for ever."""
+    total, chosen = 0, []
+    for index, (_, unit) in enumerate(waiting[: budget.max_size]):
+        total += unit.cost
+        if chosen and total > budget.max_cost:
+            break
+        chosen.append(index)
+    return chosen
+
+
+def _run_of_like_cost(waiting: list[tuple[_Entry, U]], budget: Budget) -> list[int]:
+    """The longest run, in order of cost, that holds the head and fits when all are padded to the longest."""
+    window = waiting[: budget.max_size * _WINDOW]
+    order = sorted(range(len(window)), key=lambda index: window[index][1].cost)
+    head = order.index(0)
+    best = (head, head + 1)
+    start = 0
+    for end in range(head + 1, len(order) + 1):
+        longest = window[order[end - 1]][1].cost
+        while start < head and (end - start > budget.max_size or (end - start) * longest > budget.max_cost):
+            start += 1
+        if end - start > budget.max_size or (end - start) * longest > budget.max_cost:
+            break
+        if end - start > best[1] - best[0]:
+            best = (start, end)
+    return order[best[0] : best[1]]

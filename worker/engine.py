@@ -1,0 +1,183 @@
+"""Everything between Celery and the device, wired: the threads of a worker and the path of a job through them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import redis
+
+from shared import keys, scripts
+from shared.catalog import Catalog, Ref
+from shared.logs import Event, get_logger
+from shared.messages import VERSION
+from shared.settings import Settings
+from shared.types import Outcome, State
+from worker.adopter import Adopter
+from worker.finisher import Finisher
+from worker.holdings import Holdings
+from worker.models import LoadedModel
+from worker.preparer import Preparer
+from worker.report import Reporter
+from worker.runner import Runner
+from worker.work import Work
+
+logger = get_logger("worker")
+
+
+class Engine:
+    """`accept` in Celery's main thread; `drain` in a thread of its own."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        models: Mapping[Ref, LoadedModel],
+        client: redis.Redis,
+        *,
+        process: str,
+    ) -> None:
+        self._settings, self._models, self._client = settings, models, client
+        self._works: dict[str, Work] = {}
+        self._works_lock = threading.Lock()
+        self.draining = False
+        self.holdings = Holdings(self._room)
+        self.reporter = Reporter()
+        self._finisher = Finisher(
+            client,
+            self.holdings,
+            self.reporter,
+            worker=settings.worker_name,
+            result_ttl_s=settings.result_ttl_s,
+            on_gone=self._gone,
+        )
+        self._runner = Runner(
+            client,
+            self._finisher,
+            self.reporter,
+            process=process,
+            worker=settings.worker_name,
+            max_attempts=settings.max_attempts,
+        )
+        adopter = Adopter(
+            client,
+            catalog,
+            settings,
+            finisher=self._finisher,
+            holdings=self.holdings,
+            reporter=self.reporter,
+        )
+        self._preparer = Preparer(
+            client, models, self._runner, self._finisher, threads=settings.prepare_threads, adopt=adopter.adopt
+        )
+
+    def start(self) -> None:
+        """The threads run; nothing comes in before Celery consumes."""
+        self._finisher.start()
+        self._runner.start()
+
+    def accept(self, request: Any) -> None:
+        """A message that Celery has received."""
+        headers = request.request_dict
+        ours = headers.get("ml")
+        if ours is not None and ours > VERSION:
+            # From a newer API than this worker knows: not ours to fail. A human sees it among the dead letters.
+            logger.error(Event.JOB_FAILED, job_id=request.id, code="message_version", version=ours)
+            self.reporter.call(lambda: request.reject(requeue=False))
+            return
+        kwargs = request.kwargs
+        ref = Ref(kwargs.get("model", ""), kwargs.get("version", "")) if ours else Ref("", "")
+        properties = request.message.properties
+        work = Work(
+            job_id=request.id,
+            tag=request.message.delivery_tag,
+            ref=ref,
+            priority=properties.get("priority") or 0,
+            request=request,
+            received_at=time.monotonic(),
+        )
+        with self._works_lock:
+            self._works[work.tag] = work
+        if ours and ref not in self._models:
+            logger.error(Event.JOB_FAILED, job_id=work.job_id, code="not_served", model=str(ref))
+            self._finisher.end(work, Outcome(State.FAILED, code="model_unavailable", message=f"{ref} is not served"))
+            return
+        self._preparer.submit(work, adopt=not ours)
+
+    def lost(self, tag: str) -> None:
+        """This tag's lease ran out and another worker has the job: drop it unless it has started."""
+        work = self._works.get(tag)
+        if work is None or work.ended:
+            return
+        logger.warning(Event.LEASE_LOST, job_id=work.job_id, started=work.claimed)
+        if not work.claimed:
+            work.ended = True
+            self._runner.drop(work)
+            self.holdings.release(tag)
+            self._gone(work)
+            self.reporter.forget(work)
+
+    def stalled(self) -> list[Work]:
+        """The jobs on the device for longer than their model's timeout; empty when all is well."""
+        current = self._runner.current
+        if current is None:
+            return []
+        begun, units = current
+        model = units[0].work.model
+        if model is None or time.monotonic() - begun <= model.timeout_s:
+            return []
+        return list(dict.fromkeys(unit.work for unit in units))
+
+    def settle_stalled(self, works: list[Work]) -> None:
+        """The device hangs and this process is about to die. Alone on the device a job has failed (`timeout`); in
+        company all go back and run alone from now on. What else is held goes back as it was."""
+        self.holdings.close()
+        stuck = [work.tag for work in works]
+        if len(works) == 1:
+            message = f"predict took longer than {works[0].model.timeout_s if works[0].model else 0:g} s"
+            self._finisher.end(works[0], Outcome(State.FAILED, code="timeout", message=message))
+            self._finisher.stop(10)
+        else:
+            scripts.run(self._client, [scripts.give_back_suspects(stuck)])
+        rest = [tag for tag in self.holdings.tags() if tag not in stuck]
+        if rest:
+            scripts.run(self._client, [scripts.give_back(rest)])
+
+    def drain(self, grace_s: float) -> bool:
+        """Take nothing more, finish the batch on the device, give the rest back. False when the grace was too short:
+        then the batch in flight goes back too, and will run again elsewhere."""
+        logger.info(Event.STOPPING, held=len(self.holdings))
+        self.holdings.close()
+        deadline = time.monotonic() + grace_s
+        self._preparer.stop()
+        done = self._runner.stop(grace_s)
+        done = self._finisher.stop(max(1.0, deadline - time.monotonic())) and done
+        tags = self.holdings.tags()
+        if tags:
+            scripts.run(self._client, [scripts.give_back(tags)])
+            for tag in tags:
+                self.holdings.release(tag)
+        logger.info(Event.STOPPED, given_back=len(tags), in_time=done)
+        return done
+
+    def info(self) -> dict[str, Any]:
+        """For `celery inspect stats`."""
+        return {
+            "models": [str(ref) for ref in self._models],
+            "held": len(self.holdings),
+            "waiting-units": self._runner.waiting(),
+        }
+
+    def _gone(self, work: Work) -> None:
+        with self._works_lock:
+            self._works.pop(work.tag, None)
+
+    def _room(self, list_name: str) -> int:
+        """How many messages of one list may be held: two batches of normal jobs, one of the others, so that the next
+        batch is ready while one runs and the other replicas still get their share."""
+        queue, _, priority = list_name.partition("\x06\x16")
+        sizes = [m.max_size for ref, m in self._models.items() if keys.queue_name(ref.model, ref.version) == queue]
+        size = max(sizes, default=64)
+        return 2 * size if priority == str(keys.NORMAL) else size

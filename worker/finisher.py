@@ -1,0 +1,228 @@
+"""The finish thread: outputs become answers, answers become outcomes, one round trip for all that are ready."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from shared import scripts, tasks
+from shared.errors import Fault
+from shared.logs import Event, get_logger
+from shared.outcomes import encode_outcome
+from shared.types import Outcome, State
+from worker.handler import ItemError
+from worker.holdings import Holdings
+from worker.report import Reporter
+from worker.work import Item, Unit, Work
+
+logger = get_logger("worker")
+
+RETRY_S = 0.5
+MAX_FAULTS = 100
+
+
+@dataclass(slots=True)
+class _Batch:
+    units: list[Unit]
+    outputs: list[Any]
+    predict_ms: float
+
+
+@dataclass(slots=True)
+class _End:
+    work: Work
+    outcome: Outcome
+
+
+class Finisher:
+    """`deliver`, `end` and `skip` from any thread."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        holdings: Holdings,
+        reporter: Reporter,
+        *,
+        worker: str,
+        result_ttl_s: float,
+        on_gone: Callable[[Work], None],
+    ) -> None:
+        self._client, self._holdings, self._reporter = client, holdings, reporter
+        self._worker, self._ttl_ms, self._on_gone = worker, int(result_ttl_s * 1000), on_gone
+        self._inbox: queue.SimpleQueue[_Batch | _End | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._loop, name="finish", daemon=True)
+
+    def start(self) -> None:
+        """Once."""
+        self._thread.start()
+
+    def stop(self, timeout: float) -> bool:
+        """Write what is in hand and end; False if it took longer than `timeout` seconds."""
+        self._inbox.put(None)
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def deliver(self, units: list[Unit], outputs: list[Any], predict_ms: float) -> None:
+        """A batch has run."""
+        self._inbox.put(_Batch(units, outputs, predict_ms))
+
+    def end(self, work: Work, outcome: Outcome) -> None:
+        """A job ends without (more of) the device."""
+        self._inbox.put(_End(work, outcome))
+
+    def skip(self, work: Work, verdict: scripts.Verdict) -> None:
+        """A job that had ended before it could run: its message is forgotten, its outcome stays."""
+        if verdict.status == "missing":
+            # Ours, but without a record: expired, or deleted by hand. Never adopted, never run.
+            self._reporter.call(lambda: work.request.reject(requeue=False))
+        else:
+            self._reporter.ended(work, verdict.state, code="ended", message="the job had ended before it ran")
+        self._on_gone(work)
+
+    def _loop(self) -> None:
+        stopping = False
+        while not stopping:
+            news = [self._inbox.get()]
+            while not self._inbox.empty():
+                news.append(self._inbox.get())
+            stopping = None in news
+            ends: list[_End] = []
+            for one in news:
+                if isinstance(one, _Batch):
+                    ends += self._digest(one)
+                elif one is not None and not one.work.ended:
+                    one.work.ended = True
+                    ends.append(one)
+            if ends:
+                self._write(ends)
+
+    def _digest(self, batch: _Batch) -> list[_End]:
+        """The jobs that a batch has brought to their end."""
+        works = dict.fromkeys(unit.work for unit in batch.units if not unit.work.ended)
+        for work in works:
+            if batch.predict_ms > work.predict_ms:
+                work.predict_ms, work.batch_size = batch.predict_ms, len(batch.units)
+        for unit, output in zip(batch.units, batch.outputs, strict=True):
+            if not unit.work.ended:
+                _fill(unit, output)
+        ends = []
+        for work in works:
+            failed = any(item.fault for item in work.items)
+            if work.open_items == 0 or (failed and not work.partial):
+                work.ended = True
+                ends.append(_End(work, _outcome(work)))
+        return ends
+
+    def _write(self, ends: list[_End]) -> None:
+        calls = [self._call(end) for end in ends]
+        while True:
+            try:
+                replies = scripts.run(self._client, calls)
+                break
+            except redis.RedisError as error:
+                logger.warning(Event.REDIS_LOST, step="finish", jobs=len(ends), error=str(error))
+                time.sleep(RETRY_S)  # the leases are renewed meanwhile; finishing again is harmless
+        for end, reply in zip(ends, replies, strict=True):
+            work, outcome = end.work, end.outcome
+            if isinstance(reply, Exception):
+                logger.error(Event.JOB_FAILED, job_id=work.job_id, error=str(reply))
+                continue  # held, so it is redelivered when this process ends
+            if outcome.state is State.FAILED:
+                logger.info(Event.JOB_FAILED, job_id=work.job_id, model=str(work.ref), code=outcome.code)
+            self._holdings.release(work.tag)
+            self._on_gone(work)
+            self._reporter.ended(
+                work,
+                reply.state,
+                code=outcome.code or "",
+                message=outcome.message,
+                runtime_s=work.predict_ms / 1000,
+            )
+
+    def _call(self, end: _End) -> scripts.Call[scripts.Finished]:
+        work, outcome = end.work, end.outcome
+        outcome.timing = {
+            "prepare_ms": round(work.prepare_ms, 3),
+            "predict_ms": round(work.predict_ms, 3) if work.batch_size else None,
+            "batch_size": work.batch_size or None,
+            "worker": self._worker,
+        }
+        try:
+            meta = encode_outcome(work.job_id, outcome, attempt=work.attempt, started_at=work.started_at)
+        except TypeError as error:
+            message = f"the handler's output is not JSON data: {error}"
+            end.outcome = outcome = Outcome(State.FAILED, code="handler_contract", message=message)
+            meta = encode_outcome(work.job_id, outcome, attempt=work.attempt, started_at=work.started_at)
+        return scripts.finish(
+            work.job_id, tag=work.tag, state=outcome.state, code=outcome.code or "", meta=meta, ttl_ms=self._ttl_ms
+        )
+
+
+def _fill(unit: Unit, output: Any) -> None:
+    """Put a unit's output in its item; the last one makes the item's answer."""
+    work = unit.work
+    item = work.items[unit.item]
+    if item.fault is not None:
+        return
+    if isinstance(output, ItemError):
+        _fail(work, unit.item, output)
+        return
+    item.outputs[unit.chunk] = output
+    if unit.prepared.notes:
+        item.notes.update(unit.prepared.notes)
+    item.missing -= 1
+    if item.missing:
+        return
+    try:
+        item.outputs = [_answer(work, item)]
+    except ItemError as error:
+        _fail(work, unit.item, error)
+    except Exception as error:
+        logger.error(Event.BATCH_FAILED, model=str(work.ref), code="predict_error", step="finish", exc_info=error)
+        _fail(work, unit.item, ItemError(f"{type(error).__name__}: {error}", code="predict_error"))
+    else:
+        work.open_items -= 1
+
+
+def _answer(work: Work, item: Item) -> Any:
+    assert work.model is not None  # noqa: S101  # prepared work has its model
+    answer = work.model.handler.finish(item.outputs, item.value, work.parameters)
+    if item.notes and isinstance(answer, dict):
+        answer = answer | item.notes
+    return answer
+
+
+def _fail(work: Work, index: int, error: ItemError) -> None:
+    assert work.parts is not None  # noqa: S101  # prepared work has its parts
+    path = tuple(step for step in error.pointer.split("/")[1:])
+    pointer = work.parts.pointer(index, path)
+    work.items[index].fault = Fault(pointer=pointer, code=error.code, message=error.message)
+    work.open_items -= 1
+
+
+def _outcome(work: Work) -> Outcome:
+    """All items are done, or one failed and the job with it."""
+    assert work.model is not None  # noqa: S101  # prepared work has its model
+    assert work.parts is not None  # noqa: S101  # and its parts
+    faults = [item.fault for item in work.items if item.fault]
+    if faults and not work.partial:
+        return failure(faults)
+    outputs = [None if item.fault else item.outputs[0] for item in work.items]
+    output = tasks.join(work.model.task, work.parts, [_plain(one) for one in outputs])
+    return Outcome(State.SUCCEEDED, output=output, faults=faults[:MAX_FAULTS])
+
+
+def failure(faults: list[Fault]) -> Outcome:
+    """A failed job by its items' faults."""
+    message = faults[0].message if len(faults) == 1 else f"{len(faults)} items failed; the first: {faults[0].message}"
+    return Outcome(State.FAILED, code=faults[0].code, message=message, faults=faults[:MAX_FAULTS])
+
+
+def _plain(output: Any) -> Any:
+    return output.model_dump(exclude_none=True) if hasattr(output, "model_dump") else output

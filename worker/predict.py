@@ -1,0 +1,66 @@
+"""Run one batch through a handler and give each unit its own fate. Device thread."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from shared.logs import Event, get_logger
+from worker.handler import ItemError
+from worker.models import LoadedModel
+
+logger = get_logger("worker")
+
+
+def predict(model: LoadedModel, batch: list[Any]) -> list[Any]:
+    """One output for each of `batch`, an ItemError where it failed. Never raises for a fault of the input: a batch
+    that raises is halved until the culprits are alone; out of memory halves it too and lowers the model's
+    `max_size` for this process. A wrong number of outputs fails the whole batch (`handler_contract`)."""
+    try:
+        outputs = model.handler.predict(batch)
+    except Exception as error:
+        failure = error
+    else:
+        return _checked(model, batch, outputs)
+    if len(batch) == 1:
+        return [_item_error(model, failure)]
+    if is_out_of_memory(failure):
+        _release_memory()
+        if model.max_size >= len(batch):
+            model.max_size = max(1, len(batch) // 2)
+            logger.warning(Event.BATCH_HALVED, model=str(model.ref), size=len(batch), max_size=model.max_size)
+    middle = len(batch) // 2
+    return predict(model, batch[:middle]) + predict(model, batch[middle:])
+
+
+def _item_error(model: LoadedModel, failure: Exception) -> ItemError:
+    if isinstance(failure, ItemError):
+        return failure
+    code = "out_of_memory" if is_out_of_memory(failure) else "predict_error"
+    logger.error(Event.BATCH_FAILED, model=str(model.ref), code=code, exc_info=failure)
+    return ItemError(f"{type(failure).__name__}: {failure}", code=code)
+
+
+def _checked(model: LoadedModel, batch: list[Any], outputs: Any) -> list[Any]:
+    if not isinstance(outputs, Sequence) or isinstance(outputs, str | bytes) or len(outputs) != len(batch):
+        got = f"{len(outputs)} outputs" if isinstance(outputs, Sequence) else type(outputs).__name__
+        message = f"predict must return a list with one output for each input: got {got} for {len(batch)} inputs"
+        logger.error(Event.BATCH_FAILED, model=str(model.ref), code="handler_contract", message=message)
+        return [ItemError(message, code="handler_contract") for _ in batch]
+    return list(outputs)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """The device's or the host's memory. Without importing torch: a worker of echo models has none."""
+    torch = sys.modules.get("torch")
+    kinds: tuple[type[BaseException], ...] = (MemoryError,)
+    if torch is not None:
+        kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds)
+
+
+def _release_memory() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,118 @@
+"""From a message to units for the batcher: fetch payloads, validate, split, tokenise. A small thread pool."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import redis
+
+from shared import keys, tasks
+from shared.catalog import Ref
+from shared.errors import Fault, InvalidInput
+from shared.logs import Event, get_logger
+from shared.payloads import attach
+from shared.types import Outcome, State
+from worker.batcher import Budget
+from worker.finisher import MAX_FAULTS, RETRY_S, Finisher, failure
+from worker.handler import ItemError, Prepared
+from worker.models import LoadedModel
+from worker.runner import Runner
+from worker.work import Item, Unit, Work
+
+logger = get_logger("worker")
+
+
+class Preparer:
+    """`submit` from any thread."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        models: Mapping[Ref, LoadedModel],
+        runner: Runner,
+        finisher: Finisher,
+        *,
+        threads: int,
+        adopt: Callable[[Work], None],
+    ) -> None:
+        self._client, self._models, self._runner, self._finisher = client, models, runner, finisher
+        self._adopt = adopt
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
+
+    def submit(self, work: Work, *, adopt: bool = False) -> None:
+        """Prepare a job, or adopt a plain Celery producer's."""
+        self._pool.submit(self._guard, self._adopt if adopt else self._prepare, work)
+
+    def stop(self) -> None:
+        """What has not begun never will; it is still held and is given back."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _guard(self, action: Callable[[Work], None], work: Work) -> None:
+        while True:
+            try:
+                return action(work)
+            except redis.RedisError as error:
+                logger.warning(Event.REDIS_LOST, step="prepare", error=str(error))
+                time.sleep(RETRY_S)
+            except InvalidInput as error:
+                return self._finisher.end(work, failure(error.faults or [Fault(message=error.message)]))
+            except Exception as error:
+                logger.error(Event.JOB_FAILED, job_id=work.job_id, step="prepare", exc_info=error)
+                message = f"{type(error).__name__}: {error}"
+                return self._finisher.end(work, Outcome(State.FAILED, code="predict_error", message=message))
+
+    def _prepare(self, work: Work) -> None:
+        begun = time.monotonic()
+        work.model = model = self._models[work.ref]
+        kwargs = work.request.kwargs
+        value = self._input(work, kwargs["input"])
+        work.parameters, work.partial = tasks.parse_parameters(model.task, kwargs.get("parameters"))
+        work.parts = tasks.split(model.task, value)
+        work.items = [Item() for _ in work.parts.items]
+        units: list[Unit] = []
+        budget = Budget(model.max_size, model.max_cost, model.max_wait_s, model.padded)
+        for index in range(len(work.items)):
+            units += self._units(work, model, index, budget)
+        work.prepare_ms = (time.monotonic() - begun) * 1000
+        faults = [item.fault for item in work.items if item.fault]
+        if faults and (not work.partial or not units):
+            outcome = failure(faults[:MAX_FAULTS])
+            return self._finisher.end(work, outcome)
+        work.open_items = sum(item.fault is None for item in work.items)
+        self._runner.put(units)
+
+    def _input(self, work: Work, value: Any) -> Any:
+        pointers = work.request.request_dict.get("ml_payloads") or []
+        if not pointers:
+            return value
+        parts = self._client.mget([keys.payload_key(work.job_id, number) for number in range(len(pointers))])
+        if any(part is None for part in parts):
+            raise InvalidInput("the job's input is gone from the payload store")
+        return attach(value, pointers, parts)
+
+    def _units(self, work: Work, model: LoadedModel, index: int, budget: Budget) -> list[Unit]:
+        """The units of one item; none, and the item's fault, when it cannot be prepared."""
+        item, parts = work.items[index], work.parts
+        assert parts is not None  # noqa: S101  # split just before
+        try:
+            item.value = tasks.parse_item(model.task, parts, index)
+            prepared = model.handler.prepare(item.value, work.parameters)
+        except InvalidInput as error:
+            item.fault = error.faults[0]
+        except ItemError as error:
+            path = tuple(error.pointer.split("/")[1:])
+            item.fault = Fault(pointer=parts.pointer(index, path), code=error.code, message=error.message)
+        except redis.RedisError:
+            raise
+        except Exception as error:
+            logger.error(Event.JOB_FAILED, job_id=work.job_id, step="prepare", exc_info=error)
+            message = f"{type(error).__name__}: {error}"
+            item.fault = Fault(pointer=parts.pointer(index), code="predict_error", message=message)
+        if item.fault:
+            return []
+        chunks: Sequence[Prepared] = [prepared] if isinstance(prepared, Prepared) else list(prepared)
+        item.outputs, item.missing = [None] * len(chunks), len(chunks)
+        return [Unit(work, index, number, chunk, budget) for number, chunk in enumerate(chunks)]

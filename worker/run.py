@@ -1,0 +1,128 @@
+"""The worker's life: device, models, engine, Celery, drain."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import uuid
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+from celery import signals
+from celery.worker import state as celery_state
+
+from shared import keys
+from shared.catalog import Catalog, Ref, load_catalog
+from shared.errors import ConfigError
+from shared.logs import Event, get_logger
+from shared.queue import make_celery, queue
+from shared.settings import Settings
+from shared.store import check_server, connect
+from worker import transport
+from worker.consumer import install_revoke
+from worker.device import Device, claim_device
+from worker.engine import Engine
+from worker.models import LoadedModel, load_model
+from worker.pool import BatchPool
+from worker.presence import Presence
+from worker.watchdog import start_watchdog
+
+logger = get_logger("worker")
+
+
+def run(settings: Settings) -> int:
+    """Until SIGTERM; the exit code. Raises ConfigError when it must not start."""
+    # Before Celery's handlers are in place; as process 1 of a container the default would ignore the signal.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    catalog = load_catalog(settings.models_file)
+    device = claim_device(settings)
+    client = connect(settings)
+    check_server(client)
+    models = load_all(catalog, device, settings)
+    process = f"{settings.worker_name}-{uuid.uuid4().hex[:12]}"
+    engine = Engine(settings, catalog, models, client, process=process)
+    presence = Presence(
+        connect(settings),
+        settings,
+        engine.holdings,
+        process=process,
+        device=device.name,
+        models=models.values(),
+        on_lost=engine.lost,
+        healthy=lambda: not engine.stalled(),
+    )
+    engine.start()
+    start_watchdog(engine, interval_s=0.5, exit_process=os._exit)
+    try:
+        return consume(settings, models, engine, presence)
+    finally:
+        presence.stop()
+
+
+def load_all(catalog: Catalog, device: Device, settings: Settings) -> dict[Ref, LoadedModel]:
+    """Every version, in the order of the file, warm. Raises ConfigError: a worker that cannot serve what it was
+    configured for is not ready."""
+    models = {}
+    for ref, spec, version in catalog.refs():
+        logger.info(Event.MODEL_LOADING, model=str(ref), source=version.source)
+        try:
+            model = load_model(ref, spec, version, device=device.name, settings=settings)
+        except Exception as error:
+            logger.error(Event.MODEL_FAILED, model=str(ref), error=str(error), exc_info=error)
+            raise ConfigError(f"{ref} does not load: {error}") from error
+        models[ref] = model
+        logger.info(Event.MODEL_READY, model=str(ref), load_s=round(model.load_s, 2), warm_s=round(model.warm_s, 2))
+    return models
+
+
+def consume(settings: Settings, models: Mapping[Ref, LoadedModel], engine: Engine, presence: Presence) -> int:
+    """Celery's worker, with our pool, transport and backend, in this thread until it was told to stop."""
+    transport.install(engine.holdings)
+    install_revoke()
+    app = make_celery(settings, backend=f"worker.backend:OutcomeBackend+{settings.redis_url}")
+    queues = [queue(keys.queue_name(ref.model, ref.version)) for ref in models]
+    app.conf.task_queues = [*app.conf.task_queues, *queues]
+    app.conf.worker_consumer = "worker.consumer:DeadLetteringConsumer"
+    pool = type("BatchPool", (BatchPool,), {"engine": engine, "__module__": BatchPool.__module__})
+
+    def on_ready(sender: Any, **_: Any) -> None:
+        if not presence.started:  # also sent after each reconnect
+            presence.start()
+            logger.info(Event.WORKER_READY, worker=settings.worker_name, models=[str(ref) for ref in models])
+        install_signals(settings, engine)
+
+    signals.worker_ready.connect(on_ready, weak=False)
+    worker = app.Worker(
+        hostname=f"{settings.worker_name}@{os.uname().nodename}",
+        pool=pool,
+        concurrency=1,
+        loglevel="WARNING",
+        task_events=True,
+        without_gossip=True,
+        without_mingle=True,
+        quiet=True,
+    )
+    worker.start()
+    return int(worker.exitcode or 0)
+
+
+def install_signals(settings: Settings, engine: Engine) -> None:
+    """SIGTERM and SIGINT: drain first, with Celery's loop still running (events, inspect, heartbeats), then stop
+    Celery. A second signal is not needed: the grace is bounded."""
+
+    def drain() -> None:
+        engine.drain(settings.grace_s)
+        engine.reporter.call(stop_celery)
+
+    def stop_celery() -> None:
+        celery_state.should_stop = 0
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if not engine.draining:
+            engine.draining = True
+            threading.Thread(target=drain, name="drain").start()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)

@@ -1,0 +1,146 @@
+"""The device thread: take a batch when the device is free, claim its jobs, predict, hand the outputs on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import redis
+
+from shared import scripts
+from shared.logs import Event, get_logger
+from worker.batcher import Batcher
+from worker.finisher import Finisher
+from worker.predict import predict
+from worker.report import Reporter
+from worker.work import Unit, Work
+
+logger = get_logger("worker")
+
+RETRY_S = 0.5  # between tries to reach Redis; what is in hand is kept
+
+
+class Runner:
+    """Only its thread runs a model in service. `put` from any thread."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        finisher: Finisher,
+        reporter: Reporter,
+        *,
+        process: str,
+        worker: str,
+        max_attempts: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client, self._finisher, self._reporter = client, finisher, reporter
+        self._process, self._worker, self._max_attempts = process, worker, max_attempts
+        self._clock = clock
+        self._condition = threading.Condition()
+        self._batcher: Batcher[Unit] = Batcher(clock)
+        self._stopping = False
+        self._thread = threading.Thread(target=self._loop, name="device", daemon=True)
+        self.current: tuple[float, list[Unit]] | None = None
+        """Since when which batch is on the device; read by the watchdog."""
+
+    def start(self) -> None:
+        """Once."""
+        self._thread.start()
+
+    def stop(self, timeout: float) -> bool:
+        """Finish the batch in flight and end; False if it took longer than `timeout` seconds."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify_all()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def put(self, units: Iterable[Unit]) -> None:
+        """They wait for the device from now on."""
+        with self._condition:
+            self._batcher.put(units)
+            self._condition.notify_all()
+
+    def drop(self, work: Work) -> None:
+        """Forget what waits of a job that is no longer ours."""
+        with self._condition:
+            self._batcher.discard(lambda unit: unit.work is work)
+
+    def waiting(self) -> int:
+        """How many units wait."""
+        with self._condition:
+            return len(self._batcher)
+
+    def _loop(self) -> None:
+        while True:
+            with self._condition:
+                while not self._stopping and not (units := self._batcher.take()):
+                    self._condition.wait(self._batcher.ready_in())
+                if self._stopping:
+                    return
+            self._run(units)
+
+    def _run(self, units: list[Unit]) -> None:
+        units = self._claim([unit for unit in units if not unit.work.ended])
+        if not units:
+            return
+        model = units[0].work.model
+        assert model is not None  # noqa: S101  # prepared work has its model
+        begun = self._clock()
+        self.current = (begun, units)
+        outputs = predict(model, [unit.prepared.item for unit in units])
+        predict_ms = (self._clock() - begun) * 1000
+        self.current = None
+        logger.debug(Event.BATCH_DONE, model=str(model.ref), size=len(units), predict_ms=round(predict_ms, 2))
+        self._finisher.deliver(units, outputs, predict_ms)
+
+    def _claim(self, units: list[Unit]) -> list[Unit]:
+        """The units that may run now. Jobs that have ended meanwhile fall out here, suspects go back to wait alone."""
+        works = list(dict.fromkeys(unit.work for unit in units))
+        if not works:
+            return []
+        call = scripts.claim(
+            [work.job_id for work in works],
+            process=self._process,
+            worker=self._worker,
+            max_attempts=self._max_attempts,
+            solo=works[0].alone,
+        )
+        verdicts = self._persist(call)
+        if verdicts is None:
+            return []
+        suspects, started = set(), []
+        for work, verdict in zip(works, verdicts, strict=True):
+            if verdict.status == "run":
+                if not work.claimed:
+                    started.append(work)
+                work.claimed = True
+                work.attempt, work.started_at = verdict.attempt, verdict.started_at
+            elif verdict.status == "suspect":
+                work.alone = True
+                suspects.add(work)
+            else:
+                work.ended = True
+                logger.info(Event.JOB_SKIPPED, job_id=work.job_id, verdict=verdict.status, state=verdict.state)
+                self._finisher.skip(work, verdict)
+        if suspects:
+            self.put(unit for unit in units if unit.work in suspects)
+            with self._condition:  # what else of theirs waits, in the lane of the innocent
+                others = self._batcher.discard(lambda unit: unit.work in suspects)
+                self._batcher.put(others)
+        self._reporter.started(started)
+        return [unit for unit in units if unit.work.claimed and not unit.work.ended and unit.work not in suspects]
+
+    def _persist(self, call: scripts.Call[Any]) -> Any:
+        """The reply, however long Redis is away; None when the worker stops before. Claiming again is harmless."""
+        while True:
+            try:
+                return scripts.one(scripts.run(self._client, [call]))
+            except redis.RedisError as error:
+                logger.warning(Event.REDIS_LOST, step="claim", error=str(error))
+                with self._condition:
+                    if self._condition.wait_for(lambda: self._stopping, RETRY_S):
+                        return None

@@ -1,0 +1,172 @@
+"""Kombu's Redis transport, made lossless; only `python -m worker` uses it, every URL and every producer stays stock.
+
+Stock kombu pops a message in one command and files it as unacked in a second; what dies between loses it. Here one
+script does both. Nobody polls: the drain connection has client-side tracking on, redirected to the connection that
+the event loop watches, and the script's LLENs make Redis send one invalidation there at the next change of any of the
+lists, whoever pushed (https://redis.io/docs/latest/develop/reference/client-side-caching/). A tick a second drains
+anyway, so that a lost wake-up costs latency and never a message.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from kombu.transport import TRANSPORT_ALIASES, virtual
+from kombu.transport import redis as stock
+from redis import Redis
+
+from shared import keys, scripts
+from shared.logs import Event, get_logger
+from worker.holdings import Holdings
+
+logger = get_logger("worker")
+
+
+class QoS(virtual.QoS):
+    """Acks of messages that no finish script has forgotten already; collected, flushed once a tick."""
+
+    restore_at_shutdown = False  # `Engine.drain` gives back what is held
+
+    def ack(self, delivery_tag: str) -> None:
+        """Any thread."""
+        if self.channel.holdings.release(delivery_tag):
+            self.channel.holdings.acked.append(delivery_tag)
+        super().ack(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Celery rejects what it cannot read or does not know: to the dead letters, or back to its list."""
+        if self.channel.holdings.release(delivery_tag):
+            holdings = self.channel.holdings
+            (holdings.requeued if requeue else holdings.rejected).append(delivery_tag)
+        super().ack(delivery_tag)
+
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """Leases are the presence thread's work."""
+
+
+class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
+    """One consuming channel. Event-loop thread only."""
+
+    QoS = QoS
+    holdings: Holdings  # set by `install`
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._left = 1
+        self._drainer: Redis | None = None
+        self._track: tuple[Any, ...] = ()
+        super().__init__(*args, **kwargs)
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        """Kombu calls it once a (re)connection: set the wake-up up instead of blocking in BRPOP."""
+        wake = self.client.connection
+        wake.send_command("CLIENT", "ID")
+        wake_id = wake.read_response()
+        wake.send_command("SUBSCRIBE", "__redis__:invalidate")
+        wake.read_response(push_request=True)
+        self._drainer = self._create_client()
+        self._drainer.connection = self._drainer.connection_pool.get_connection()  # tracking belongs to a connection
+        self._track = ("CLIENT", "TRACKING", "ON", "REDIRECT", wake_id, "NOLOOP")
+        self._drainer.execute_command(*self._track)
+        self._in_poll, self._brpop_sent_at, self._left = wake, None, 1
+
+    def _brpop_read(self, **options: Any) -> None:
+        """The wake connection is readable."""
+        wake = self.client.connection
+        try:
+            wake.read_response(push_request=True)
+            while wake.can_read(timeout=0):
+                wake.read_response(push_request=True)
+        except self.connection_errors:
+            wake.disconnect()
+            raise
+        self._left = 1
+        self.drain()
+
+    def drain(self) -> None:
+        """Flush acks; when messages wait and there is room, take them. Once a loop tick."""
+        if not self._in_poll or self._drainer is None:
+            return
+        self._flush()
+        if not self._left:
+            return
+        lists = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in self.active_queues]
+        room = self.holdings.room(lists)
+        if not any(room):
+            return
+        drained: scripts.Drained = scripts.run_on(self._drainer, scripts.drain(lists, room))
+        self._left = drained.left
+        for list_name, raw in drained.messages:
+            message = orjson.loads(raw)
+            # A tag that is held is a redelivery of what this very process works on: its lease ran out meanwhile.
+            if self.holdings.hold(message["properties"]["delivery_tag"], list_name):
+                self.connection._deliver(message, list_name.rsplit(self.sep, 1)[0])
+
+    def tick(self) -> None:
+        """Once a second: as if woken. Tracking is asked for again, since redis-py may have reconnected silently."""
+        self._left = 1
+        if self._drainer is not None:
+            self._drainer.execute_command(*self._track)
+
+    def _flush(self) -> None:
+        """What is said again after a lost connection is harmless."""
+        held = self.holdings
+        if requeued := list(held.requeued):
+            scripts.run_on(self._drainer, scripts.give_back(requeued))
+            del held.requeued[: len(requeued)]
+        for tag in list(held.rejected):
+            scripts.run_on(self._drainer, scripts.bury(tag, "rejected"))
+            held.rejected.remove(tag)
+        if acked := list(held.acked):
+            self._drainer.hdel(keys.UNACKED, *acked)
+            self._drainer.zrem(keys.LEASES, *acked)
+            del held.acked[: len(acked)]
+
+    def close(self) -> None:
+        """Kombu would block here until the wake connection speaks."""
+        self._in_poll = None
+        if self._drainer is not None:
+            self._drainer.close()
+            self._drainer = None
+        super().close()
+
+
+class Poller(stock.MultiChannelPoller):  # type: ignore[misc]
+    """Drains at the start of each loop turn."""
+
+    def on_poll_start(self) -> None:
+        """After kombu has (re)connected what it must."""
+        super().on_poll_start()
+        for channel in list(self._channels):
+            if channel.active_queues:
+                channel.drain()
+
+    def tick(self) -> None:
+        """Once a second."""
+        for channel in list(self._channels):
+            if channel.active_queues and channel._in_poll:
+                channel.tick()
+
+
+def install(holdings: Holdings) -> None:
+    """From here on this process's redis URLs are served by the lossless transport."""
+
+    class HoldingChannel(Channel):
+        pass
+
+    HoldingChannel.holdings = holdings
+
+    class Transport(stock.Transport):  # type: ignore[misc]
+        Channel = HoldingChannel
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.cycle = Poller()
+
+        def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+            super().register_with_event_loop(connection, loop)
+            loop.call_repeatedly(1.0, self.cycle.tick)
+
+    for scheme in ("redis", "rediss"):
+        TRANSPORT_ALIASES[scheme] = lambda: Transport
+    logger.debug(Event.STARTED, transport="lossless")

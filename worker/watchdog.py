@@ -1,0 +1,33 @@
+"""The watchdog: a predict that takes longer than its model's timeout.
+
+A kernel cannot be interrupted, so the jobs are settled and the process exits 70, to be restarted by whoever runs it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from shared.logs import Event, get_logger
+from worker.engine import Engine
+
+logger = get_logger("worker")
+
+EXIT_STALLED = 70  # EX_SOFTWARE of sysexits.h
+
+
+def start_watchdog(engine: Engine, *, interval_s: float, exit_process: Callable[[int], None]) -> None:
+    """In a daemon thread. `exit_process` must not return and must not wait for the device thread (`os._exit`)."""
+
+    def watch() -> None:
+        pause = threading.Event()
+        while not pause.wait(interval_s):
+            works = engine.stalled()
+            if works:
+                logger.error(Event.PREDICT_STALLED, jobs=len(works), model=str(works[0].ref))
+                try:
+                    engine.settle_stalled(works)
+                finally:
+                    exit_process(EXIT_STALLED)
+
+    threading.Thread(target=watch, name="watchdog", daemon=True).start()

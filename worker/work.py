@@ -1,0 +1,78 @@
+"""A job in this worker's hands, its items, and the units (chunks of items) that batches are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared.catalog import Ref
+from shared.errors import Fault
+from shared.tasks import Split
+from worker.batcher import Budget
+from worker.handler import Prepared
+from worker.models import LoadedModel
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One input of a job: its chunks' outputs, or why it failed."""
+
+    value: Any = None  # the task's item model
+    outputs: list[Any] = field(default_factory=list)
+    missing: int = 0  # chunks without an output
+    fault: Fault | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One job from its message to its outcome. Made in Celery's main thread, then owned by one thread after the
+    other: prepare, device, finish."""
+
+    job_id: str
+    tag: str  # of its message
+    ref: Ref
+    priority: int
+    request: Any  # celery's Request
+    received_at: float  # monotonic
+    model: LoadedModel | None = None
+    parts: Split | None = None
+    parameters: Any = None
+    partial: bool = False
+    items: list[Item] = field(default_factory=list)
+    open_items: int = 0
+    alone: bool = False  # a suspect: shares a batch with nobody
+    claimed: bool = False
+    ended: bool = False  # its outcome is on the way, or was written elsewhere: drop what is left of it
+    attempt: int = 0
+    started_at: int = 0  # ms, Redis TIME
+    prepare_ms: float = 0.0
+    predict_ms: float = 0.0
+    batch_size: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Unit:
+    """One chunk of one item: what a batch counts."""
+
+    work: Work
+    item: int
+    chunk: int
+    prepared: Prepared
+    budget: Budget
+
+    @property
+    def lane(self) -> Hashable:
+        """One model version, one group, and for a suspect its own job."""
+        return (self.work.ref, self.prepared.group, self.work.job_id if self.work.alone else None)
+
+    @property
+    def priority(self) -> int:
+        """Of its job."""
+        return self.work.priority
+
+    @property
+    def cost(self) -> int:
+        """At least 1."""
+        return max(1, self.prepared.cost)
