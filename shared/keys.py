@@ -21,6 +21,7 @@ WORKER = "ml:worker:"  # string: one worker process, alive while the key is
 CARD = "ml:card:"  # string: ml:card:<model>@<version>:<worker>, what it serves; lives like the worker
 SCHEMA = "ml:schema:"  # string: a version's input schema, for 30 days
 REPLY = "ml:reply:"  # channel: one API process
+PROBE = "ml:probe"  # string: written by readiness checks, for seconds
 
 INTAKE = "ml"  # queue of plain Celery producers
 CONTROL_EXCHANGE = "ml.pidbox"
