@@ -1,0 +1,48 @@
+"""create_app: the parts, the middleware, the routes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from api.deps import make_services
+from api.docs import describe
+from api.errors import add_error_handlers
+from api.metrics import Metrics
+from api.middleware import BodyCap, RequestId
+from api.routes import inference, jobs, models, ops
+from shared.catalog import load_catalog
+from shared.settings import Settings
+
+_ABOUT = """Inference through a queue: accepted is never lost, and batched at full speed.
+
+`POST /inference` waits for the output; `POST /v1/jobs` queues and is polled at `GET /v1/jobs/{id}`.
+Errors are `application/problem+json` (RFC 9457) with a `code` to act on and JSON pointers into your body."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Raises ConfigError for a models file that is wrong. Its lifespan raises StoreTooOld."""
+    parts = make_services(settings, load_catalog(settings.models_file))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await parts.check_store()
+        parts.start()
+        try:
+            yield
+        finally:
+            await parts.stop()
+
+    app = FastAPI(title="ml-service", version="0.1.0", description=_ABOUT, lifespan=lifespan, redirect_slashes=False)
+    app.state.services = parts
+    app.state.metrics = Metrics(parts.submitter, parts.catalog)
+    # The last added is the outermost.
+    app.add_middleware(BodyCap, most=settings.max_body_bytes)
+    app.add_middleware(RequestId, draining=lambda: parts.draining)
+    for face in (inference, jobs, models, ops):
+        app.include_router(face.router)
+    add_error_handlers(app)
+    describe(app)
+    return app

@@ -1,0 +1,137 @@
+"""Request bodies: JSON, a raw file, or multipart, to one thing: a NewJob.
+
+Content types are read liberally (clients send odd ones), contents strictly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+
+from api.inputs import pointer
+from api.schemas import InferenceRequest, JobRequest
+from api.submission import NewJob
+from shared.catalog import Catalog
+from shared.errors import BadRequest, Fault, InvalidInput, UnsupportedMedia
+
+MAX_DEPTH = 200  # orjson writes 254 levels, and a message and an outcome add some of their own
+_MOST_FILES = 2048
+_JSON_LIKE = {"", "application/json", "text/plain", "text/json", "application/x-www-form-urlencoded"}
+_RAW = ("image/", "audio/", "video/", "application/octet-stream")
+_JSON_FIELDS = {"parameters", "labels"}
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """One route's names: of the model's field and the input's, and the model of its envelope."""
+
+    model_field: str
+    input_field: str
+    schema: type[BaseModel]
+
+
+INFERENCE = Face("model_type", "data", InferenceRequest)
+JOBS = Face("model", "input", JobRequest)
+
+
+async def read_job(request: Request, face: Face, catalog: Catalog) -> NewJob:
+    """The job that a request asks for. Raises BadRequest, UnsupportedMedia, InvalidInput (pointers into the body)."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedMedia(f"Content-Encoding {encoding!r} is not supported; send the body as it is")
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    files: list[tuple[str, bytes]] = []
+    if kind in _JSON_LIKE or kind.endswith("+json"):
+        fields = read_json(await request.body())
+        if not isinstance(fields, dict):
+            raise InvalidInput(faults=[Fault(message="the body must be a JSON object")])
+    elif kind == "multipart/form-data":
+        fields, files = await _read_form(request, face)
+    elif kind.startswith(_RAW):
+        files = [("", await request.body())]
+        fields = _typed(dict(request.query_params), face)
+        if not files[0][1]:
+            raise BadRequest("the body is empty")
+    else:
+        raise UnsupportedMedia(f"content type {kind!r} is not supported; send JSON, multipart/form-data, or a raw file")
+    return _new_job(fields, files, face, catalog)
+
+
+def read_json(body: bytes) -> Any:
+    """Strict JSON: no NaN, no Infinity, no endless nesting. Raises BadRequest."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not valid JSON: {error}") from None
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _deeper_than_allowed(value):
+        raise BadRequest(f"the body is nested deeper than {MAX_DEPTH} levels")
+    return value
+
+
+def _deeper_than_allowed(value: Any) -> bool:
+    """Let orjson's own limit (254) find it: much faster than a walk over a large list of numbers."""
+    for _ in range(254 - MAX_DEPTH):
+        value = [value]
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return True
+    return False
+
+
+def _new_job(fields: dict[str, Any], files: list[tuple[str, bytes]], face: Face, catalog: Catalog) -> NewJob:
+    faults: list[Fault] = []
+    try:
+        envelope = face.schema.model_validate(fields)
+    except ValidationError as error:
+        for fault in error.errors(include_url=False, include_input=False, include_context=False):
+            path = [part for part in fault["loc"] if part != "[key]"]
+            faults.append(Fault(pointer=pointer(path), message=fault["msg"]))
+    if fields.get(face.model_field) is None and len(catalog.models) != 1:
+        known = ", ".join(sorted(catalog.models))
+        faults.append(Fault(pointer=f"/{face.model_field}", message=f"Field required: one of {known}"))
+    if face.input_field not in fields and not files:
+        faults.append(Fault(pointer=f"/{face.input_field}", message="Field required"))
+    if faults:
+        raise InvalidInput("the request does not fit", faults=faults)
+    asked = {name: getattr(envelope, name) for name in type(envelope).model_fields}
+    model = asked.pop(face.model_field) or next(iter(catalog.models))
+    value = asked.pop(face.input_field)
+    asked["parameters"] = asked["parameters"] or {}
+    return NewJob(model, value, files=files, **asked)
+
+
+async def _read_form(request: Request, face: Face) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
+    """Text parts are the envelope's fields, file parts those of the input."""
+    texts: dict[str, Any] = dict(request.query_params)
+    files: list[tuple[str, bytes]] = []
+    try:
+        form: FormData = await request.form(max_files=_MOST_FILES, max_fields=64, max_part_size=2**31)
+    except HTTPException as error:
+        raise BadRequest(f"the multipart body cannot be read: {error.detail}") from None
+    for name, part in form.multi_items():
+        if isinstance(part, UploadFile):
+            files.append((name, await part.read()))
+        else:
+            texts[name] = part
+    await form.close()
+    return _typed(texts, face), files
+
+
+def _typed(texts: dict[str, Any], face: Face) -> dict[str, Any]:
+    """Text fields to JSON values where the envelope wants no text."""
+    for name in _JSON_FIELDS | {face.input_field}:
+        if name in texts:
+            try:
+                texts[name] = read_json(texts[name].encode())
+            except BadRequest as error:
+                raise InvalidInput(
+                    faults=[Fault(pointer=f"/{name}", message=f"must be JSON: {error.message}")]
+                ) from None
+    return texts

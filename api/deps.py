@@ -1,0 +1,81 @@
+"""What a handler works with, made once by `create_app`."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, field
+
+import redis.asyncio
+from fastapi import Request
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
+
+from api.jobs import JobService
+from api.presence import Presence
+from api.submitter import LOST, Submitter
+from api.sweeper import Sweeper
+from api.waiter import Waiter
+from shared import keys
+from shared.catalog import Catalog
+from shared.errors import StoreTooOld
+from shared.settings import Settings
+
+_MINIMUM = (7, 0)
+
+
+@dataclass(slots=True)
+class Services:
+    """One process's parts. Everything runs on one event loop."""
+
+    settings: Settings
+    catalog: Catalog
+    client: redis.asyncio.Redis
+    submitter: Submitter
+    waiter: Waiter
+    presence: Presence
+    jobs: JobService
+    sweeper: Sweeper
+    draining: bool = False
+    started_at: int = field(default_factory=lambda: int(time.time()))
+
+    async def check_store(self) -> None:
+        """Raises StoreTooOld. A Redis that does not answer yet is no reason not to start."""
+        try:
+            told = await self.client.info("server")
+        except LOST:
+            return
+        version = str(told["redis_version"])
+        if tuple(int(part) for part in version.split(".")[:2]) < _MINIMUM:
+            raise StoreTooOld(f"Redis 7.0 or newer, or Valkey, is needed, not {version}")
+
+    def start(self) -> None:
+        """Begin to listen and to sweep."""
+        self.waiter.start()
+        self.sweeper.start()
+
+    async def stop(self) -> None:
+        """End what runs in the background."""
+        await self.sweeper.stop()
+        await self.waiter.stop()
+        await self.submitter.close()
+        await self.client.aclose()
+
+
+def make_services(settings: Settings, catalog: Catalog) -> Services:
+    """Nothing is connected yet."""
+    # One quick retry: a pooled connection may have died with the last Redis. More would only delay the 503.
+    client = redis.asyncio.Redis.from_url(
+        settings.redis_url, socket_timeout=5, socket_connect_timeout=2, retry=Retry(ConstantBackoff(0.05), 1)
+    )
+    submitter = Submitter(client)
+    waiter = Waiter(client, submitter, keys.REPLY + uuid.uuid4().hex)
+    presence = Presence(client, submitter, catalog)
+    jobs = JobService(settings, catalog, submitter, waiter, presence)
+    return Services(settings, catalog, client, submitter, waiter, presence, jobs, Sweeper(submitter))
+
+
+def services(request: Request) -> Services:
+    """Of the app that serves this request."""
+    found: Services = request.app.state.services
+    return found

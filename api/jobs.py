@@ -1,0 +1,172 @@
+"""JobService: submit, get, wait, cancel. Every face goes through it; a face only translates."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import Receive
+
+from api.backlog import Backlog
+from api.inputs import InInput, place
+from api.presence import Presence
+from api.submission import NewJob, Submission, compose
+from api.submitter import Command, Submitter, refusal
+from api.waiter import News, Waiter, Waiting
+from shared import scripts
+from shared.catalog import Catalog, Ref
+from shared.errors import BadRequest, Fault, IdempotencyMismatch, InvalidInput, TooLarge, UnknownJob
+from shared.outcomes import job_view
+from shared.payloads import detach
+from shared.settings import Settings
+from shared.types import Job, State
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """An accepted job. `fresh`: this call made it. `waiting`: the caller's place in the waiter, if it waits."""
+
+    job_id: str
+    ref: Ref
+    fresh: bool
+    created_at: int
+    waiting: Waiting | None
+
+
+class CallerGone(Exception):
+    """The caller has closed the connection."""
+
+
+class JobService:
+    """For one event loop. All methods raise StoreUnavailable when Redis is away or takes no writes."""
+
+    def __init__(
+        self, settings: Settings, catalog: Catalog, submitter: Submitter, waiter: Waiter, presence: Presence
+    ) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._submitter = submitter
+        self._waiter = waiter
+        self._presence = presence
+        self._backlog = Backlog(submitter)
+
+    async def submit(self, new: NewJob, *, wait: bool = False) -> Ticket:
+        """Check and accept a job. With `wait` the ticket must go to `wait`. Raises UnknownModel, InvalidInput (faults
+        point into the input, or begin with /parameters), TooLarge, QueueFull, IdempotencyMismatch."""
+        ref = self._catalog.resolve(new.model, new.version)
+        spec = self._catalog.spec(ref.model)
+        check = await self._presence.input_check(ref)
+        value = check.check(place(new.input, new.files, check.blobs), new.parameters)
+        try:
+            detached = detach(value, self._settings.inline_bytes)
+        except (TypeError, RecursionError):
+            raise BadRequest("the input is nested too deeply") from None
+        if detached.size > spec.limits.input_bytes:
+            raise TooLarge(f"{ref.model} takes inputs of up to {spec.limits.input_bytes} bytes, not {detached.size}")
+        job_id = str(uuid.uuid4())
+        waiting = self._waiter.expect(job_id) if wait else None
+        try:
+            channel = self._waiter.channel if waiting else ""
+            asked = compose(job_id, new, ref, spec=spec, detached=detached, settings=self._settings, channel=channel)
+            ticket = await self._accept(asked, waiting)
+        except BaseException:
+            if waiting:
+                self._waiter.forget(job_id, waiting)
+            raise
+        if waiting and ticket.job_id != job_id:
+            self._waiter.forget(job_id, waiting)
+            job, waiting = await self.follow(ticket.job_id)
+            created_at = int(job.created_at.timestamp() * 1000)
+            return Ticket(job.id, Ref(job.model, job.version), False, created_at, waiting)
+        return ticket
+
+    async def _accept(self, asked: Submission, waiting: Waiting | None) -> Ticket:
+        *sets, submitted = await self._submitter.run(*asked.calls)
+        accepted = isinstance(submitted, scripts.Submitted) and submitted.job_id == asked.job_id
+        broken = next((reply for reply in sets if isinstance(reply, Exception)), None)
+        if asked.payload_keys and (broken or not accepted):
+            # Not accepted, or accepted without its input: leave nothing behind.
+            undo: list[Any] = [Command("UNLINK", *asked.payload_keys)]
+            await self._submitter.run(*undo, *([scripts.cancel(asked.job_id)] if accepted else []))
+        if isinstance(submitted, Exception):
+            raise refusal(submitted)
+        if broken:
+            raise refusal(broken)
+        if submitted.status == "mismatch":
+            raise IdempotencyMismatch
+        if submitted.status == "full":
+            raise await self._backlog.queue_full(asked.ref, submitted.jobs, submitted.size)
+        # `existing` with our own id: the connection broke after the first try, and the second found the job.
+        return Ticket(submitted.job_id, asked.ref, accepted, submitted.created_at, waiting if accepted else None)
+
+    async def get(self, job_id: str) -> Job:
+        """Raises UnknownJob."""
+        return _view(job_id, await self._submitter.one(scripts.watch(job_id)))
+
+    async def outcome(self, job_id: str) -> tuple[Job, scripts.Seen]:
+        """The job with its record and outcome as stored. Raises UnknownJob."""
+        seen = await self._submitter.one(scripts.watch(job_id))
+        return _view(job_id, seen), seen
+
+    async def follow(self, job_id: str) -> tuple[Job, Waiting]:
+        """The job now, and a place in the waiter that must go to `wait`. Raises UnknownJob."""
+        waiting = self._waiter.expect(job_id)
+        try:
+            seen = await self._submitter.one(scripts.watch(job_id, channel=self._waiter.channel))
+            job = _view(job_id, seen)
+        except BaseException:
+            self._waiter.forget(job_id, waiting)
+            raise
+        if job.state.terminal and not waiting.done():
+            waiting.set_result(News(job.state, int(seen.record["finished_at"]), seen.meta))
+        return job, waiting
+
+    async def wait(self, job_id: str, waiting: Waiting, timeout_s: float, receive: Receive) -> News | None:
+        """The job's end, or None when the time is over or the process drains. Raises CallerGone."""
+        gone = asyncio.ensure_future(_until_gone(receive))
+        try:
+            await asyncio.wait((waiting, gone), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                return waiting.result()
+            if gone.done():
+                raise CallerGone
+            return None
+        finally:
+            gone.cancel()
+            self._waiter.forget(job_id, waiting)
+
+    async def cancel(self, job_id: str) -> Job:
+        """The job after the cancel: canceled if it was queued, unchanged if it had ended, still running if a worker
+        has it (it ends as canceled with its batch). Raises UnknownJob."""
+        # Two round trips: after a Redis restart an unknown script is run behind its neighbours.
+        await self._submitter.one(scripts.cancel(job_id))
+        return await self.get(job_id)
+
+    async def abandon(self, job_id: str) -> bool:
+        """The one caller of a waiting face has gone: cancel what is still queued and has no other interest.
+        Whether it was queued until now."""
+        if self._waiter.awaited(job_id):
+            return False
+        state = await self._submitter.one(scripts.cancel(job_id, abandoned_by=self._waiter.channel))
+        return bool(state is State.QUEUED)
+
+
+def _view(job_id: str, seen: Any) -> Job:
+    if not seen.record:
+        raise UnknownJob
+    return job_view(job_id, seen.record, seen.meta)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def prefixed(error: InvalidInput, field_name: str) -> InvalidInput:
+    """The error with its pointers into the request's body: those of the input lie under `/<field_name>`."""
+    if not isinstance(error, InInput):
+        return error
+    faults = [Fault(pointer=f"/{field_name}{f.pointer}", code=f.code, message=f.message) for f in error.faults]
+    return InvalidInput(error.message, faults=faults)

@@ -1,0 +1,69 @@
+"""Prometheus text: this process, and the queues as Redis counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from api.submitter import Command, Submitter
+from shared import keys
+from shared.catalog import Catalog
+from shared.errors import StoreUnavailable
+
+STATES = ("queued", "running", "succeeded", "failed", "canceled")
+
+
+async def read_counters(submitter: Submitter, catalog: Catalog) -> dict[tuple[str, str], dict[str, int]]:
+    """Jobs by state for each (model, version): queued and running now, the others ever. Raises StoreUnavailable."""
+    refs = [ref for ref, _, _ in catalog.refs()]
+    replies = await submitter.run(*(Command("HMGET", f"{keys.COUNTERS}{ref}", *STATES) for ref in refs))
+    found = {}
+    for ref, reply in zip(refs, replies, strict=True):
+        if isinstance(reply, Exception):
+            raise StoreUnavailable(str(reply))
+        found[ref.model, ref.version] = {name: int(n or 0) for name, n in zip(STATES, reply, strict=True)}
+    return found
+
+
+class _Jobs(Collector):
+    """What was read last; a scrape reads it right after it was set."""
+
+    def __init__(self) -> None:
+        self.counters: dict[tuple[str, str], dict[str, int]] = {}
+        self.up = False
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        yield GaugeMetricFamily("ml_store_up", "Whether Redis answers this API process", value=float(self.up))
+        depth = GaugeMetricFamily("ml_queue_depth", "Jobs that wait for a worker", labels=["model", "version"])
+        jobs = GaugeMetricFamily(
+            "ml_jobs", "Jobs: queued and running now, the others since the start", labels=["model", "version", "state"]
+        )
+        for (model, version), states in self.counters.items():
+            depth.add_metric([model, version], states["queued"])
+            for state, count in states.items():
+                jobs.add_metric([model, version, state], count)
+        yield depth
+        yield jobs
+
+
+class Metrics:
+    """One registry an app, so that two apps in one process do not meet."""
+
+    def __init__(self, submitter: Submitter, catalog: Catalog) -> None:
+        self._submitter, self._catalog = submitter, catalog
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._jobs = _Jobs()
+        self._registry.register(self._jobs)
+
+    async def text(self) -> bytes:
+        """The exposition; without the queues while Redis is away."""
+        try:
+            counters, up = await read_counters(self._submitter, self._catalog), True
+        except StoreUnavailable:
+            counters, up = {}, False
+        self._jobs.counters, self._jobs.up = counters, up
+        return generate_latest(self._registry)

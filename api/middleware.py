@@ -1,0 +1,88 @@
+"""Pure ASGI middleware: a request id on every answer, a cap on every body, no error without an answer.
+
+Nothing here may wrap `receive` so that a disconnect is hidden: handlers that wait must see it.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.errors import problem
+from shared.errors import TooLarge
+from shared.logs import Event, get_logger
+
+logger = get_logger("api")
+
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class RequestId:
+    """`X-Request-ID` of the caller, or one of ours, on the answer; `Connection: close` while the process drains.
+    Outermost: an error that nobody has answered becomes a 500 problem here."""
+
+    def __init__(self, app: ASGIApp, draining: Callable[[], bool]) -> None:
+        self._app, self._draining = app, draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI's contract
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = False
+
+        async def tagged(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(raw=message["headers"])
+                headers["x-request-id"] = request_id
+                if self._draining():
+                    headers["connection"] = "close"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, tagged)
+        except Exception as error:
+            logger.error(Event.REQUEST_FAILED, exc_info=error, path=scope["path"], request_id=request_id)
+            if started:
+                raise
+            text = f"something went wrong here; its request id is {request_id}"
+            await problem(Request(scope), "internal_error", text)(scope, receive, tagged)
+
+
+class BodyCap:
+    """413 for a body over `most` bytes: at once where the length is told, else when the limit is passed."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app, self._most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI's contract
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        length = Headers(scope=scope).get("content-length", "0")
+        text = f"bodies of more than {self._most} bytes are not accepted"
+        if length.isdigit() and int(length) > self._most:
+            # The body is not read, so the connection cannot serve another request.
+            answer = problem(Request(scope), TooLarge.code, text, headers={"Connection": "close"})
+            await answer(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._most:
+                raise TooLarge(text)
+            return message
+
+        await self._app(scope, counted, send)

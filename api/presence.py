@@ -1,0 +1,109 @@
+"""What the workers say of themselves in Redis: who lives, which versions they serve, what input these take."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import orjson
+import redis.asyncio
+
+from api.inputs import InputCheck, NoCheck, SchemaCheck, TaskCheck
+from api.submitter import Command, Submitter
+from shared import keys
+from shared.catalog import Catalog, Ref
+from shared.tasks import BUILT_IN
+
+T = TypeVar("T")
+
+_FRESH_S = 2.0
+_SCHEMA_FRESH_S = 5.0
+
+
+@dataclass(slots=True)
+class Workers:
+    """The living workers, and the cards of the versions they serve."""
+
+    workers: list[dict[str, Any]] = field(default_factory=list)
+    cards: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by ref
+
+    def ready(self, ref: str) -> int:
+        """How many living workers serve this version now."""
+        return sum(card.get("state") == "ready" for card in self.cards.get(ref, ()))
+
+
+class Presence:
+    """Reads what workers publish, at most every few seconds. For one event loop."""
+
+    def __init__(self, client: redis.asyncio.Redis, submitter: Submitter, catalog: Catalog) -> None:
+        self._client = client
+        self._submitter = submitter
+        self._catalog = catalog
+        self._workers = _Cached(_FRESH_S, self._read_workers)
+        self._tasks = {name: TaskCheck(BUILT_IN[s.task]) for name, s in catalog.models.items() if s.task}
+        self._schemas: dict[str, tuple[float, bytes, InputCheck]] = {}
+
+    async def workers(self) -> Workers:
+        """Not older than two seconds. Raises StoreUnavailable."""
+        return await self._workers.get()
+
+    async def input_check(self, ref: Ref) -> InputCheck:
+        """How this version's input is checked. Raises StoreUnavailable."""
+        task = self._tasks.get(ref.model)
+        if task is not None:
+            return task
+        name = str(ref)
+        read_at, raw, known = self._schemas.get(name, (0.0, b"", NoCheck()))
+        if time.monotonic() - read_at < _SCHEMA_FRESH_S and name in self._schemas:
+            return known
+        found = await self._submitter.one(Command("GET", keys.SCHEMA + name)) or b""
+        if found != raw:
+            known = _schema_check(found)
+        self._schemas[name] = (time.monotonic(), found, known)
+        return known
+
+    async def _read_workers(self) -> Workers:
+        names = [key async for key in self._client.scan_iter(keys.WORKER + "*", count=1000)]
+        if not names:
+            return Workers()
+        found = [orjson.loads(raw) for raw in await self._client.mget(names) if raw]
+        result = Workers(found)
+        pairs = [(ref, worker["worker"]) for worker in found for ref in worker.get("refs", ())]
+        if pairs:
+            raws = await self._client.mget([keys.card_key(ref, worker) for ref, worker in pairs])
+            for (ref, _), raw in zip(pairs, raws, strict=True):
+                if raw:
+                    result.cards.setdefault(ref, []).append(orjson.loads(raw))
+        return result
+
+
+def _schema_check(raw: bytes) -> InputCheck:
+    if not raw:
+        return NoCheck()
+    schema = orjson.loads(raw)
+    try:
+        return SchemaCheck(schema["input_schema"], schema.get("parameters_schema"))
+    except (KeyError, TypeError, ValueError):  # left by a handler whose schema is none: the worker checks
+        return NoCheck()
+
+
+class _Cached:
+    """One value, read again when it is old; callers meanwhile share one read."""
+
+    def __init__(self, fresh_s: float, read: Callable[[], Awaitable[Workers]]) -> None:
+        self._fresh_s, self._read = fresh_s, read
+        self._at = float("-inf")
+        self._value = Workers()
+        self._lock = asyncio.Lock()
+
+    async def get(self) -> Workers:
+        if time.monotonic() - self._at < self._fresh_s:
+            return self._value
+        async with self._lock:
+            if time.monotonic() - self._at >= self._fresh_s:
+                self._value = await self._read()
+                self._at = time.monotonic()
+            return self._value

@@ -1,0 +1,98 @@
+"""`POST /inference`: the seed's contract. Call, wait, get the output."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from api.bodies import INFERENCE, read_job
+from api.deps import Services, services
+from api.docs import INFERENCE_BODY, problems
+from api.errors import job_url, problem
+from api.jobs import CallerGone, Ticket, prefixed
+from api.prefer import parse_prefer
+from api.routes.jobs import accepted, idempotency_key
+from api.schemas import InferenceAnswer
+from shared.errors import Fault, InvalidInput, StoreUnavailable, WaitEnded
+from shared.types import State
+
+router = APIRouter()
+
+
+@router.post(
+    "/inference",
+    summary="Run a model and wait for its output",
+    response_model=None,
+    responses={200: {"model": InferenceAnswer}, **problems(400, 404, 409, 413, 415, 422, 500, 503, 504, 507)},
+    openapi_extra=INFERENCE_BODY,
+)
+async def inference(request: Request) -> Response:
+    """Waits up to `ML_INFERENCE_WAIT_S` (25 s), which is also the job's deadline unless you give one; then 504 with
+    the job's URL. `Prefer: respond-async` answers 202 at once."""
+    parts = services(request)
+    prefer = parse_prefer(request.headers.getlist("prefer"))
+    new = await read_job(request, INFERENCE, parts.catalog)
+    new.idempotency_key = idempotency_key(request)
+    most = parts.settings.inference_wait_s
+    wait_s = most if prefer.wait_s is None else min(most, prefer.wait_s)
+    if not prefer.respond_async and new.deadline_s is None:
+        new.deadline_s = most
+    try:
+        ticket = await parts.jobs.submit(new, wait=not prefer.respond_async)
+    except InvalidInput as error:
+        raise prefixed(error, "data") from None
+    if ticket.waiting is None:
+        return await accepted(parts, ticket.job_id, applied="respond-async")
+    try:
+        news = await parts.jobs.wait(ticket.job_id, ticket.waiting, wait_s, request.receive)
+    except CallerGone:
+        return await _abandon(parts, ticket)
+    if news is None:
+        raise WaitEnded(ticket.job_id)
+    meta = news.meta or (await parts.jobs.outcome(ticket.job_id))[1].meta
+    return _answer(request, ticket, news.state, orjson.loads(meta))
+
+
+def _answer(request: Request, ticket: Ticket, state: State, meta: dict[str, Any]) -> Response:
+    ours = meta.get("ml", {})
+    if state is not State.SUCCEEDED:
+        error = ours.get("error", {"code": "predict_error", "message": "the job failed"})
+        return problem(
+            request,
+            error["code"],
+            error["message"],
+            faults=[_in_body(Fault.model_validate(fault)) for fault in error.get("errors") or ()],
+            job_id=ticket.job_id,
+        )
+    timing = ours.get("timing", {})
+    if timing.get("queue_ms") is None and ours.get("started_at") and ticket.created_at:
+        timing["queue_ms"] = max(0, ours["started_at"] - ticket.created_at)
+    body = {
+        "job_id": ticket.job_id,
+        "model": ticket.ref.model,
+        "version": ticket.ref.version,
+        "output": meta["result"],
+        "timing": timing,
+    }
+    if ours.get("faults"):
+        body["errors"] = [fault | {"pointer": f"/data{fault['pointer']}"} for fault in ours["faults"]]
+    return Response(orjson.dumps(body), headers={"Location": job_url(ticket.job_id)}, media_type="application/json")
+
+
+def _in_body(fault: Fault) -> Fault:
+    """The worker's pointers lead into the input, or begin with /parameters."""
+    if fault.pointer == "/parameters" or fault.pointer.startswith("/parameters/"):
+        return fault
+    return Fault(pointer=f"/data{fault.pointer}", code=fault.code, message=fault.message)
+
+
+async def _abandon(parts: Services, ticket: Ticket) -> Response:
+    """Nobody reads this answer. The work is spared if it has not begun; Redis away means it runs."""
+    if ticket.fresh:
+        with contextlib.suppress(StoreUnavailable):
+            await parts.jobs.abandon(ticket.job_id)
+    return Response(status_code=400)

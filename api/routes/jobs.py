@@ -1,0 +1,123 @@
+"""`/v1/jobs`: submit, read, wait for, cancel."""
+
+from __future__ import annotations
+
+import math
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from api.bodies import JOBS, read_job
+from api.deps import Services, services
+from api.docs import JOBS_BODY, WAIT_QUERY, problems
+from api.errors import job_url
+from api.jobs import CallerGone, prefixed
+from api.prefer import parse_prefer
+from shared.errors import BadRequest, InvalidInput
+from shared.types import Job
+
+router = APIRouter(prefix="/v1/jobs")
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The header's value. Raises BadRequest for one that is empty or too long."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 1 <= len(key) <= 255:
+        raise BadRequest("Idempotency-Key must have 1 to 255 characters")
+    return key
+
+
+def job_response(job: Job, *, status: int = 200, applied: str | None = None) -> Response:
+    """A job's JSON, with its URL."""
+    headers = {"Location": job_url(job.id)}
+    if applied:
+        headers["Preference-Applied"] = applied
+    return Response(job.model_dump_json(), status, headers, "application/json")
+
+
+async def accepted(parts: Services, job_id: str, *, applied: str | None = None) -> Response:
+    """The job as it is now: 200 if it has ended, else 202."""
+    job = await parts.jobs.get(job_id)
+    return job_response(job, status=200 if job.state.terminal else 202, applied=applied)
+
+
+@router.post(
+    "",
+    summary="Queue a job",
+    status_code=202,
+    response_model=None,
+    responses={
+        202: {"model": Job, "description": "Accepted"},
+        200: {"model": Job, "description": "It has ended already (Prefer: wait, or a repeated Idempotency-Key)"},
+        **problems(400, 404, 413, 415, 422, 503),
+    },
+    openapi_extra=JOBS_BODY,
+)
+async def submit(request: Request) -> Response:
+    """202 with the job and its URL. `Prefer: wait=N` holds the answer until the job has ended, N seconds at most.
+    `Idempotency-Key`: the same key and payload is the same job; another payload 422."""
+    parts = services(request)
+    prefer = parse_prefer(request.headers.getlist("prefer"))
+    new = await read_job(request, JOBS, parts.catalog)
+    new.idempotency_key = idempotency_key(request)
+    wait_s = 0.0 if prefer.respond_async or prefer.wait_s is None else min(prefer.wait_s, parts.settings.max_wait_s)
+    try:
+        ticket = await parts.jobs.submit(new, wait=wait_s > 0)
+    except InvalidInput as error:
+        raise prefixed(error, "input") from None
+    applied = "respond-async" if prefer.respond_async else None
+    if ticket.waiting is not None:
+        applied = f"wait={wait_s:g}"
+        try:
+            await parts.jobs.wait(ticket.job_id, ticket.waiting, wait_s, request.receive)
+        except CallerGone:  # accepted is accepted: the job stays
+            return Response(status_code=400)
+    return await accepted(parts, ticket.job_id, applied=applied)
+
+
+@router.get(
+    "/{job_id}",
+    summary="Read a job, or wait for its end",
+    response_model=None,
+    responses={200: {"model": Job}, **problems(404, 422, 503)},
+    openapi_extra=WAIT_QUERY,
+)
+async def read(request: Request, job_id: str) -> Response:
+    """200 in any state. With `?wait=N` (or `Prefer: wait=N`) it is held until the job has ended, N seconds at most."""
+    parts = services(request)
+    wait_s = _wait(request, parts.settings.max_wait_s)
+    if not wait_s:
+        return job_response(await parts.jobs.get(job_id))
+    job, waiting = await parts.jobs.follow(job_id)
+    ended = waiting.done()
+    try:
+        news = await parts.jobs.wait(job_id, waiting, wait_s, request.receive)
+    except CallerGone:
+        return Response(status_code=400)
+    if not ended or news is None:
+        job = await parts.jobs.get(job_id)
+    return job_response(job, applied=f"wait={wait_s:g}")
+
+
+def _wait(request: Request, most: float) -> float:
+    given = request.query_params.get("wait")
+    if given is None:
+        return min(most, parse_prefer(request.headers.getlist("prefer")).wait_s or 0.0)
+    try:
+        wait_s = float(given)
+    except ValueError:
+        wait_s = -1.0
+    if not (wait_s >= 0 and math.isfinite(wait_s)):
+        raise InvalidInput(f"wait must be a number of seconds, not {given[:40]!r}")
+    return min(most, wait_s)
+
+
+@router.delete(
+    "/{job_id}",
+    summary="Cancel a job",
+    response_model=None,
+    responses={200: {"model": Job}, **problems(404, 503)},
+)
+async def cancel(request: Request, job_id: str) -> Response:
+    """A queued job ends at once, a running one with its batch; one that has ended stays as it is."""
+    return job_response(await services(request).jobs.cancel(job_id))

@@ -1,0 +1,104 @@
+"""`/v1/models`: one body for people, our tools and OpenAI's SDK. Errors here have OpenAI's shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from api.deps import Services, services
+from api.presence import Workers
+from api.schemas import ModelEntry, ModelList, OpenAIError
+from shared.catalog import ModelSpec
+from shared.errors import StoreUnavailable, UnknownModel
+from shared.tasks import BUILT_IN
+
+router = APIRouter(prefix="/v1/models")
+
+
+@router.get("", summary="All models", response_model=None, responses={200: {"model": ModelList}})
+async def list_models(request: Request) -> Response:
+    """What is configured, and which versions have a living worker."""
+    parts = services(request)
+    workers = await _workers(parts)
+    data = [_entry(parts, name, spec, workers) for name, spec in parts.catalog.models.items()]
+    return _json({"object": "list", "data": data})
+
+
+@router.get(
+    "/{model_id:path}",
+    summary="One model",
+    response_model=None,
+    responses={200: {"model": ModelEntry}, 404: {"model": OpenAIError}},
+)
+async def read_model(request: Request, model_id: str) -> Response:
+    """By name, or `name@version` (or alias): then that version's schemas."""
+    parts = services(request)
+    try:
+        ref = parts.catalog.resolve(model_id)
+    except UnknownModel as error:
+        told = {"message": error.message, "type": "invalid_request_error", "param": None, "code": error.code}
+        return _json({"error": told}, 404)
+    pin = ref.version if "@" in model_id else None
+    spec = parts.catalog.spec(ref.model)
+    return _json(_entry(parts, ref.model, spec, await _workers(parts), pin))
+
+
+async def _workers(parts: Services) -> Workers:
+    """Without Redis the list of models still stands; nobody is known to serve them."""
+    try:
+        return await parts.presence.workers()
+    except StoreUnavailable:
+        return Workers()
+
+
+def _entry(parts: Services, name: str, spec: ModelSpec, workers: Workers, pin: str | None = None) -> dict[str, Any]:
+    weights = spec.weights()
+    total = sum(weights.values())
+    versions = []
+    for version in [pin] if pin else spec.versions:
+        cards = workers.cards.get(f"{name}@{version}", [])
+        versions.append(
+            {
+                "version": version,
+                "ready": workers.ready(f"{name}@{version}"),
+                "traffic": weights.get(version, 0.0) / total,
+                "workers": [
+                    {key: card[key] for key in ("worker", "device", "state", "error", "memory") if key in card}
+                    for card in cards
+                ],
+            }
+        )
+    shown = pin or max(weights, key=lambda version: weights[version])
+    card = next(iter(workers.cards.get(f"{name}@{shown}", [])), {})
+    return {
+        "id": f"{name}@{pin}" if pin else name,
+        "object": "model",
+        "created": parts.started_at,
+        "owned_by": "ml-service",
+        "task": spec.task or card.get("task"),
+        "versions": versions,
+        "aliases": spec.aliases,
+        "traffic": weights,
+        "ready": sum(version["ready"] for version in versions),
+        "limits": spec.limits.model_dump(),
+        "example": card.get("example"),
+        **_schemas(spec, card),
+    }
+
+
+def _schemas(spec: ModelSpec, card: dict[str, Any]) -> dict[str, Any]:
+    if spec.task is None:
+        return {key: card.get(key) for key in ("input_schema", "output_schema", "parameters_schema")}
+    task = BUILT_IN[spec.task]
+    return {
+        "input_schema": task.input_schema(),
+        "output_schema": task.output_schema(),
+        "parameters_schema": task.parameters.model_json_schema(),
+    }
+
+
+def _json(body: dict[str, Any], status: int = 200) -> Response:
+    return Response(orjson.dumps(body), status, media_type="application/json")

@@ -1,0 +1,123 @@
+"""What requests and answers look like: validation of the envelope, and OpenAPI. Inputs are checked in inputs.py."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from shared.errors import Fault
+from shared.types import Timing
+
+_MOST_S = 30 * 24 * 3600
+
+Label = Annotated[str, StringConstraints(max_length=256)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    version: Annotated[str, Field(examples=["1"])] | None = Field(
+        None, description="a version or alias; without it the traffic weights decide"
+    )
+    parameters: dict[str, Any] | None = Field(None, description="the task's own; and `partial`: keep the good items")
+    priority: Literal["high", "normal", "low"] = "normal"
+    deadline_s: float | None = Field(
+        None, gt=0, le=_MOST_S, description="after this the output is worthless: the job ends as deadline_exceeded"
+    )
+    result_ttl_s: float | None = Field(None, ge=1, le=_MOST_S, description="how long the finished job can be read")
+    labels: dict[Label, Label] = Field(default_factory=dict, max_length=32, description="yours; returned with the job")
+
+
+class InferenceRequest(_Request):
+    """One call, one answer."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"model_type": "bert", "data": {"text": "A queue keeps what it was given."}}]},
+        protected_namespaces=(),
+    )
+
+    model_type: str | None = Field(None, description="a model of /v1/models; may be left out where there is only one")
+    data: Any = Field(None, description="the model's input: see `input_schema` in /v1/models")
+
+
+class JobRequest(_Request):
+    """A job for the queue."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"model": "bert", "input": {"texts": ["one", "two"]}, "labels": {"tenant": "acme"}}]
+        },
+    )
+
+    model: str | None = Field(None, description="a model of /v1/models; may be left out where there is only one")
+    input: Any = Field(None, description="the model's input: see `input_schema` in /v1/models")
+
+
+class InferenceAnswer(BaseModel):
+    """The output of a call."""
+
+    job_id: str
+    model: str
+    version: str
+    output: Any
+    timing: Timing
+    errors: list[Fault] | None = Field(None, description="failed positions of a call with `parameters.partial`")
+
+
+class Problem(BaseModel):
+    """RFC 9457."""
+
+    type: str = "about:blank"
+    title: str = Field(examples=["Unprocessable Entity"])
+    status: int = Field(examples=[422])
+    detail: str
+    instance: str = Field(examples=["/inference"])
+    code: str = Field(examples=["invalid_input"], description="what to act on; one of a fixed list")
+    errors: list[Fault] | None = Field(None, description="where in the request's body, by JSON pointer")
+    job: str | None = Field(None, description="the job's URL")
+
+
+class ModelEntry(BaseModel):
+    """A model, in a shape that OpenAI's SDK reads too."""
+
+    id: str = Field(examples=["bert"])
+    object: Literal["model"] = "model"
+    created: int = Field(description="Unix seconds: since when this API serves it")
+    owned_by: str = "ml-service"
+    task: str | None = None
+    versions: list[dict[str, Any]] = Field(description="version, ready (living workers), traffic (share), devices ...")
+    aliases: dict[str, str] = Field(default_factory=dict)
+    traffic: dict[str, float] = Field(default_factory=dict)
+    ready: int = Field(description="living workers that serve a version of it")
+    limits: dict[str, Any] = Field(default_factory=dict)
+    input_schema: dict[str, Any] | None = None
+    output_schema: dict[str, Any] | None = None
+    parameters_schema: dict[str, Any] | None = None
+    example: Any = None
+
+
+class ModelList(BaseModel):
+    """All models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelEntry]
+
+
+class OpenAIError(BaseModel):
+    """OpenAI's shape of an error."""
+
+    error: dict[str, Any] = Field(
+        examples=[{"message": "...", "type": "invalid_request_error", "param": None, "code": "model_not_found"}]
+    )
+
+
+class Health(BaseModel):
+    """`status` is degraded while Redis is away: nothing can be queued."""
+
+    status: Literal["ok", "degraded"]
+    models: dict[str, dict[str, Any]] = Field(examples=[{"bert": {"workers": 2, "queue_depth": 0}}])
+    workers: int
+    queue_depth: int

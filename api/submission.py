@@ -1,0 +1,104 @@
+"""From a checked job to the Redis calls that accept it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from api.submitter import Command
+from shared import keys, messages, scripts
+from shared.catalog import ModelSpec, Ref
+from shared.payloads import Detached
+from shared.settings import Settings
+
+ANONYMOUS = "anonymous"  # every caller, until there are keys
+
+
+@dataclass(slots=True)
+class NewJob:
+    """What a caller asks for, as read from the request. `files` are uploaded parts of the input by field name."""
+
+    model: str
+    input: Any = None
+    version: str | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    priority: str = "normal"
+    deadline_s: float | None = None
+    result_ttl_s: float | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    files: list[tuple[str, bytes]] = field(default_factory=list)
+    owner: str = ANONYMOUS
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """`calls` go in one round trip: the payloads' SETs, and `submit` as the last."""
+
+    job_id: str
+    ref: Ref
+    payload_keys: list[str]
+    calls: list[scripts.Call[Any]]
+
+
+def compose(
+    job_id: str, new: NewJob, ref: Ref, *, spec: ModelSpec, detached: Detached, settings: Settings, channel: str
+) -> Submission:
+    """`channel` is the waiting process's, or empty."""
+    deadline_ms = int((new.deadline_s or settings.default_deadline_s) * 1000)
+    ttl_ms = int((new.result_ttl_s or settings.result_ttl_s) * 1000)
+    payload_keys = [keys.payload_key(job_id, number) for number in range(len(detached.parts))]
+    queue, priority = keys.queue_name(ref.model, ref.version), keys.PRIORITY_NAMES[new.priority]
+    raw = messages.build(
+        job_id,
+        queue=queue,
+        priority=priority,
+        model=ref.model,
+        version=ref.version,
+        input=detached.input,
+        parameters=new.parameters,
+        payloads=detached.pointers,
+    )
+    submit = scripts.submit(
+        job_id,
+        list_name=keys.queue_list(queue, priority),
+        raw=raw,
+        ref=str(ref),
+        deadline_ms=deadline_ms,
+        ttl_ms=ttl_ms,
+        size=detached.size,
+        max_jobs=spec.limits.queue,
+        max_bytes=spec.limits.queue_bytes,
+        channel=channel,
+        idempotency=f"{new.owner}:{new.idempotency_key}" if new.idempotency_key else "",
+        fingerprint=_fingerprint(new, detached) if new.idempotency_key else "",
+        fields={
+            "model": ref.model,
+            "version": ref.version,
+            "priority": priority,
+            "timeout_ms": int(spec.limits.timeout_s * 1000),
+            "payloads": len(detached.parts),
+            "labels": orjson.dumps(new.labels).decode(),
+            "owner": new.owner,
+        },
+    )
+    pairs = zip(payload_keys, detached.parts, strict=True)
+    stored = [Command("SET", key, part, "PX", deadline_ms + ttl_ms) for key, part in pairs]
+    return Submission(job_id, ref, payload_keys, [*stored, submit])
+
+
+def _fingerprint(new: NewJob, detached: Detached) -> str:
+    """Of what was asked for, not of what came of it (the version by traffic weights may differ next time)."""
+    asked = [new.model, new.version, new.parameters, new.priority, new.deadline_s, new.result_ttl_s, new.labels]
+    digest = hashlib.sha256(_canonical([*asked, detached.input, detached.pointers]))
+    for part, where in zip(detached.parts, detached.pointers, strict=True):
+        # The part "" is the input's own JSON: its fields may come in another order.
+        digest.update(hashlib.sha256(part if where else _canonical(orjson.loads(part))).digest())
+    return digest.hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)

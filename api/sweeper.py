@@ -1,0 +1,60 @@
+"""Deadlines: every API process ends overdue jobs each second. One idempotent script, so no leader is needed."""
+
+from __future__ import annotations
+
+import asyncio
+
+from api.submitter import Submitter
+from shared.errors import StoreUnavailable
+from shared.logs import Event, get_logger
+from shared.scripts import sweep
+
+logger = get_logger("api")
+
+_EVERY_S = 1.0
+_MOST = 500
+
+
+class Sweeper:
+    """`store_up` tells whether Redis took the last sweep."""
+
+    def __init__(self, submitter: Submitter) -> None:
+        self._submitter = submitter
+        self._task: asyncio.Task[None] | None = None
+        self.store_up = True
+
+    def start(self) -> None:
+        """Sweep in the background until `stop`."""
+        self._task = asyncio.create_task(self._forever())
+
+    async def stop(self) -> None:
+        """Sweep no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _forever(self) -> None:
+        while True:
+            try:
+                while await self._sweep() == _MOST:
+                    pass
+                self._tell(True)
+            except StoreUnavailable as error:
+                self._tell(False, error.message)
+            except Exception as error:  # the next sweep may pass; without sweeps no deadline would hold
+                logger.error(Event.REQUEST_FAILED, exc_info=error, path="sweep")
+            await asyncio.sleep(_EVERY_S)
+
+    async def _sweep(self) -> int:
+        ended = await self._submitter.one(sweep(limit=_MOST))
+        if ended:
+            logger.info(Event.JOBS_SWEPT, jobs=len(ended))
+        return len(ended)
+
+    def _tell(self, up: bool, why: str = "") -> None:
+        if up != self.store_up:
+            self.store_up = up
+            if up:
+                logger.info(Event.REDIS_BACK)
+            else:
+                logger.warning(Event.REDIS_LOST, error=why)
