@@ -92,6 +92,8 @@ class Handler(Generic[In, Out]):
     task: ClassVar[str] = "custom"
     example: ClassVar[Sequence[Any]] = ()  # inputs of one item each: warm-up, `ml-service check`, the docs
     parameters: ClassVar[type[BaseModel]] = NoParameters  # of a job; a client that sends others gets 422
+    example_parameters: dict[str, Any] = {}  # what the examples need beside, where they need any
+    uses_torch: ClassVar[bool] = True  # False: neither torch nor torchvision is imported for it
     padded: ClassVar[bool] = False  # predict pads to its longest item: a batch costs len(batch) x max(cost)
     io: ClassVar[Task]  # how a job's input splits into items and outputs join; made from the type arguments
 

@@ -15,20 +15,18 @@ _WEIGHTS = (".safetensors", ".pth", ".pt", ".bin")
 
 
 def resolve(source: str, settings: Settings) -> str:
-    """`package:NAME` becomes the folder of model files in that installed distribution; a folder, or a relative path
-    under `MODEL_CACHE_DIR`, its absolute path; anything else (`torchvision:NAME`, a hub id) stays as it is. Raises
-    ConfigError for a package that is not installed or holds no model, and for a path that does not exist."""
+    """`package:NAME` becomes the folder of model files in that installed distribution; an existing path (relative to
+    the models file, the working folder or `MODEL_CACHE_DIR`) becomes absolute; anything else (`torchvision:NAME`, a
+    hub id) stays as it is. Raises ConfigError for a package that is not installed or holds no model, and for what can
+    only be a path and does not exist."""
     if source.startswith(PACKAGE):
         return str(_package_folder(source.removeprefix(PACKAGE)))
     if not source or source.startswith(TORCHVISION):
         return source
     path = Path(source).expanduser()
-    if path.exists():
-        return str(path.resolve())
-    if settings.model_cache_dir is not None and not path.is_absolute():
-        cached = settings.model_cache_dir / path
-        if cached.exists():
-            return str(cached.resolve())
+    for base in (settings.models_file.parent, Path(), settings.model_cache_dir):
+        if base is not None and (base / path).exists():
+            return str((base / path).resolve())
     if path.is_absolute() or source.startswith(("./", "../", "~")):
         raise ConfigError(f"source {source!r}: no such file or folder")
     return source

@@ -23,6 +23,7 @@ class Echo(Handler[Any, Any]):
 
     io: ClassVar = ECHO
     example: ClassVar = [{"hello": "world"}]
+    uses_torch: ClassVar = False
 
     def prepare(self, item: Any, parameters: EchoParameters) -> Prepared:
         """Any JSON value."""

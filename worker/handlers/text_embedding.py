@@ -147,8 +147,9 @@ class TextEmbedding(Handler[TextItem, Any]):
         return {"embedding": np.ascontiguousarray(vector, dtype=np.float32)}
 
     def warm(self) -> list[TextItem]:
-        """One text as long as the model reads."""
-        return [TextItem(text="word " * self.max_length)]
+        """One text as long as the model reads, whatever pieces its tokeniser makes of a word."""
+        one, two = (len(self.tokenizer.encode(self.recipe.prompt + text).ids) for text in ("word", "word word"))
+        return [TextItem(text=" ".join(["word"] * (1 + (self.max_length - one) // max(1, two - one))))]
 
 
 def _encoder_class(folder: Path) -> Any:

@@ -1,0 +1,83 @@
+"""`python -m worker check [model ...]`: load every model as a worker would, run its example, tell what came of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shared.catalog import Catalog, load_catalog
+from shared.errors import ConfigError
+from shared.logs import Event, get_logger
+from shared.settings import Settings
+from worker.device import claim_device
+from worker.models import LoadedModel, load_model
+
+_HEADER = ("model", "result", "load s", "warm s", "host MB", "device MB", "device", "output")
+_log = get_logger("worker")
+
+
+def check(settings: Settings, names: list[str]) -> int:
+    """Prints a table to stdout; `names` are models or `model@version`, none means all. 0 if all of them load and run
+    their example, else 1. Raises ConfigError for a models file that is wrong, UnknownModel for an unknown name."""
+    catalog = load_catalog(settings.models_file)
+    wanted = [_wanted(catalog, name) for name in names]
+    device = claim_device(settings).name
+    rows: list[tuple[str, ...]] = [_HEADER]
+    failed = 0
+    for ref, spec, version in catalog.refs():
+        if wanted and not any(ref.model == model and pin in ("", ref.version) for model, pin in wanted):
+            continue
+        try:
+            rows.append(_row(load_model(ref, spec, version, device=device, settings=settings)))
+        # Loading runs the user's code: whatever it raises is this model's result, and the others are still checked.
+        except Exception as error:
+            failed += 1
+            _log.error(Event.MODEL_FAILED, model=str(ref), error=str(error), exc_info=error)
+            rows.append((str(ref), "failed", "", "", "", "", device, _reason(error)))
+    print(table(rows))  # noqa: T201  # the command's output
+    return 1 if failed else 0
+
+
+def _wanted(catalog: Catalog, name: str) -> tuple[str, str]:
+    model, _, pin = name.partition("@")
+    if not pin:
+        catalog.spec(model)
+        return model, ""
+    ref = catalog.resolve(name)
+    return ref.model, ref.version
+
+
+def _row(model: LoadedModel) -> tuple[str, ...]:
+    return (
+        str(model.ref),
+        "ok",
+        f"{model.load_s:.2f}",
+        f"{model.warm_s:.2f}",
+        f"{model.host_bytes / 1e6:.0f}",
+        f"{model.device_bytes / 1e6:.0f}",
+        model.device,
+        shape(model.example_output),
+    )
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+    return kind + (text[0] if text else "")
+
+
+def shape(value: Any) -> str:
+    """JSON data in a few words: {embedding: [384 numbers]}."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {shape(item)}" for key, item in list(value.items())[:6]) + "}"
+    if isinstance(value, list):
+        return f"[{len(value)} x {shape(value[0])}]" if value else "[]"
+    if value is None or isinstance(value, bool):
+        return str(value).lower() if value is not None else "null"
+    return {"str": "text", "int": "number", "float": "number"}[type(value).__name__]
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Columns aligned with spaces."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)

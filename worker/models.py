@@ -1,0 +1,233 @@
+"""Models of models.yaml in this process: which class runs one, loading, warming, and what is known of it then."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from shared.catalog import ModelSpec, Ref, VersionSpec
+from shared.errors import ConfigError
+from shared.settings import Settings
+from shared.tasks import Task
+from worker.handler import Context, Handler
+from worker.handlers.echo import Echo
+from worker.inprocess import plain, run_items, warm_up
+from worker.sources import TORCHVISION, resolve
+
+__all__ = ["LoadedModel", "handler_class", "load_model", "run_items"]
+
+_BUILT_IN = {
+    "text-embedding": "worker.handlers.text_embedding:TextEmbedding",
+    "question-answering": "worker.handlers.question_answering:QuestionAnswering",
+}
+_VISION = "worker.handlers.vision:TorchvisionClassifier"
+_FILE_OPTIONS = ("weights", "labels")  # options that are paths, found like a source
+_AUTO_COST = {"cpu": 1024, "cuda": 16_384}
+
+AnyHandler = Handler[Any, Any]
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """One version, ready to run. `max_size` may be lowered while it runs (out of memory)."""
+
+    ref: Ref
+    spec: ModelSpec
+    handler: AnyHandler
+    task: Task
+    device: str
+    max_size: int
+    max_cost: int
+    padded: bool
+    max_wait_s: float
+    timeout_s: float
+    load_s: float = 0.0
+    warm_s: float = 0.0
+    host_bytes: int = 0
+    device_bytes: int = 0
+    example_output: Any = None
+
+    def card(self) -> dict[str, Any]:
+        """What the worker publishes about this version; JSON data."""
+        example = next(iter(self.handler.example), None)
+        return {
+            "model": self.ref.model,
+            "version": self.ref.version,
+            "task": self.task.name,
+            "state": "ready",
+            "device": self.device,
+            "input_schema": self.task.input_schema(),
+            "output_schema": self.task.output_schema(),
+            "parameters_schema": self.task.parameters.model_json_schema(),
+            "limits": self.spec.limits.model_dump(mode="json")
+            | {"max_batch_size": self.max_size, "max_batch_cost": self.max_cost, "max_wait_s": self.max_wait_s},
+            "memory": {"host_bytes": self.host_bytes, "device_bytes": self.device_bytes},
+            "timing": {"load_s": round(self.load_s, 3), "warm_s": round(self.warm_s, 3)},
+            "example": example.model_dump(mode="json", exclude_none=True)
+            if isinstance(example, BaseModel)
+            else example,
+        }
+
+
+def handler_class(spec: ModelSpec, version: VersionSpec | None = None, *, base: Path | None = None) -> type[AnyHandler]:
+    """The class that runs a model. A user's file is looked for under `base` (the models file's folder), then in the
+    working folder. Raises ConfigError: no such file, module or class, or not a Handler."""
+    if spec.handler is not None:
+        return _own(spec.handler, base)
+    task = spec.task or ""
+    if task == "echo":
+        return Echo
+    if task == "image-classification":
+        source = (version or next(iter(spec.versions.values()))).source
+        if source.startswith(TORCHVISION):
+            return _named(_VISION)
+    if task in _BUILT_IN:
+        return _named(_BUILT_IN[task])
+    from worker.handlers.pipeline import pipeline_handler
+
+    return pipeline_handler(task)
+
+
+def load_model(ref: Ref, spec: ModelSpec, version: VersionSpec, *, device: str, settings: Settings) -> LoadedModel:
+    """Load and warm one version: its examples run alone and as one batch before it counts as ready. Main thread.
+    Raises ConfigError, HandlerContract or whatever the handler's own `load` and `predict` raise."""
+    handler = handler_class(spec, version, base=settings.models_file.parent)()
+    _prepare_torch(handler, settings)
+    context = Context(
+        model=ref.model,
+        version=ref.version,
+        source=resolve(version.source, settings),
+        device=device,
+        dtype=version.dtype,
+        options=_options(version, settings),
+        cache_dir=settings.model_cache_dir,
+        on_overlong=spec.limits.on_overlong,
+        max_batch_size=spec.batch.max_size,
+    )
+    host, on_device, begun = _host_bytes(), _device_bytes(device), time.monotonic()
+    handler.load(context)
+    loaded = time.monotonic()
+    outputs = warm_up(handler)
+    model = LoadedModel(
+        ref=ref,
+        spec=spec,
+        handler=handler,
+        task=handler.io,
+        device=device,
+        max_size=spec.batch.max_size,
+        max_cost=_max_cost(spec, device),
+        padded=handler.padded,
+        max_wait_s=spec.batch.max_wait_ms / 1000,
+        timeout_s=spec.limits.timeout_s,
+        load_s=loaded - begun,
+        warm_s=time.monotonic() - loaded,
+        host_bytes=max(0, _host_bytes() - host),
+        device_bytes=max(0, _device_bytes(device) - on_device),
+        example_output=plain(outputs[0]) if outputs else None,
+    )
+    return model
+
+
+def _own(path: str, base: Path | None) -> type[AnyHandler]:
+    """`path/to/file.py:Class` or `package.module:Class`."""
+    place, _, name = path.rpartition(":")
+    if not place.endswith(".py"):
+        return _named(path)
+    candidates = [folder / place for folder in (base or Path(), Path())]
+    file = next((candidate.resolve() for candidate in candidates if candidate.is_file()), None)
+    if file is None:
+        raise ConfigError(
+            f"handler {path}: no such file; looked for {' and '.join(map(str, dict.fromkeys(candidates)))}"
+        )
+    digest = hashlib.sha256(str(file).encode()).hexdigest()[:8]
+    module_name = f"ml_handler_{file.stem}_{digest}"
+    if module_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module_name, file)
+        if spec is None or spec.loader is None:
+            raise ConfigError(f"handler {path}: {file} is not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module  # pydantic looks types up there
+        if str(file.parent) not in sys.path:
+            sys.path.append(str(file.parent))  # for the user's own files beside it
+        try:
+            spec.loader.exec_module(module)
+        # A user's file may raise anything at import; the text says what, the cause where.
+        except Exception as error:
+            del sys.modules[module_name]
+            raise ConfigError(f"handler {path}: importing it raised {type(error).__name__}: {error}") from error
+    return _class(sys.modules[module_name], name, path)
+
+
+def _named(path: str) -> type[AnyHandler]:
+    place, _, name = path.rpartition(":")
+    try:
+        module = importlib.import_module(place)
+    except ImportError as error:
+        raise ConfigError(f"handler {path}: {error}") from error
+    return _class(module, name, path)
+
+
+def _class(module: Any, name: str, path: str) -> type[AnyHandler]:
+    found = getattr(module, name, None)
+    if found is None:
+        raise ConfigError(f"handler {path}: the file has no class {name}")
+    if not (isinstance(found, type) and issubclass(found, Handler)):
+        raise ConfigError(f"handler {path}: {name} is not a subclass of worker.handler.Handler")
+    if not hasattr(found, "io"):
+        raise ConfigError(f"handler {path}: write `class {name}(Handler[YourInput, YourOutput])`, or set `io`")
+    return found
+
+
+def _prepare_torch(handler: AnyHandler, settings: Settings) -> None:
+    """Before anything of torchvision or transformers is imported."""
+    if not handler.uses_torch:
+        return
+    import torch
+
+    from worker.compat import install_torchvision_ops
+
+    install_torchvision_ops()
+    if settings.torch_threads:
+        torch.set_num_threads(settings.torch_threads)
+    if importlib.util.find_spec("transformers"):
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # type: ignore[no-untyped-call]  # it would draw into the log
+
+
+def _options(version: VersionSpec, settings: Settings) -> dict[str, Any]:
+    options = version.options
+    paths = {name: resolve(str(options[name]), settings) for name in _FILE_OPTIONS if options.get(name)}
+    return options | paths
+
+
+def _max_cost(spec: ModelSpec, device: str) -> int:
+    if spec.batch.max_cost != "auto":
+        return spec.batch.max_cost
+    # Where an item costs 1 this must not cut below max_size.
+    return max(_AUTO_COST["cuda" if device.startswith("cuda") else "cpu"], spec.batch.max_size)
+
+
+def _host_bytes() -> int:
+    """Resident memory of this process; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def _device_bytes(device: str) -> int:
+    if not device.startswith("cuda"):
+        return 0
+    import torch
+
+    return torch.cuda.memory_allocated(device)
