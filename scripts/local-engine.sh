@@ -101,6 +101,12 @@ settings() {
   local key value
   : >"$1/etc/apt/sources.list" # debootstrap's
   apt_sources | xargs cp -t "$1/etc/apt/sources.list.d/"
+  # as in the official images: apt leaves neither packages nor its own caches in a layer
+  cat >"$1/etc/apt/apt.conf.d/docker-clean" <<'CONF'
+DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb || true"; };
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
+CONF
   # under a name of its own: an upgrade of ca-certificates writes its own bundle anew
   cp /etc/ssl/certs/ca-certificates.crt "$1/etc/ssl/machine-ca.crt"
   printf '[global]\ncert = /etc/ssl/machine-ca.crt\n' >"$1/etc/pip.conf"
