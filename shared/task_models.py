@@ -296,7 +296,7 @@ class SpeechChunk(BaseModel):
     """A part of the transcript and when it was said, in seconds."""
 
     text: str
-    timestamp: tuple[float | None, float | None]
+    timestamp: tuple[float | None, float | None] | None = None
     language: str | None = None
 
 

@@ -37,7 +37,7 @@ def make(name: str, folder: Path) -> Path:
     model, *parts = MODELS[name](target)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim > 1:
+            if parameter.ndim > 1 and model.config.model_type != "vits":  # which only clips then
                 parameter.mul_(4)
     model.save_pretrained(target)
     for part in parts:
@@ -239,7 +239,7 @@ def _(folder: Path) -> tuple[Any, ...]:
 
     vision = SamVisionConfig(
         hidden_size=32, output_channels=16, num_hidden_layers=2, num_attention_heads=2, image_size=64, patch_size=8,
-        window_size=4, global_attn_indexes=[1], mlp_dim=32, num_pos_feats=8,
+        window_size=4, global_attn_indexes=[1], mlp_dim=32, num_pos_feats=8, initializer_range=0.02,
     )  # fmt: skip
     prompt = SamPromptEncoderConfig(hidden_size=16, image_size=64, patch_size=8, mask_input_channels=4)
     decoder = SamMaskDecoderConfig(
@@ -344,12 +344,15 @@ def _(folder: Path) -> tuple[Any, ...]:
     ids = {"pad_token_id": 256, "bos_token_id": 256, "eos_token_id": 256, "decoder_start_token_id": 257}
     layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
     sizes = {"d_model": 16, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "num_mel_bins": 8, "max_target_positions": 64}
-    model = WhisperForConditionalGeneration(WhisperConfig(vocab_size=1767, **layers, **sizes, **ids))
+    sizes["max_source_positions"] = 50  # of one second
+    model = WhisperForConditionalGeneration(WhisperConfig(vocab_size=1767, init_std=0.3, **layers, **sizes, **ids))
+    model.get_input_embeddings().weight.data[256:] = 0  # so that letters win, not one of 1,500 timestamps
     generation = model.generation_config
     generation.lang_to_id, generation.task_to_id = {"<|en|>": 258, "<|de|>": 259}, {"translate": 260, "transcribe": 261}
     generation.is_multilingual, generation.no_timestamps_token_id = True, 265
-    generation.alignment_heads, generation.max_length = [[0, 0]], 48
-    return model, tokenizers.whisper(), WhisperFeatureExtractor(feature_size=8)
+    generation.alignment_heads, generation.max_length = [[0, 0]], None
+    generation.begin_suppress_tokens, generation._from_model_config = [220], False
+    return model, tokenizers.whisper(), WhisperFeatureExtractor(feature_size=8, chunk_length=1)
 
 
 @maker("audio-classification")
@@ -377,9 +380,18 @@ def _(folder: Path) -> tuple[Any, ...]:
         "spec_size": 64, "num_mel_bins": 16, "window_size": 4, "projection_dim": 16, "num_hidden_layers": 2,
     }  # fmt: skip
     features = ClapFeatureExtractor(
-        feature_size=16, sampling_rate=16_000, hop_length=160, max_length_s=2, truncation="rand_trunc", frequency_max=8000
+        feature_size=16,
+        sampling_rate=16_000,
+        hop_length=160,
+        max_length_s=2,
+        truncation="rand_trunc",
+        frequency_max=8000,
     )
-    return ClapModel(ClapConfig(text_config=text, audio_config=audio, projection_dim=16)), tokenizers.bert(segments=False), features
+    return (
+        ClapModel(ClapConfig(text_config=text, audio_config=audio, projection_dim=16)),
+        tokenizers.bert(segments=False),
+        features,
+    )
 
 
 @maker("text-to-audio")
@@ -413,5 +425,7 @@ def _(folder: Path) -> tuple[Any, ...]:
     layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
     sizes = {"encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "speech_decoder_prenet_units": 16, "num_mel_bins": 8}
     sizes |= {"speech_decoder_postnet_units": 16, "speech_decoder_postnet_layers": 2, "speaker_embedding_dim": 4}
-    config = SpeechT5Config(vocab_size=32, hidden_size=16, max_text_positions=256, speech_decoder_prenet_dropout=0.0, **layers, **sizes)
+    config = SpeechT5Config(
+        vocab_size=32, hidden_size=16, max_text_positions=256, speech_decoder_prenet_dropout=0.0, **layers, **sizes
+    )
     return SpeechT5ForTextToSpeech(config), tokenizers.vits(folder)

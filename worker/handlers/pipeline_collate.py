@@ -133,12 +133,17 @@ def collate(chunks: list[Any], pipe: Any) -> dict[str, Any]:
 def row(output: Any, index: int, size: int) -> Any:
     """Row `index` of a batch's output, as if the batch had been of one: what transformers'
     `PipelineIterator.loader_batch_item` does, and also for outputs inside outputs."""
+    import numpy
+    import torch
+
     if isinstance(output, Mapping):
         return output.__class__({key: row(value, index, size) for key, value in output.items()})
     if isinstance(output, tuple):
         return tuple(row(value, index, size) for value in output)
     if isinstance(output, list):
-        return output[index] if len(output) == size else output
+        if len(output) != size:
+            return output
+        return output[index][None] if isinstance(output[index], torch.Tensor | numpy.ndarray) else output[index]
     if getattr(output, "ndim", 0) and output.shape[0] == size:
         return output[index : index + 1]
     return output
