@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ import pytest
 from pydantic import TypeAdapter
 
 from shared.tasks import PIPELINE_TASKS
-from tests.pipeline_models import MODELS, make
+from tests.pipeline_models import MODELS, loader
 from worker.compat import install_torchvision_ops
-from worker.handler import Context, Prepared
-from worker.handlers.pipeline import PipelineHandler, pipeline_handler
+from worker.handler import Prepared
+from worker.handlers.pipeline import PipelineHandler
 from worker.handlers.pipeline_collate import BATCHING, Batching
 from worker.handlers.pipeline_examples import png, tone, video
 from worker.handlers.pipeline_inputs import call_arguments
@@ -107,7 +107,9 @@ CASES = {
     "depth-estimation": Case(IMAGES, [3], by_image),
     "document-question-answering": Case(PAGES, [2], by_page, {"top_k": 2}),
     "feature-extraction": Case(TEXTS, [3], by_text),
-    "fill-mask": Case([{"text": t} for t in ("a [MASK]", "the queue keeps [MASK] it was.")], [2], by_text, {"top_k": 3}),
+    "fill-mask": Case(
+        [{"text": t} for t in ("a [MASK]", "the queue keeps [MASK] it was.")], [2], by_text, {"top_k": 3}
+    ),
     "image-classification": Case(IMAGES, [3], by_image, {"top_k": 2}),
     "image-feature-extraction": Case(IMAGES, [3], by_image, {"pool": True}),
     "image-segmentation": Case(IMAGES, [3], by_image),
@@ -123,7 +125,8 @@ CASES = {
     ),
     "object-detection": Case(IMAGES, [1, 2], by_image, {"threshold": 0.1}),
     "table-question-answering": Case(
-        [{"table": TABLE, "query": "people in oslo?"}, {"table": SMALL_TABLE, "query": "how many is this?"}], [2], by_table
+        [{"table": TABLE, "query": "people in oslo?"}, {"table": SMALL_TABLE, "query": "how many is this?"}], [2],
+        by_table,
     ),
     "text-classification": Case([*TEXTS, {"text": "a cat", "text_pair": "a dog"}], [4], lambda pipe, item, given: pipe(
         {"text": item.text, "text_pair": item.text_pair} if item.text_pair else item.text, **given), {"top_k": 2}),
@@ -144,29 +147,13 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _torchvision() -> None:
-    install_torchvision_ops()
-
-
-@pytest.fixture(scope="session")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], PipelineHandler]]:
-    """A handler by name, made and loaded once."""
-    folder, kept = tmp_path_factory.mktemp("models"), {}
-
-    def load(name: str) -> PipelineHandler:
-        if name not in kept:
-            source = make(name, folder)
-            options = {"vocoder": str(source / "vocoder")} if name.endswith("/vocoder") else {}
-            kept[name] = pipeline_handler(name.partition("/")[0])()
-            kept[name].load(Context(model="tiny", version="1", source=str(source), options=options))
-        return kept[name]
-
-    yield load
-    kept.clear()
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., PipelineHandler]:
+    return loader(tmp_path_factory.mktemp("models"))
 
 
 def test_every_task_of_the_installed_transformers_is_served() -> None:
+    install_torchvision_ops()
     from transformers.pipelines import SUPPORTED_TASKS
 
     assert set(PIPELINE_TASKS) == set(SUPPORTED_TASKS) == set(BATCHING) == {name.partition("/")[0] for name in MODELS}
@@ -175,7 +162,7 @@ def test_every_task_of_the_installed_transformers_is_served() -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_batch_of_jobs_answers_what_each_job_alone_answers(
-    name: str, loaded: Callable[[str], PipelineHandler], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, loaded: Callable[..., PipelineHandler], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handler, case = loaded(name), CASES[name]
     parameters = handler.io.parameters.model_validate(case.parameters)
@@ -201,19 +188,19 @@ def test_a_batch_of_jobs_answers_what_each_job_alone_answers(
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_its_example_warms_it_up(name: str, loaded: Callable[[str], PipelineHandler]) -> None:
-    assert len(warm_up(loaded(name))) == 1
+def test_its_example_warms_it_up(name: str, loaded: Callable[..., PipelineHandler]) -> None:
+    assert warm_up(loaded(name))
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_docs_say_how_it_batches(name: str, loaded: Callable[[str], PipelineHandler]) -> None:
+def test_docs_say_how_it_batches(name: str, loaded: Callable[..., PipelineHandler]) -> None:
     batching = loaded(name).batching
     assert batching in (BATCHING[name.partition("/")[0]], Batching.EQUAL, Batching.SINGLE)
     if "/" not in name:
         assert batching is BATCHING[name]
 
 
-def test_long_inputs_become_chunks_that_batch_with_other_jobs(loaded: Callable[[str], PipelineHandler]) -> None:
+def test_long_inputs_become_chunks_that_batch_with_other_jobs(loaded: Callable[..., PipelineHandler]) -> None:
     handler = loaded("document-question-answering")
     parameters = handler.io.parameters()
     items = [as_item(handler.io, item) for item in (LONG_PAGE, PAGES[0])]
@@ -228,7 +215,7 @@ def test_long_inputs_become_chunks_that_batch_with_other_jobs(loaded: Callable[[
     assert_close(alone[0], plain(by_page(handler.pipe, items[0], {})))
 
 
-def test_speech_in_windows(loaded: Callable[[str], PipelineHandler]) -> None:
+def test_speech_in_windows(loaded: Callable[..., PipelineHandler]) -> None:
     handler = loaded("automatic-speech-recognition")
     parameters = handler.io.parameters.model_validate({"chunk_length_s": 0.4, "stride_length_s": [0.1, 0.1]})
     items = [as_item(handler.io, {"audio": tone(1.3, 300)}), as_item(handler.io, SOUNDS[0])]
@@ -237,7 +224,7 @@ def test_speech_in_windows(loaded: Callable[[str], PipelineHandler]) -> None:
     assert_close(together, [plain(by_sound(handler.pipe, item, given)) for item in items])
 
 
-def test_parameters_of_the_forward_part_the_batches(loaded: Callable[[str], PipelineHandler]) -> None:
+def test_parameters_of_the_forward_part_the_batches(loaded: Callable[..., PipelineHandler]) -> None:
     handler = loaded("text-generation")
     item = as_item(handler.io, TEXTS[0])
 

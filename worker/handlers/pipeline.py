@@ -12,12 +12,13 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from shared.logs import Event, get_logger
 from shared.tasks import PIPELINE_TASKS
 from worker.handler import Context, Handler, ItemError, Prepared
+from worker.handlers.pipeline_check import padding_is_harmless
 from worker.handlers.pipeline_collate import Batching, batching_of, collate, group_of, row, trim
 from worker.handlers.pipeline_examples import examples
 from worker.handlers.pipeline_inputs import (
-    TRUNCATES,
     call_arguments,
     check_frames,
     full_length,
@@ -25,6 +26,8 @@ from worker.handlers.pipeline_inputs import (
     set_text_limit,
 )
 from worker.handlers.pipeline_outputs import output_of
+
+logger = get_logger("worker")
 
 _COST_IS_ONE = frozenset({"zero-shot-object-detection"})  # its texts are labels; the image is the work
 
@@ -42,7 +45,6 @@ class PipelineHandler(Handler[Any, Any]):
     """One task of transformers' pipelines; `pipeline_handler` makes a subclass for each."""
 
     padded = True
-    example_parameters: dict[str, Any]
 
     def load(self, ctx: Context) -> None:
         """Any thread. Code that a model's repository brings along is never run."""
@@ -72,6 +74,9 @@ class PipelineHandler(Handler[Any, Any]):
         self.lock: AbstractContextManager[Any] = threading.Lock() if self.pipe.tokenizer is not None else nullcontext()
         self.faults = (ValueError, PipelineException, TemplateError)  # what pipelines raise for a wrong input
         self.example, self.example_parameters = examples(self.task, self.pipe)  # type: ignore[misc]
+        if self.batching is Batching.PADDED and not padding_is_harmless(self):
+            logger.warning(Event.MODEL_NOTE, model=f"{ctx.model}@{ctx.version}", note="padding changes its answers")
+            self.batching = Batching.EQUAL
 
     def unload(self) -> None:
         """Drops the model."""
@@ -90,7 +95,8 @@ class PipelineHandler(Handler[Any, Any]):
                     chunks = list(made) if self.chunked else [made]
                     notes = self._cut(item, chunks, before)
             except self.faults as error:
-                raise ItemError(str(error)) from error
+                fields = [*type(item).model_fields]
+                raise ItemError(str(error), pointer=f"/{fields[0]}" if len(fields) == 1 else "") from error
         if self.task == "video-classification":
             wanted = before.get("num_frames", getattr(self.pipe.model.config, "num_frames", None))
             check_frames(item, chunks[0], wanted)
@@ -170,7 +176,8 @@ def _vocoder(ctx: Context) -> dict[str, Any]:
         return {}
     from transformers import SpeechT5HifiGan
 
-    return {"vocoder": SpeechT5HifiGan.from_pretrained(ctx.options["vocoder"]).to(ctx.device)}
+    vocoder: Any = SpeechT5HifiGan.from_pretrained(ctx.options["vocoder"])
+    return {"vocoder": vocoder.to(ctx.device)}
 
 
 def _decode_video_with_av(pipe: Any) -> None:

@@ -60,7 +60,7 @@ _SOUNDS = ("input_values", "input_features")
 _serial = itertools.count()
 
 
-def batching_of(task: str, pipe: Any) -> Batching:
+def batching_of(task: str, pipe: Any) -> Batching:  # noqa: PLR0911  a return for each case
     """What this task can do with this model."""
     best, tokenizer, config = BATCHING[task], pipe.tokenizer, pipe.model.config
     if best is not Batching.PADDED:
@@ -126,7 +126,8 @@ def collate(chunks: list[Any], pipe: Any) -> dict[str, Any]:
     token = getattr(pipe.tokenizer, "pad_token_id", None) or 0
     tokens = SimpleNamespace(pad_token_id=token, padding_side=side)
     features = SimpleNamespace(padding_value=getattr(sounds, "padding_value", None) or 0.0, padding_side=side)
-    batch: dict[str, Any] = pad_collate_fn(tokens, features)([dict(chunk) for chunk in chunks])
+    join: Any = pad_collate_fn(tokens, features)  # type: ignore[no-untyped-call]
+    batch: dict[str, Any] = join([dict(chunk) for chunk in chunks])
     return batch
 
 
@@ -137,7 +138,8 @@ def row(output: Any, index: int, size: int) -> Any:
     import torch
 
     if isinstance(output, Mapping):
-        return output.__class__({key: row(value, index, size) for key, value in output.items()})
+        kind: Any = type(output)
+        return kind({key: row(value, index, size) for key, value in output.items()})
     if isinstance(output, tuple):
         return tuple(row(value, index, size) for value in output)
     if isinstance(output, list):
@@ -154,6 +156,7 @@ def trim(task: str, output: Any, inputs: Mapping[str, Any], pipe: Any) -> Any:
     sequence = sequence_key(inputs)
     if sequence is None:
         return output
+    cut: tuple[str, ...]
     if task == "feature-extraction":
         cut = (next(iter(output)),)
     elif task == "document-question-answering":

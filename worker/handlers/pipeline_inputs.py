@@ -41,7 +41,7 @@ def _voice(given: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def pipeline_input(task: str, item: Any, parameters: Any, pipe: Any, files: ExitStack) -> Any:
+def pipeline_input(task: str, item: Any, parameters: Any, pipe: Any, files: ExitStack) -> Any:  # noqa: PLR0911  a return for each case
     """What the pipeline's `preprocess` takes for this item; files it needs live as long as `files`. Raises ItemError
     for an image, recording or video that cannot be decoded."""
     match task:
@@ -79,7 +79,7 @@ def _prompt(text: Any, pipe: Any) -> Any:
     """A text, or a chat as this pipeline marks it (not all of them mean the same class by `Chat`)."""
     if isinstance(text, str):
         return text
-    chat: Any = sys.modules[type(pipe).__module__].Chat  # type: ignore[attr-defined]
+    chat: Any = sys.modules[type(pipe).__module__].Chat
     return chat([message.model_dump() for message in text])
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def to_json(value: Any) -> Any:
+def to_json(value: Any) -> Any:  # noqa: PLR0911  a return for each case
     """Plain JSON data from tensors, arrays, images, chats and what holds them."""
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
