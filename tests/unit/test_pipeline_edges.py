@@ -19,7 +19,7 @@ from worker.handlers.pipeline import PipelineHandler, pipeline_handler
 from worker.handlers.pipeline_collate import Batching
 from worker.handlers.pipeline_examples import png, tone, video
 from worker.handlers.pipeline_media import audio
-from worker.inprocess import as_item, plain, run_items
+from worker.inprocess import as_item, plain, run_items, warm_up
 
 Load = Callable[..., PipelineHandler]
 LABELS = {"candidate_labels": ["a cat", "a dog"]}
@@ -159,6 +159,17 @@ def test_a_model_whose_answers_change_with_padding_gets_equal_shapes(tmp_path: P
     handler = pipeline_handler("text-classification")()
     handler.load(Context(model="left", version="1", source=str(source)))
     assert handler.batching is Batching.EQUAL
+
+
+@pytest.mark.parametrize("name", ["table-question-answering", "depth-estimation", "feature-extraction"])
+def test_half_precision(name: str, loaded: Load) -> None:
+    assert warm_up(loaded(name, dtype="bfloat16"))
+
+
+def test_sounds_without_a_mask_are_not_padded(loaded: Load) -> None:
+    for task in ("audio-classification", "automatic-speech-recognition"):
+        assert loaded(task).batching is Batching.PADDED
+        assert loaded(f"{task}/no-mask").batching is Batching.EQUAL
 
 
 def test_mask_generation_leaves_the_model_to_the_device_thread(loaded: Load, monkeypatch: pytest.MonkeyPatch) -> None:

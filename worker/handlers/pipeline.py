@@ -16,7 +16,7 @@ from shared.logs import Event, get_logger
 from shared.tasks import PIPELINE_TASKS
 from worker.handler import Context, Handler, ItemError, Prepared
 from worker.handlers.pipeline_check import padding_is_harmless
-from worker.handlers.pipeline_collate import Batching, batching_of, collate, group_of, row, trim
+from worker.handlers.pipeline_collate import Batching, batching_of, collate, group_of, row, trim, widen
 from worker.handlers.pipeline_examples import examples
 from worker.handlers.pipeline_inputs import (
     call_arguments,
@@ -110,8 +110,8 @@ class PipelineHandler(Handler[Any, Any]):
         if self.task == "mask-generation":
             return [self._masks(chunk) for chunk in batch]
         if size == 1 or self.batching is Batching.SINGLE:
-            return [self.pipe.forward(chunk.inputs, **forward) for chunk in batch]
-        output = self.pipe.forward(collate([chunk.inputs for chunk in batch], self.pipe), **forward)
+            return [widen(self.pipe.forward(chunk.inputs, **forward)) for chunk in batch]
+        output = widen(self.pipe.forward(collate([chunk.inputs for chunk in batch], self.pipe), **forward))
         rows = [row(output, index, size) for index in range(size)]
         return [trim(self.task, one, chunk.inputs, self.pipe) for one, chunk in zip(rows, batch, strict=True)]
 
@@ -127,7 +127,7 @@ class PipelineHandler(Handler[Any, Any]):
 
     def _steps(self, parameters: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """The parameters of preprocess, forward and postprocess, as the pipeline's own call splits them."""
-        pipe, arguments = self.pipe, call_arguments(self.task, parameters)
+        pipe, arguments = self.pipe, call_arguments(self.task, parameters, self.pipe.dtype)
         if self.limit is not None and self.task == "text-generation":
             arguments["handle_long_generation"] = "hole"
         try:
@@ -166,7 +166,7 @@ class PipelineHandler(Handler[Any, Any]):
 
     def _masks(self, chunk: Chunk) -> list[Any]:
         chunks = self.pipe.preprocess(chunk.inputs, **chunk.preprocess)
-        return [self.pipe.forward(part, **chunk.forward) for part in chunks]
+        return [widen(self.pipe.forward(part, **chunk.forward)) for part in chunks]
 
 
 def _vocoder(ctx: Context) -> dict[str, Any]:

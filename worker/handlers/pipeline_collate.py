@@ -151,6 +151,20 @@ def row(output: Any, index: int, size: int) -> Any:
     return output
 
 
+def widen(output: Any) -> Any:
+    """Half-precision numbers as float32: the pipelines' `postprocess` goes through numpy, which has no bfloat16."""
+    import torch
+
+    if isinstance(output, Mapping):
+        kind: Any = type(output)
+        return kind({key: widen(value) for key, value in output.items()})
+    if isinstance(output, list | tuple):
+        return type(output)(widen(value) for value in output)
+    if isinstance(output, torch.Tensor) and output.dtype in (torch.bfloat16, torch.float16):
+        return output.float()
+    return output
+
+
 def trim(task: str, output: Any, inputs: Mapping[str, Any], pipe: Any) -> Any:
     """Cut what padding added to a row's output, where the pipeline's `postprocess` would take it for an answer."""
     sequence = sequence_key(inputs)

@@ -16,7 +16,7 @@ TRUNCATES = frozenset(
 _NO_LIMIT = 1_000_000  # tokenizers that know no limit say 1e30
 
 
-def call_arguments(task: str, parameters: Any) -> dict[str, Any]:
+def call_arguments(task: str, parameters: Any, dtype: Any = None) -> dict[str, Any]:
     """The keyword arguments of the pipeline's call. Texts over the model's limit are always cut here; whether that is
     told or refused is decided by `full_length`."""
     given: dict[str, Any] = parameters.model_dump(exclude_none=True) if parameters is not None else {}
@@ -29,15 +29,15 @@ def call_arguments(task: str, parameters: Any) -> dict[str, Any]:
     elif task == "automatic-speech-recognition" and given.get("return_timestamps") is False:
         del given["return_timestamps"]
     elif task == "text-to-audio":
-        given["forward_params"] = _voice(given.get("forward_params", {}))
+        given["forward_params"] = _voice(given.get("forward_params", {}), dtype)
     return given
 
 
-def _voice(given: dict[str, Any]) -> dict[str, Any]:
+def _voice(given: dict[str, Any], dtype: Any) -> dict[str, Any]:
     import torch
 
     if "speaker_embeddings" in given:
-        given["speaker_embeddings"] = torch.tensor([given["speaker_embeddings"]])
+        given["speaker_embeddings"] = torch.tensor([given["speaker_embeddings"]], dtype=dtype)
     return given
 
 
