@@ -14,7 +14,11 @@ from api.metrics import Metrics
 from api.middleware import BodyCap, RequestId
 from api.routes import inference, jobs, models, ops
 from shared.catalog import load_catalog
+from shared.errors import StoreTooOld
+from shared.logs import Event, get_logger
 from shared.settings import Settings
+
+logger = get_logger("api")
 
 _ABOUT = """Inference through a queue: accepted is never lost, and batched at full speed.
 
@@ -28,7 +32,11 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await parts.check_store()
+        try:
+            await parts.check_store()
+        except StoreTooOld as error:
+            logger.error(Event.CONFIG_REFUSED, error=error.message)
+            raise
         parts.start()
         try:
             yield

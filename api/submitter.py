@@ -21,6 +21,7 @@ from shared.scripts import Call, Script, arun
 LOST = (RedisConnectionError, RedisTimeoutError, OSError)
 _NO_WRITES = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "LOADING", "BUSY", "READONLY")
 _NO_SCRIPT = Script("", "", "")
+_Request = tuple[Sequence[Call[Any]], asyncio.Future[list[Any]]]
 
 
 class Command(Call[Any]):
@@ -48,10 +49,11 @@ def refusal(error: Exception) -> Exception:
 class Submitter:
     """Runs calls in order, those of one `run` next to each other. For the event loop that it is used on."""
 
-    def __init__(self, client: redis.asyncio.Redis, most: int = 256) -> None:
+    def __init__(self, client: redis.asyncio.Redis, *, most: int = 256, most_bytes: int = 8_000_000) -> None:
         self._client = client
-        self._most = most  # groups in one round trip: a bound on how long Redis is busy with us at a stretch
-        self._waiting: list[tuple[Sequence[Call[Any]], asyncio.Future[list[Any]]]] = []
+        # Of one round trip: bounds on how long Redis is busy with us at a stretch, and on our copy of it.
+        self._most, self._most_bytes = most, most_bytes
+        self._waiting: list[_Request] = []
         self._task: asyncio.Task[None] | None = None
 
     async def run(self, *calls: Call[Any]) -> list[Any]:
@@ -78,12 +80,22 @@ class Submitter:
     async def _commit_all(self) -> None:
         try:
             while self._waiting:
-                group, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
-                await self._commit(group)
+                await self._commit(self._next_group())
         finally:
             self._task = None
 
-    async def _commit(self, group: list[tuple[Sequence[Call[Any]], asyncio.Future[list[Any]]]]) -> None:
+    def _next_group(self) -> list[_Request]:
+        size = 0
+        for count, (calls, _) in enumerate(self._waiting):
+            size += sum(len(arg) for call in calls for arg in call.args if isinstance(arg, bytes))
+            if count and (count >= self._most or size > self._most_bytes):
+                break
+        else:
+            count = len(self._waiting)
+        group, self._waiting = self._waiting[:count], self._waiting[count:]
+        return group
+
+    async def _commit(self, group: list[_Request]) -> None:
         calls = [call for part, _ in group for call in part]
         try:
             replies = await arun(self._client, calls)
