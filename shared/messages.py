@@ -54,7 +54,7 @@ def build(
                 "argsrepr": "()",
                 "kwargsrepr": "{}",
                 "origin": "ml-service",
-                "ignore_result": False,
+                "ignore_result": None,  # as the task says
                 "replaced_task_nesting": 0,
                 "stamped_headers": None,
                 "stamps": {},

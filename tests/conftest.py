@@ -1,0 +1,55 @@
+"""Fixtures that every test may use: a real Redis-protocol server, and no key left behind without a TTL."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from local.server import EmbeddedServer
+from shared import keys
+
+
+def wait_until(condition: Callable[[], object], *, timeout_s: float = 30.0, what: str = "") -> None:
+    """The only waiting in the tests: look again until it is true."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, f"not within {timeout_s} s: {what or condition}"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """One server for the whole session."""
+    with EmbeddedServer(tmp_path_factory.mktemp("redis")) as running:
+        yield running
+
+
+@pytest.fixture
+def store(server: EmbeddedServer) -> Iterator[redis.Redis]:
+    """An empty database; afterwards no key may be left without a TTL, but for the allow-list of shared/keys.py."""
+    client = redis.Redis.from_url(server.url)
+    client.flushall()
+    yield client
+    forever = [key.decode() for key in client.scan_iter(count=1000) if client.ttl(key) == -1]
+    client.close()
+    strays = [key for key in forever if not keys.NO_TTL.match(key)]
+    assert strays == []
+
+
+@pytest.fixture
+def redis_url(server: EmbeddedServer, store: redis.Redis) -> str:
+    """The URL of the empty database."""
+    return server.url
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout."""
+    return Path(__file__).parent.parent

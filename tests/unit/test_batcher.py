@@ -1,0 +1,163 @@
+"""The batcher with an injected clock: every rule once by hand, and all of them under Hypothesis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worker.batcher import Batcher, Budget
+
+
+@dataclass(eq=False)
+class Unit:
+    cost: int = 1
+    priority: int = 3
+    lane: str = "a"
+    budget: Budget = field(default_factory=lambda: Budget(4, 100))
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_lone_unit_runs_at_once() -> None:
+    batcher = Batcher[Unit](Clock())
+    unit = Unit()
+    batcher.put([unit])
+    assert batcher.ready_in() == 0
+    assert batcher.take() == [unit]
+    assert batcher.take() == []
+    assert batcher.ready_in() is None
+
+
+def test_a_batch_is_cut_by_size_and_the_rest_waits() -> None:
+    batcher = Batcher[Unit](Clock())
+    units = [Unit() for _ in range(6)]
+    batcher.put(units)
+    assert batcher.take() == units[:4]
+    assert batcher.take() == units[4:]
+
+
+def test_a_batch_is_cut_by_cost_and_an_oversized_unit_runs_alone() -> None:
+    batcher = Batcher[Unit](Clock())
+    units = [Unit(60), Unit(30), Unit(20), Unit(500), Unit(1)]
+    batcher.put(units)
+    assert batcher.take() == units[:2]
+    assert batcher.take() == units[2:3]
+    assert batcher.take() == units[3:4]
+    assert batcher.take() == units[4:]
+
+
+def test_priority_goes_before_age() -> None:
+    batcher = Batcher[Unit](Clock())
+    low, normal, high = Unit(priority=6), Unit(priority=3), Unit(priority=0)
+    batcher.put([low])
+    batcher.put([normal, high])
+    assert batcher.take() == [high, normal, low]
+
+
+def test_the_head_decides_the_lane() -> None:
+    batcher = Batcher[Unit](Clock())
+    first, second, third = Unit(lane="a"), Unit(lane="b"), Unit(lane="a")
+    batcher.put([first, second, third])
+    assert batcher.take() == [first, third]
+    assert batcher.take() == [second]
+
+
+def test_max_wait_holds_a_part_batch_until_its_oldest_has_waited() -> None:
+    clock = Clock()
+    batcher = Batcher[Unit](clock)
+    budget = Budget(2, 100, max_wait_s=0.5)
+    first = Unit(budget=budget)
+    batcher.put([first])
+    assert batcher.take() == []
+    assert batcher.ready_in() == 0.5
+    clock.now = 0.4
+    assert batcher.take() == []
+    second = Unit(budget=budget)
+    batcher.put([second])
+    assert batcher.take() == [first, second], "full: no reason to wait"
+    batcher.put([first])
+    clock.now = 1.0
+    assert batcher.take() == [first]
+
+
+def test_a_lane_that_waits_does_not_hold_up_another() -> None:
+    batcher = Batcher[Unit](Clock())
+    patient = Unit(priority=0, lane="a", budget=Budget(2, 100, max_wait_s=9))
+    eager = Unit(lane="b")
+    batcher.put([patient, eager])
+    assert batcher.take() == [eager]
+
+
+def test_padding_lanes_take_the_heads_neighbours_in_length() -> None:
+    batcher = Batcher[Unit](Clock())
+    budget = Budget(3, 60, padded=True)
+    costs = [20, 100, 19, 3, 18, 2]
+    units = [Unit(cost, budget=budget) for cost in costs]
+    batcher.put(units)
+    assert sorted(unit.cost for unit in batcher.take()) == [18, 19, 20], "3 x 20 fits in 60"
+    assert [unit.cost for unit in batcher.take()] == [100], "the next head runs alone: over the budget"
+    assert sorted(unit.cost for unit in batcher.take()) == [2, 3]
+
+
+def test_discard() -> None:
+    batcher = Batcher[Unit](Clock())
+    keep, drop = Unit(), Unit(cost=7)
+    batcher.put([keep, drop])
+    assert batcher.discard(lambda unit: unit.cost == 7) == [drop]
+    assert batcher.take() == [keep]
+    batcher.put([drop])
+    assert batcher.discard(lambda unit: True) == [drop]
+    assert batcher.ready_in() is None
+
+
+budgets = st.builds(Budget, st.integers(1, 5), st.integers(1, 40), st.sampled_from([0.0, 1.0]), st.booleans())
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data(), st.dictionaries(st.sampled_from("abc"), budgets, min_size=3, max_size=3))
+def test_no_unit_is_lost_doubled_or_over_budget(data: st.DataObject, lanes: dict[str, Budget]) -> None:
+    clock = Clock()
+    batcher = Batcher[Unit](clock)
+    waiting: list[Unit] = []
+    for _ in range(data.draw(st.integers(1, 25))):
+        if data.draw(st.booleans()):
+            lane = data.draw(st.sampled_from("abc"))
+            unit = Unit(data.draw(st.integers(1, 50)), data.draw(st.sampled_from([0, 3, 6])), lane, lanes[lane])
+            batcher.put([unit])
+            waiting.append(unit)
+        else:
+            clock.now += data.draw(st.sampled_from([0.0, 0.6]))
+            _check(batcher, batcher.take(), waiting)
+        assert len(batcher) == len(waiting)
+    clock.now += 10
+    while waiting:
+        before = len(waiting)
+        _check(batcher, batcher.take(), waiting)
+        assert len(waiting) < before, "what waits long enough always runs"
+    assert batcher.take() == []
+
+
+def _check(batcher: Batcher[Unit], batch: list[Unit], waiting: list[Unit]) -> None:
+    if not batch:
+        return
+    budget = batch[0].budget
+    assert len({unit.lane for unit in batch}) == 1
+    assert len(set(map(id, batch))) == len(batch) <= budget.max_size
+    longest, total = max(unit.cost for unit in batch), sum(unit.cost for unit in batch)
+    cost = longest * len(batch) if budget.padded else total
+    assert len(batch) == 1 or cost <= budget.max_cost
+    lane = [unit for unit in waiting if unit.lane == batch[0].lane]
+    head = min(lane, key=lambda unit: (unit.priority, waiting.index(unit)))
+    assert head in batch, "the head of a lane is never passed over"
+    if not budget.padded:
+        order = sorted(lane, key=lambda unit: (unit.priority, waiting.index(unit)))
+        assert batch == order[: len(batch)]
+    for unit in batch:
+        waiting.remove(unit)
