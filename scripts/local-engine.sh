@@ -38,7 +38,7 @@ unpack() {
   local options=(-qq -o Dir::Etc::SourceList=/dev/null -o "Dir::Etc::SourceParts=$apt/sources" -o APT::Sandbox::User=root
                  -o "Dir::State=$apt/state" -o "Dir::Cache=$apt/cache")
   apt-get "${options[@]}" update >&2
-  (cd "$DIR/debs" && apt-get "${options[@]}" download docker.io docker-cli containerd docker-compose docker-buildx >&2)
+  (cd "$DIR/debs" && apt-get "${options[@]}" download docker.io docker-cli containerd docker-compose docker-buildx tini >&2)
   for file in "$DIR"/debs/*.deb; do dpkg-deb -x "$file" "$DIR/root"; done
   ln -sf "$DIR"/root/usr/libexec/docker/cli-plugins/* "$DOCKER_CONFIG/cli-plugins/"
   rm -rf "$apt" "$DIR/debs"
