@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--flower-port", type=int, default=5555, help="0: any free one")
     parser.add_argument("--picture", type=Path, default=Path("demo.png"), help="where to write the picture")
     options = parser.parse_args()
-    console = Console(width=None if sys.stdout.isatty() else 130)
+    console = Console(width=None if sys.stdout.isatty() else 150)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the `finally` that stops the stack
     try:
         with tempfile.TemporaryDirectory(prefix="ml-service-demo-") as folder:
