@@ -12,7 +12,7 @@ import orjson
 import redis.asyncio
 
 from api.inputs import InputCheck, NoCheck, SchemaCheck, TaskCheck
-from api.submitter import Command, Submitter
+from api.submitter import LOST, Command, Submitter, refusal
 from shared import keys
 from shared.catalog import Catalog, Ref
 from shared.tasks import BUILT_IN
@@ -66,6 +66,12 @@ class Presence:
         return known
 
     async def _read_workers(self) -> Workers:
+        try:
+            return await self._scan()
+        except LOST as error:
+            raise refusal(error) from None
+
+    async def _scan(self) -> Workers:
         names = [key async for key in self._client.scan_iter(keys.WORKER + "*", count=1000)]
         if not names:
             return Workers()

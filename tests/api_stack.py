@@ -86,6 +86,18 @@ async def serving(asked: Settings) -> AsyncIterator[Api]:
         await asyncio.gather(task, return_exceptions=True)
 
 
+async def raw_call(port: int, path: str, body: Any, *headers: str) -> tuple[int, Any]:
+    """POST on a connection of its own; status and JSON. (httpx's pool is quadratic in its connections.)"""
+    content = orjson.dumps(body)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    lines = [f"POST {path} HTTP/1.1", "Host: x", "Connection: close", f"Content-Length: {len(content)}", *headers]
+    writer.write("\r\n".join([*lines, "", ""]).encode() + content)
+    head, _, answer = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+    return int(head.split(b" ", 2)[1]), orjson.loads(answer)
+
+
 @dataclass
 class Taken:
     """A job in the hands of the worker."""
@@ -138,13 +150,20 @@ class Hands:
 
     async def finish(self, job: Taken, outcome: Outcome | None = None) -> Any:
         """End a job: by default the input comes back."""
-        outcome = outcome or Outcome(State.SUCCEEDED, output=job.kwargs["input"], timing={"batch_size": 1})
-        meta = encode_outcome(job.job_id, outcome, attempt=job.attempt, started_at=job.started_at)
-        return await self.call(
-            scripts.finish(
-                job.job_id, tag=job.job_id, state=outcome.state, code=outcome.code or "", meta=meta, ttl_ms=60_000
+        return (await self.finish_all([job], outcome))[0]
+
+    async def finish_all(self, jobs: list[Taken], outcome: Outcome | None = None) -> list[Any]:
+        """End jobs in one round trip, as a worker does."""
+        calls = []
+        for job in jobs:
+            ended = outcome or Outcome(State.SUCCEEDED, output=job.kwargs["input"], timing={"batch_size": len(jobs)})
+            meta = encode_outcome(job.job_id, ended, attempt=job.attempt, started_at=job.started_at)
+            calls.append(
+                scripts.finish(
+                    job.job_id, tag=job.job_id, state=ended.state, code=ended.code or "", meta=meta, ttl_ms=60_000
+                )
             )
-        )
+        return [scripts.one([reply]) for reply in await scripts.arun(self.client, calls)]
 
     async def payloads(self, job: Taken) -> list[bytes]:
         """What lies in the payload store for a job."""

@@ -1,0 +1,156 @@
+"""Health, readiness, metrics, models, OpenAPI."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import redis
+from prometheus_client.parser import text_string_to_metric_families
+
+from shared import keys
+from tests.api_stack import Api, Hands, serving, settings, until
+
+
+@pytest.fixture
+async def api(redis_url: str, tmp_path: Path) -> AsyncIterator[Api]:
+    async with serving(settings(redis_url, tmp_path)) as running:
+        yield running
+
+
+@pytest.fixture
+async def hands(api: Api) -> AsyncIterator[Hands]:
+    found = Hands.on(api.parts.settings)
+    yield found
+    await found.client.aclose()
+
+
+def appear(store: redis.Redis, worker: str, *refs: str, state: str = "ready") -> None:
+    """What a worker publishes of itself."""
+    sign = {"process": f"p-{worker}", "worker": worker, "refs": refs, "state": "ready"}
+    store.set(f"{keys.WORKER}p-{worker}", orjson.dumps(sign), ex=60)
+    for ref in refs:
+        card: dict[str, Any] = {"worker": worker, "task": "custom", "state": state, "device": "cpu", "memory": {}}
+        card |= {"input_schema": {"type": "object"}, "output_schema": {}, "parameters_schema": {}, "example": {"a": 1}}
+        store.set(keys.card_key(ref, worker), orjson.dumps(card), ex=60)
+
+
+async def test_live_and_ready(api: Api, store: redis.Redis) -> None:
+    assert (await api.client.get("/livez")).status_code == 200
+    assert (await api.client.get("/readyz")).status_code == 200
+    assert 0 < store.ttl(keys.PROBE) <= 10
+    assert (await api.client.get("/readyz?model=nope")).status_code == 404
+    none = await api.client.get("/readyz?model=bert")
+    assert (none.status_code, none.json()["code"]) == (503, "model_unavailable")
+    appear(store, "w1", "bert@1")
+    appear(store, "w2", "own@1", state="loading")
+    await until(lambda: ready(api, "bert"), "bert is served")
+    assert await ready(api, "bert@1")
+    assert not await ready(api, "bert@best")
+    assert not await ready(api, "own")
+
+
+async def ready(api: Api, model: str) -> bool:
+    return (await api.client.get(f"/readyz?model={model}")).status_code == 200
+
+
+async def test_health(api: Api, store: redis.Redis) -> None:
+    appear(store, "w1", "bert@1", "bert@2")
+    appear(store, "w2", "bert@1")
+    await api.client.post("/v1/jobs", json={"model": "bert", "input": {"text": "x"}})
+    body = (await api.client.get("/health")).json()
+    assert (body["status"], body["workers"], body["queue_depth"]) == ("ok", 2, 1)
+    versions = {"1": {"workers": 2}, "2": {"workers": 1}}
+    assert body["models"]["bert"] == {"workers": 3, "queue_depth": 1, "running": 0, "versions": versions}
+    assert body["models"]["echo"]["workers"] == 0
+
+
+async def test_metrics(api: Api, hands: Hands) -> None:
+    for n in range(3):
+        await api.client.post("/v1/jobs", json={"model": "echo", "input": n})
+    first, _ = await hands.take(2)
+    await hands.finish(first)
+    answer = await api.client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    samples = {
+        (sample.name, *(sample.labels[name] for name in sorted(sample.labels))): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+    assert samples["ml_queue_depth", "echo", "1"] == 1
+    counts = {state: samples["ml_jobs", "echo", state, "1"] for state in ("queued", "running", "succeeded", "failed")}
+    assert counts == {"queued": 1, "running": 1, "succeeded": 1, "failed": 0}
+    assert samples[("ml_store_up",)] == 1
+    assert samples[("process_resident_memory_bytes",)] > 0
+
+
+async def test_models(api: Api, store: redis.Redis) -> None:
+    appear(store, "w1", "own@1", "bert@1")
+    listed = (await api.client.get("/v1/models")).json()
+    assert listed["object"] == "list"
+    models = {model["id"]: model for model in listed["data"]}
+    assert set(models) == {"bert", "cnn", "echo", "own", "tiny"}
+    bert = models["bert"]
+    assert (bert["object"], bert["owned_by"], bert["task"], bert["ready"]) == (
+        "model",
+        "ml-service",
+        "text-embedding",
+        1,
+    )
+    assert isinstance(bert["created"], int)
+    assert [(v["version"], v["ready"], v["traffic"]) for v in bert["versions"]] == [("1", 1, 1.0), ("2", 0, 0.0)]
+    assert bert["versions"][0]["workers"][0]["device"] == "cpu"
+    assert bert["input_schema"]["anyOf"]
+    assert (models["own"]["task"], models["own"]["example"]) == ("custom", {"a": 1})
+    assert models["own"]["input_schema"] == {"type": "object"}
+
+    assert (await api.client.get("/v1/models/bert")).json() == bert
+    pinned = (await api.client.get("/v1/models/bert@best")).json()
+    assert (pinned["id"], [v["version"] for v in pinned["versions"]]) == ("bert@2", ["2"])
+
+
+@pytest.mark.parametrize("name", ["nope", "some/where", "bert@9"])
+async def test_unknown_models_in_openais_shape(api: Api, name: str) -> None:
+    answer = await api.client.get(f"/v1/models/{name}")
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["type"], error["param"]) == (
+        404,
+        "model_not_found",
+        "invalid_request_error",
+        None,
+    )
+    assert error["message"]
+
+
+async def test_openapi(api: Api) -> None:
+    told = (await api.client.get("/openapi.json")).json()
+    paths = told["paths"]
+    assert {"/inference", "/v1/jobs", "/v1/jobs/{job_id}", "/v1/models", "/health", "/readyz"} <= paths.keys()
+    for path in ("/inference", "/v1/jobs"):
+        post = paths[path]["post"]
+        content = post["requestBody"]["content"]
+        assert {"application/json", "image/*", "multipart/form-data"} == content.keys()
+        assert content["application/json"]["schema"]["examples"]
+        problem = post["responses"]["422"]["content"]
+        assert problem == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    references = {part for part in str(told).split("'") if part.startswith("#/components/schemas/")}
+    assert {reference.rpartition("/")[2] for reference in references} <= told["components"]["schemas"].keys()
+    example = paths["/inference"]["post"]["requestBody"]["content"]["application/json"]["schema"]["examples"][0]
+    answer = await api.client.post("/inference", json=example, headers={"Prefer": "respond-async"})
+    assert answer.status_code == 202
+    assert (await api.client.get("/docs")).status_code == 200
+
+
+def test_the_api_imports_nothing_heavy(repository: Path) -> None:
+    program = (
+        "import sys, api.app, api.__main__\n"
+        "heavy = ('torch', 'transformers', 'numpy', 'celery', 'worker', 'kombu', 'PIL')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=repository, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
