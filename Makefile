@@ -21,7 +21,8 @@ help: ## This list
 install: $(STAMP) ## Make .venv and install everything into it
 
 $(STAMP): pyproject.toml client/pyproject.toml
-	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or later; set PYTHON=/path/to/python3" >&2; exit 1; }
+	@command -v "$(PYTHON)" >/dev/null || \
+		{ echo "make: needs Python 3.11 or later; set PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "make: $(PYTHON) is older than Python 3.11; set PYTHON=/path/to/a/newer/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
@@ -68,8 +69,8 @@ bench: $(STAMP) ## The figures of docs/benchmarks.md
 gpu: $(STAMP) ## The tests that need a GPU
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
 
-compose-test: $(STAMP) ## The tests of the containers
-	@$(BIN)/python -m pytest -m containers $(ARGS)
+compose-test: ## The containers, built and asked for real
+	@scripts/compose-test.sh $(ARGS)
 
 clean: ## Remove .venv and what the tools left (not .ml-service, which holds accepted jobs)
 	rm -rf .venv build dist *.egg-info client/*.egg-info client/build .pytest_cache .mypy_cache .ruff_cache \
