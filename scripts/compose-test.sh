@@ -17,8 +17,8 @@ own_engine='' own_container='' seed_folder='' had_models=''
 step() { printf '\n== %s\n' "$*"; }
 fail() { echo "compose-test: $*" >&2; exit 1; }
 ask() { python3 tests/containers/check_stack.py "$@"; }
-stack() { docker compose --project-name "$PROJECT" --env-file /dev/null "${files[@]}" "$@"; }
-seed() { docker compose --project-name "$PROJECT-seed" --project-directory "$seed_folder" -f tests/containers/seed.yml "$@"; }
+stack() { docker compose --progress "${progress:-quiet}" --project-name "$PROJECT" --env-file /dev/null "${files[@]}" "$@"; }
+seed() { docker compose --progress quiet --project-name "$PROJECT-seed" --project-directory "$seed_folder" -f tests/containers/seed.yml "$@"; }
 
 cleanup() {
   local code=$?
@@ -66,7 +66,7 @@ port_free() { ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 compose() {
   local start=$SECONDS
   step "building the images of docker-compose.yml"
-  stack build
+  progress=plain stack build
   figures+=("build of api, flower, worker: $((SECONDS - start)) s")
   start=$SECONDS
   step "docker compose up --build --wait --scale worker=$WORKERS"
@@ -82,10 +82,28 @@ compose() {
   ask "http://$(stack port api 8001)" --workers $WORKERS --flower "http://$(stack port flower 5555)" ||
     { stack logs --no-color --tail 100; fail "an answer was wrong"; }
   while read -r line; do figures+=("memory of $line"); done < <(docker stats --no-stream --format '{{.Name}}: {{.MemUsage}}')
+  hardship
   step "docker compose down"
   start=$SECONDS
   stack down --volumes --timeout 60
   figures+=("down: $((SECONDS - start)) s")
+}
+
+# What was accepted ends well whatever happens to the containers.
+hardship() {
+  local api kill_all='kill -9 -1' # all but the container's init, which then ends, and the container is started again
+  api=http://$(stack port api 8001)
+  step "killing a worker at work"
+  survives exec -T --index 1 worker sh -c "$kill_all"
+  step "restarting Redis"
+  survives restart redis
+  step "one worker less"
+  survives up --detach --no-recreate --scale worker=1
+}
+
+survives() { # docker compose arguments
+  ask "$api" --during docker compose --project-name "$PROJECT" --env-file /dev/null "${files[@]}" "$@" ||
+    { stack ps --all; stack logs --no-color --tail 100; fail "accepted work was lost"; }
 }
 
 all_in_one() {
@@ -120,6 +138,7 @@ seed_block() {
   seed down --volumes --timeout 60
 }
 
+export BUILDKIT_PROGRESS=plain
 files=() context=()
 trap cleanup EXIT
 engine

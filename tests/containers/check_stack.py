@@ -1,6 +1,9 @@
 """Asks a running service over its published ports. Standard library only: the script that calls it has no other.
 
-python3 check_stack.py API_URL [--workers N] [--flower URL]     exit code 0 if all holds
+    python3 check_stack.py API_URL [--workers N] [--flower URL]
+    python3 check_stack.py API_URL --during COMMAND...     what was accepted survives the command
+
+Exit code 0 if all holds.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ import argparse
 import base64
 import json
 import math
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +27,12 @@ CAT = Path(__file__).with_name("cat.jpg")
 CATS = {"tabby", "tiger cat", "egyptian cat", "persian cat", "siamese cat", "lynx"}
 SENTENCES = ["A cat sleeps on the sofa.", "A kitten naps on the couch.", "Interest rates rose again in March."]
 BOTH_WORKERS_S = 60
+JOB_S = 180  # above a dead worker's lease and the run of what it held
+JOBS = 100
+
+
+class Unavailable(Exception):
+    """503: to be tried again."""
 
 
 def call(url: str, body: dict[str, Any] | None = None, timeout: float = 60) -> Any:
@@ -34,7 +44,8 @@ def call(url: str, body: dict[str, Any] | None = None, timeout: float = 60) -> A
             text = answer.read().decode()
             return json.loads(text) if "json" in answer.headers.get_content_type() else text
     except HTTPError as error:
-        raise AssertionError(f"{url}: {error.code} {error.read().decode()}") from None
+        text = error.read().decode()
+        raise (Unavailable if error.code == 503 else AssertionError)(f"{url}: {error.code} {text}") from None
 
 
 def infer(api: str, model: str, data: dict[str, Any]) -> dict[str, Any]:
@@ -74,16 +85,42 @@ def check_workers(api: str, count: int) -> str:
     return ", ".join(f"{worker}: {jobs} jobs" for worker, jobs in sorted(answered.items()))
 
 
+def submit(api: str, texts: list[str]) -> str:
+    return str(call(f"{api}/v1/jobs", {"model": "bert", "input": {"texts": texts}})["id"])
+
+
+def ended(api: str, job_id: str) -> dict[str, Any]:
+    """The job once it has succeeded; a server that is away for a moment is asked again."""
+    end = time.monotonic() + JOB_S
+    job: dict[str, Any] = {"state": "unknown"}
+    while job["state"] not in ("succeeded", "failed", "canceled"):
+        assert time.monotonic() < end, f"{job_id} is still {job['state']}"
+        try:
+            job = call(f"{api}/v1/jobs/{job_id}?wait=10")
+        except Unavailable:
+            time.sleep(0.5)
+    assert job["state"] == "succeeded", job
+    return job
+
+
 def check_job(api: str) -> str:
     """Submitted, then polled."""
-    job = call(f"{api}/v1/jobs", {"model": "bert", "input": {"text": "later"}})
-    end = time.monotonic() + 60
-    while job["state"] not in ("succeeded", "failed", "canceled"):
-        assert time.monotonic() < end, job
-        job = call(f"{api}/v1/jobs/{job['id']}?wait=10")
-    assert job["state"] == "succeeded", job
-    assert len(job["output"]["embedding"]) == 384
+    job = ended(api, submit(api, ["later"]))
+    assert len(job["output"]["embeddings"][0]) == 384
     return str(job["state"])
+
+
+def check_during(api: str, command: list[str]) -> str:
+    """Accepts a pile of work, does something to the service, and sees every job end well."""
+    with ThreadPoolExecutor(16) as pool:
+        ids = list(pool.map(lambda n: submit(api, [f"Job {n}, sentence {i}." for i in range(64)]), range(JOBS)))
+        states = [call(f"{api}/v1/jobs/{job_id}")["state"] for job_id in ids[-16:]]
+        assert "queued" in states, "the pile was gone before anything could happen to it"
+        subprocess.run(command, check=True, capture_output=True)
+        began = time.monotonic()
+        jobs = list(pool.map(lambda job_id: ended(api, job_id), ids))
+    again = sum(job["attempt"] > 1 for job in jobs)
+    return f"{JOBS} jobs succeeded, {again} of them in a second attempt, {time.monotonic() - began:.0f} s later"
 
 
 def check_flower(flower: str, count: int) -> str:
@@ -98,8 +135,12 @@ def main() -> int:
     parser.add_argument("api")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--flower")
+    parser.add_argument("--during", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     api = options.api
+    if options.during:
+        print(f"  {check_during(api, options.during)}", flush=True)  # noqa: T201 - its answer
+        return 0
     checks: dict[str, Any] = {
         "/health": lambda: call(f"{api}/health")["status"],
         "/readyz": lambda: call(f"{api}/readyz") and "ready",

