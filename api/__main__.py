@@ -2,7 +2,8 @@
 
 uvicorn runs the lifespan's shutdown only after all connections are closed, so a hook there could not release callers
 who wait. Our server does it: on the first signal it accepts nobody any more and holds the waiting callers for their
-outcome, ML_DRAIN_S at most; then they get 202 or 504 with their job's URL. A second signal ends at once.
+outcome, ML_DRAIN_S at most; then they get 202 or 504 with their job's URL. A second signal releases them
+now, a third ends at once.
 """
 
 from __future__ import annotations
@@ -31,16 +32,22 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, parts: Services) -> None:
         super().__init__(config)
         self._parts = parts
+        self._signals = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain; called again: end now."""
-        if self.should_exit:
+        """Begin to drain; called again: release who waits; and again: end now."""
+        if self._signals == 1 and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._parts.waiter.release)
+        elif self._signals > 1:
             self.force_exit = True
+        self._signals += 1
         self.should_exit = True
         self._parts.draining = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Tells the port, which may have been chosen by the system."""
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]

@@ -124,7 +124,7 @@ async def test_a_redis_that_restarts(own_api: Api, own_server: EmbeddedServer) -
     hands = Hands.on(own_api.parts.settings)
     waiting = asyncio.create_task(own_api.client.post("/inference", json={"model_type": "echo", "data": 1}))
     (taken,) = await hands.take()
-    await asyncio.to_thread(own_server.stop)
+    own_server.stop()
     for method, path in (
         ("POST", "/v1/jobs"),
         ("GET", f"/v1/jobs/{taken.job_id}"),
@@ -141,7 +141,7 @@ async def test_a_redis_that_restarts(own_api: Api, own_server: EmbeddedServer) -
     assert (await own_api.client.get("/v1/models")).status_code == 200
     assert not waiting.done()
 
-    await asyncio.to_thread(own_server.start)
+    own_server.start()
     await until(lambda: is_ready(own_api), "the API finds Redis again")
     assert (await submit(own_api, "echo")).status_code == 202
     await hands.client.connection_pool.disconnect()
@@ -156,11 +156,10 @@ async def is_ready(api: Api) -> bool:
 
 async def test_the_api_starts_before_redis(tmp_path: Path) -> None:
     own = EmbeddedServer(tmp_path / "late")
-    await asyncio.to_thread(own.start)
-    await asyncio.to_thread(own.stop)
+    own.start()
+    own.stop()
     async with serving(settings(own.url, tmp_path)) as api:
         assert (await submit(api, "echo")).status_code == 503
-        # From this thread: the server must not outlive it, nor die with a pool's.
         own.start()
         await until(lambda: is_ready(api), "the API finds Redis")
         call = asyncio.create_task(api.client.post("/inference", json={"model_type": "echo", "data": 1}))

@@ -1,0 +1,148 @@
+"""`python -m api` as a process: start, drain, refuse a wrong configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from shared import keys
+from tests.api_stack import MODELS, Hands, settings, until
+
+
+@dataclass
+class Process:
+    """A running `python -m api`."""
+
+    popen: subprocess.Popen[bytes]
+    log: Path
+    client: httpx.AsyncClient
+
+    def events(self) -> list[dict[str, Any]]:
+        """What it has logged."""
+        return [orjson.loads(line) for line in self.log.read_bytes().splitlines()]
+
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+async def start(redis_url: str, tmp_path: Path, repository: Path) -> AsyncIterator[Start]:
+    (tmp_path / "models.yaml").write_text(MODELS)
+    running: list[Process] = []
+
+    async def begin(**more: str) -> Process:
+        environment = os.environ | {"ML_REDIS_URL": redis_url, "ML_PORT": "0"}
+        environment |= {"ML_MODELS_FILE": str(tmp_path / "models.yaml"), **more}
+        log = tmp_path / f"api-{len(running)}.log"
+        with log.open("wb") as output:
+            command = [sys.executable, "-m", "api"]
+            popen = subprocess.Popen(command, cwd=repository, env=environment, stderr=output)  # noqa: ASYNC220 - brief
+        client = httpx.AsyncClient(timeout=30, trust_env=False)
+        process = Process(popen, log, client)
+        running.append(process)
+        await until(lambda: b'"started"' in log.read_bytes() or popen.poll() is not None, "the process has started")
+        if popen.poll() is None:
+            client.base_url = httpx.URL(f"http://127.0.0.1:{process.events()[-1]['port']}")
+        return process
+
+    yield begin
+    for process in running:
+        await process.client.aclose()
+        process.popen.kill()
+        process.popen.wait()
+
+
+@pytest.fixture
+async def hands(redis_url: str, tmp_path: Path) -> AsyncIterator[Hands]:
+    found = Hands.on(settings(redis_url, tmp_path))
+    yield found
+    await found.client.aclose()
+
+
+async def test_a_drain_holds_callers_for_their_outcome(start: Start, hands: Hands) -> None:
+    api = await start(ML_DRAIN_S="20")
+    call = asyncio.create_task(api.client.post("/inference", json={"model_type": "echo", "data": 1}))
+    (taken,) = await hands.take()
+    api.popen.send_signal(signal.SIGTERM)
+    await until(lambda: b'"stopping"' in api.log.read_bytes(), "it drains")
+    await until(lambda: refused(api), "it accepts nobody")
+    assert not call.done()
+    await hands.finish(taken)
+    answer = await call
+    assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+    await until(lambda: api.popen.poll() is not None, "it exits")
+    assert api.popen.returncode == 0
+    assert [event["event"] for event in api.events()] == ["started", "stopping", "stopped"]
+
+
+async def test_the_rest_is_released_when_the_drain_is_over(start: Start, hands: Hands) -> None:
+    api = await start(ML_DRAIN_S="0.5")
+    began = time.monotonic()
+    asked = {"model": "echo", "input": 1}
+    calls = [
+        asyncio.create_task(api.client.post("/inference", json={"model_type": "echo", "data": 1})),
+        asyncio.create_task(api.client.post("/v1/jobs", json=asked, headers={"Prefer": "wait=30"})),
+    ]
+    await hands.take(2)
+    queued = (await api.client.post("/v1/jobs", json=asked)).json()["id"]
+    calls.append(asyncio.create_task(api.client.get(f"/v1/jobs/{queued}?wait=30")))
+    await until(lambda: hands.client.hexists(keys.JOB + queued, "waiters"), "the long-poll waits")
+    api.popen.send_signal(signal.SIGTERM)
+    inference, submitted, polled = await asyncio.gather(*calls)
+    assert time.monotonic() - began < 10
+    assert (inference.status_code, inference.json()["code"]) == (504, "wait_ended")
+    assert inference.headers["location"].startswith("/v1/jobs/")
+    assert inference.headers["x-should-retry"] == "false"
+    assert (submitted.status_code, submitted.json()["state"]) == (202, "running")
+    assert submitted.headers["location"] == f"/v1/jobs/{submitted.json()['id']}"
+    assert (polled.status_code, polled.json()["state"]) == (200, "queued")
+    assert {answer.headers["connection"] for answer in (inference, submitted, polled)} == {"close"}
+    await until(lambda: api.popen.poll() is not None, "it exits")
+    assert api.popen.returncode == 0
+
+
+async def test_a_second_ctrl_c_releases_at_once(start: Start, hands: Hands) -> None:
+    api = await start(ML_DRAIN_S="60")
+    call = asyncio.create_task(api.client.post("/inference", json={"model_type": "echo", "data": 1}))
+    await hands.take()
+    api.popen.send_signal(signal.SIGINT)
+    await until(lambda: b'"stopping"' in api.log.read_bytes(), "it drains")
+    api.popen.send_signal(signal.SIGINT)
+    await until(lambda: api.popen.poll() is not None, "it exits")
+    assert api.popen.returncode == 0
+    assert (await call).json()["code"] == "wait_ended"
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"ML_PORT": "x"}, "ML_PORT"),
+        ({"ML_MODELS_FILE": "/nowhere/models.yaml"}, "/nowhere/models.yaml"),
+    ],
+)
+async def test_a_wrong_configuration_is_refused(start: Start, variables: dict[str, str], told: str) -> None:
+    api = await start(**variables)
+    assert api.popen.wait() == 2
+    assert "config_refused" in api.log.read_text()
+    assert told in api.log.read_text()
+
+
+async def refused(api: Process) -> bool:
+    try:
+        async with httpx.AsyncClient(trust_env=False) as fresh:
+            await fresh.get(f"{api.client.base_url}/livez")
+    except httpx.ConnectError:
+        return True
+    return False
