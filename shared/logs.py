@@ -40,6 +40,7 @@ class Event(enum.StrEnum):
     LEASE_LOST = enum.auto()
     LEASE_RENEWAL_FAILED = enum.auto()
     PREDICT_STALLED = enum.auto()
+    THREAD_DIED = enum.auto()
     REDIS_LOST = enum.auto()
     REDIS_BACK = enum.auto()
     REQUEST_FAILED = enum.auto()

@@ -118,7 +118,8 @@ class Batcher(Generic[U]):
 def _first_that_fit(waiting: list[tuple[_Entry, U]], budget: Budget) -> list[int]:
     """From the head on, in order. A unit over the budget runs alone; a batch never passes over a unit, so a large
     one is not overtaken for ever."""
-    total, chosen = 0, []
+    total = 0
+    chosen: list[int] = []
     for index, (_, unit) in enumerate(waiting[: budget.max_size]):
         total += unit.cost
         if chosen and total > budget.max_cost:

@@ -19,6 +19,7 @@ from shared.types import Outcome, State
 from worker.handler import ItemError
 from worker.holdings import Holdings
 from worker.report import Reporter
+from worker.vital import vital_thread
 from worker.work import Item, Unit, Work
 
 logger = get_logger("worker")
@@ -55,8 +56,8 @@ class Finisher:
     ) -> None:
         self._client, self._holdings, self._reporter = client, holdings, reporter
         self._worker, self._ttl_ms, self._on_gone = worker, int(result_ttl_s * 1000), on_gone
-        self._inbox: queue.SimpleQueue[_Batch | _End | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._loop, name="finish", daemon=True)
+        self._inbox: queue.SimpleQueue[_Batch | _End | threading.Event | None] = queue.SimpleQueue()
+        self._thread = vital_thread("finish", self._loop)
 
     def start(self) -> None:
         """Once."""
@@ -67,6 +68,12 @@ class Finisher:
         self._inbox.put(None)
         self._thread.join(timeout)
         return not self._thread.is_alive()
+
+    def flush(self) -> None:
+        """Wait until all that was delivered before has its outcome in Redis."""
+        written = threading.Event()
+        self._inbox.put(written)
+        written.wait()
 
     def deliver(self, units: list[Unit], outputs: list[Any], predict_ms: float) -> None:
         """A batch has run."""
@@ -96,11 +103,14 @@ class Finisher:
             for one in news:
                 if isinstance(one, _Batch):
                     ends += self._digest(one)
-                elif one is not None and not one.work.ended:
+                elif isinstance(one, _End) and not one.work.ended:
                     one.work.ended = True
                     ends.append(one)
             if ends:
                 self._write(ends)
+            for one in news:
+                if isinstance(one, threading.Event):
+                    one.set()
 
     def _digest(self, batch: _Batch) -> list[_End]:
         """The jobs that a batch has brought to their end."""

@@ -89,9 +89,10 @@ class Preparer:
         if not pointers:
             return value
         parts = self._client.mget([keys.payload_key(work.job_id, number) for number in range(len(pointers))])
-        if any(part is None for part in parts):
+        present = [part for part in parts if isinstance(part, bytes)]
+        if len(present) < len(pointers):
             raise InvalidInput("the job's input is gone from the payload store")
-        return attach(value, pointers, parts)
+        return attach(value, pointers, present)
 
     def _units(self, work: Work, model: LoadedModel, index: int, budget: Budget) -> list[Unit]:
         """The units of one item; none, and the item's fault, when it cannot be prepared."""

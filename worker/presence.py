@@ -23,6 +23,7 @@ from shared.logs import Event, get_logger
 from shared.settings import Settings
 from worker.holdings import Holdings
 from worker.models import LoadedModel
+from worker.vital import vital_thread
 
 logger = get_logger("worker")
 
@@ -48,7 +49,7 @@ class Presence:
         self._started_at = time.time()
         self.started = False
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="presence", daemon=True)
+        self._thread = vital_thread("presence", self._loop)
         self.interval_s = min(settings.heartbeat_s, settings.lease_s / 4)
         # Shorter than the lease: who finds an expired lease must also find its holder gone.
         self._ttl_ms = int(settings.lease_s * 900)

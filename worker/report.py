@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
@@ -38,7 +39,7 @@ class Reporter:
         """Claimed, about to run."""
         now = time.monotonic()
         for work in works:
-            self._later(lambda work=work: work.request.on_accepted(os.getpid(), now))
+            self._later(partial(work.request.on_accepted, os.getpid(), now))
 
     def ended(
         self, work: Work, state: State | None, *, code: str = "", message: str = "", runtime_s: float = 0

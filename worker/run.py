@@ -6,11 +6,13 @@ import os
 import signal
 import threading
 import uuid
+import warnings
 from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
 from celery import signals
+from celery.exceptions import SecurityWarning
 from celery.worker import state as celery_state
 
 from shared import keys
@@ -79,6 +81,8 @@ def load_all(catalog: Catalog, device: Device, settings: Settings) -> dict[Ref, 
 
 def consume(settings: Settings, models: Mapping[Ref, LoadedModel], engine: Engine, presence: Presence) -> int:
     """Celery's worker, with our pool, transport and backend, in this thread until it was told to stop."""
+    # Celery warns root off because of pickle; only JSON is accepted here.
+    warnings.simplefilter("ignore", SecurityWarning)
     transport.install(engine.holdings)
     install_revoke()
     app = make_celery(settings, backend=f"worker.backend:OutcomeBackend+{settings.redis_url}")

@@ -15,6 +15,7 @@ from worker.batcher import Batcher
 from worker.finisher import Finisher
 from worker.predict import predict
 from worker.report import Reporter
+from worker.vital import vital_thread
 from worker.work import Unit, Work
 
 logger = get_logger("worker")
@@ -42,7 +43,7 @@ class Runner:
         self._condition = threading.Condition()
         self._batcher: Batcher[Unit] = Batcher(clock)
         self._stopping = False
-        self._thread = threading.Thread(target=self._loop, name="device", daemon=True)
+        self._thread = vital_thread("device", self._loop)
         self.current: tuple[float, list[Unit]] | None = None
         """Since when which batch is on the device; read by the watchdog."""
 
@@ -84,6 +85,10 @@ class Runner:
             self._run(units)
 
     def _run(self, units: list[Unit]) -> None:
+        alone = units[0].work.alone
+        if alone:
+            # If this one kills the process, no other job's start may look like a crash: their outcomes stand first.
+            self._finisher.flush()
         units = self._claim([unit for unit in units if not unit.work.ended])
         if not units:
             return
@@ -96,6 +101,8 @@ class Runner:
         self.current = None
         logger.debug(Event.BATCH_DONE, model=str(model.ref), size=len(units), predict_ms=round(predict_ms, 2))
         self._finisher.deliver(units, outputs, predict_ms)
+        if alone:
+            self._finisher.flush()
 
     def _claim(self, units: list[Unit]) -> list[Unit]:
         """The units that may run now. Jobs that have ended meanwhile fall out here, suspects go back to wait alone."""

@@ -23,7 +23,7 @@ from worker.holdings import Holdings
 logger = get_logger("worker")
 
 
-class QoS(virtual.QoS):
+class QoS(virtual.QoS):  # type: ignore[misc]  # kombu is not typed enough to check
     """Acks of messages that no finish script has forgotten already; collected, flushed once a tick."""
 
     restore_at_shutdown = False  # `Engine.drain` gives back what is held
@@ -87,7 +87,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         """Flush acks; when messages wait and there is room, take them. Once a loop tick."""
         if not self._in_poll or self._drainer is None:
             return
-        self._flush()
+        self._flush(self._drainer)
         if not self._left:
             return
         lists = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in self.active_queues]
@@ -106,20 +106,20 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         """Once a second: as if woken. Tracking is asked for again, since redis-py may have reconnected silently."""
         self._left = 1
         if self._drainer is not None:
-            self._drainer.execute_command(*self._track)
+            self._drainer.execute_command(*self._track)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
 
-    def _flush(self) -> None:
+    def _flush(self, client: Redis) -> None:
         """What is said again after a lost connection is harmless."""
         held = self.holdings
         if requeued := list(held.requeued):
-            scripts.run_on(self._drainer, scripts.give_back(requeued))
+            scripts.run_on(client, scripts.give_back(requeued))
             del held.requeued[: len(requeued)]
         for tag in list(held.rejected):
-            scripts.run_on(self._drainer, scripts.bury(tag, "rejected"))
+            scripts.run_on(client, scripts.bury(tag, "rejected"))
             held.rejected.remove(tag)
         if acked := list(held.acked):
-            self._drainer.hdel(keys.UNACKED, *acked)
-            self._drainer.zrem(keys.LEASES, *acked)
+            client.hdel(keys.UNACKED, *acked)
+            client.zrem(keys.LEASES, *acked)
             del held.acked[: len(acked)]
 
     def close(self) -> None:

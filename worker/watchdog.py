@@ -10,10 +10,9 @@ from collections.abc import Callable
 
 from shared.logs import Event, get_logger
 from worker.engine import Engine
+from worker.vital import EXIT_SOFTWARE, vital_thread
 
 logger = get_logger("worker")
-
-EXIT_STALLED = 70  # EX_SOFTWARE of sysexits.h
 
 
 def start_watchdog(engine: Engine, *, interval_s: float, exit_process: Callable[[int], None]) -> None:
@@ -28,6 +27,6 @@ def start_watchdog(engine: Engine, *, interval_s: float, exit_process: Callable[
                 try:
                     engine.settle_stalled(works)
                 finally:
-                    exit_process(EXIT_STALLED)
+                    exit_process(EXIT_SOFTWARE)
 
-    threading.Thread(target=watch, name="watchdog", daemon=True).start()
+    vital_thread("watchdog", watch).start()

@@ -97,7 +97,8 @@ class PackedEncoder:
         embeddings = model.embeddings
         self.words = embeddings.word_embeddings.weight.detach()
         positions = embeddings.position_embeddings.weight.detach()
-        self.first_position = model.config.pad_token_id + 1 if kind not in ("bert", "distilbert") else 0
+        padding = getattr(embeddings, "padding_idx", None)  # RoBERTa counts from behind it
+        self.first_position = 0 if padding is None else padding + 1
         types = getattr(embeddings, "token_type_embeddings", None)
         self.positions = positions if types is None else positions + types.weight[0].detach()
         self.norm = _norm(embeddings.LayerNorm)

@@ -52,7 +52,7 @@ class TextEmbedding(Handler[TextItem, Any]):
         slow = AutoTokenizer.from_pretrained(folder)
         model = _encoder_class(folder).from_pretrained(folder, dtype=getattr(torch, ctx.dtype))
         model = model.eval().requires_grad_(False).to(ctx.device)
-        self.max_length = _max_length(self.recipe.max_length, slow.model_max_length, model.config)
+        self.max_length = _max_length(self.recipe.max_length, slow.model_max_length, model)
         self._load_tokenizer(slow)
         self.encode: Callable[..., Any] = PaddedEncoder(model, ctx.device, slow.pad_token_id or 0)
         self.padded = True  # type: ignore[misc]  # decided at load: a fact of this model, not of the class
@@ -160,9 +160,10 @@ def _encoder_class(folder: Path) -> Any:
     return AutoModelForTextEncoding if known else AutoModel
 
 
-def _max_length(told: int | None, tokenizer: int, config: Any) -> int:
+def _max_length(told: int | None, tokenizer: int, model: Any) -> int:
     """What the files say, never above the model's table of positions."""
-    positions = getattr(config, "max_position_embeddings", None) or 10**9
-    if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
-        positions -= (config.pad_token_id or 0) + 1  # these count positions from behind the padding's
+    positions = getattr(model.config, "max_position_embeddings", None) or 10**9
+    padding = getattr(getattr(model, "embeddings", None), "padding_idx", None)
+    if padding is not None:  # RoBERTa and its kin count positions from behind the padding's
+        positions -= padding + 1
     return int(min(told or tokenizer, positions, 10**6))

@@ -1,0 +1,52 @@
+"""Handlers that misbehave on purpose, run by real workers."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from pydantic import BaseModel
+
+from worker.handler import Handler, ItemError, Prepared
+
+
+class Order(BaseModel):
+    """What to do: `ok`, `item-error`, `raise`, `abort`, `hang`, `memory`, `short`, `odd`."""
+
+    do: str = "ok"
+    n: int = 0
+
+
+class Moody(Handler[Order, Order]):
+    """Obeys each item; the device has memory for batches of two."""
+
+    task = "moody"
+    example = [Order()]
+
+    def prepare(self, item: Order, parameters: Any) -> Prepared:
+        """Refuses `refuse` before the device."""
+        if item.do == "refuse":
+            raise ItemError("not this one", pointer="/do")
+        return Prepared(item)
+
+    def predict(self, batch: list[Order]) -> Any:
+        """One output an item, unless told otherwise."""
+        todo = {order.do for order in batch}
+        if "abort" in todo:
+            os.abort()
+        if "hang" in todo:
+            time.sleep(3600)
+        if "raise" in todo:
+            raise ValueError("told to")
+        if ("memory" in todo and len(batch) > 2) or "too-big" in todo:
+            raise MemoryError("the device is full")
+        if "short" in todo:
+            return batch[:-1]
+        if "slow" in todo:
+            time.sleep(0.5)
+        return [ItemError("told to", code="predict_error") if order.do == "item-error" else order for order in batch]
+
+    def finish(self, outputs: list[Any], item: Order, parameters: Any) -> Any:
+        """`odd` is not JSON data."""
+        return object() if item.do == "odd" else outputs[0]

@@ -1,0 +1,239 @@
+"""Workers come, stop, die and hang; what was accepted ends once all the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+from celery import Celery
+
+from local.server import EmbeddedServer
+from shared import keys
+from tests.conftest import wait_until
+from tests.processes import REPOSITORY, api, environment, worker
+
+MODELS = """
+models:
+  echo:
+    task: echo
+    versions: {"1": {}}
+    batch: {max_size: 16}
+  moody:
+    handler: tests/e2e/handlers.py:Moody
+    versions: {"1": {}}
+    limits: {timeout_s: 1}
+"""
+QUICK = {"ML_LEASE_S": "2", "ML_HEARTBEAT_S": "0.5"}
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    path = tmp_path / "models.yaml"
+    path.write_text(MODELS)
+    return path
+
+
+@pytest.fixture
+def http(redis_url: str, models: Path) -> Iterator[httpx.Client]:
+    """An API without a worker."""
+    with api(redis_url, models) as url, httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+def _submit(http: httpx.Client, n: int, *, model: str = "echo", **body: Any) -> list[str]:
+    ids = []
+    for index in range(n):
+        answer = http.post("/v1/jobs", json={"model": model, "input": {"n": index}} | body)
+        assert answer.status_code == 202
+        ids.append(answer.json()["id"])
+    return ids
+
+
+def _ended(http: httpx.Client, job_id: str, *, wait_s: int = 40) -> dict[str, Any]:
+    job: dict[str, Any] = http.get(f"/v1/jobs/{job_id}", params={"wait": wait_s}).json()
+    return job
+
+
+def test_jobs_wait_for_a_worker(http: httpx.Client, redis_url: str, models: Path) -> None:
+    (job_id,) = _submit(http, 1)
+    assert http.get("/readyz").status_code == 200
+    assert http.get("/readyz", params={"model": "echo"}).status_code == 503
+    with worker(redis_url, models):
+        assert _ended(http, job_id)["output"] == {"n": 0}
+        assert http.get("/readyz", params={"model": "echo"}).status_code == 200
+
+
+def test_a_deadline_holds_with_no_worker_alive(http: httpx.Client) -> None:
+    (job_id,) = _submit(http, 1, deadline_s=0.5)
+    assert _ended(http, job_id)["error"]["code"] == "deadline_exceeded"
+
+
+def test_kill_9_in_mid_batch(http: httpx.Client, redis_url: str, models: Path, store: redis.Redis) -> None:
+    with worker(redis_url, models, "first", **QUICK) as first:
+        ids = _submit(http, 40, parameters={"sleep_ms": 400})
+        wait_until(lambda: store.hlen(keys.UNACKED) > 16, what="a batch runs and others are held")
+        wait_until(lambda: http.get(f"/v1/jobs/{ids[0]}").json()["state"] != "queued")
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        with worker(redis_url, models, "second", **QUICK):
+            jobs = [_ended(http, job_id) for job_id in ids]
+    assert [job["output"] for job in jobs] == [{"n": n} for n in range(40)]
+    assert {job["timing"]["worker"] for job in jobs} >= {"second"}
+    assert store.hlen(keys.UNACKED) == store.zcard(keys.LEASES) == 0
+    counters = {name.decode(): int(n) for name, n in store.hgetall(f"{keys.COUNTERS}echo@1").items()}
+    assert (counters["queued"], counters["running"], counters["succeeded"]) == (0, 0, 40)
+
+
+def test_sigterm_finishes_the_batch_and_gives_the_rest_back(
+    http: httpx.Client, redis_url: str, models: Path, store: redis.Redis
+) -> None:
+    with worker(redis_url, models, "first") as first:
+        ids = _submit(http, 100, parameters={"sleep_ms": 500})
+        wait_until(lambda: http.get(f"/v1/jobs/{ids[0]}").json()["state"] != "queued")
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(20) == 0
+    assert store.hlen(keys.UNACKED) == 0
+    states = [http.get(f"/v1/jobs/{job_id}").json()["state"] for job_id in ids]
+    assert set(states) == {"succeeded", "queued"}
+    assert not list(store.scan_iter(f"{keys.WORKER}*")), "it has left"
+    with worker(redis_url, models, "second"):
+        jobs = [_ended(http, job_id) for job_id in ids]
+    assert [job["output"]["n"] for job in jobs] == list(range(100))
+    assert {job["attempt"] for job in jobs} == {1}, "nothing ran twice"
+
+
+def test_a_crash_in_native_code_hurts_only_its_own_job(http: httpx.Client, redis_url: str, models: Path) -> None:
+    good = _submit(http, 3, model="moody")
+    (poison,) = _submit(http, 1, model="moody", input={"do": "abort"})
+    good += _submit(http, 3, model="moody")
+    starts = 0
+    for _ in range(8):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "worker"],
+            env=environment(redis_url, models, ML_WORKER_NAME="moody", **QUICK),
+            cwd=REPOSITORY,
+        )
+        starts += 1
+        wait_until(
+            lambda process=process: (
+                process.poll() is not None or http.get(f"/v1/jobs/{poison}").json()["state"] == "failed"
+            ),
+            timeout_s=40,
+        )
+        if process.poll() is None:
+            break
+    try:
+        assert _ended(http, poison)["error"]["code"] == "attempts_exhausted"
+        assert [_ended(http, job_id)["state"] for job_id in good] == ["succeeded"] * 6
+        assert starts == 5, "one crash in company, three alone"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_a_predict_that_hangs(http: httpx.Client, redis_url: str, models: Path) -> None:
+    with worker(redis_url, models, "first", **QUICK) as first:
+        (stuck,) = _submit(http, 1, model="moody", input={"do": "hang"})
+        wait_until(lambda: http.get(f"/v1/jobs/{stuck}").json()["state"] == "running")
+        (behind,) = _submit(http, 1)
+        assert first.wait(20) == 70
+    assert _ended(http, stuck)["error"]["code"] == "timeout"
+    with worker(redis_url, models, "second", **QUICK):
+        assert _ended(http, behind)["state"] == "succeeded"
+
+
+def test_redis_restarts_under_work(tmp_path: Path, models: Path) -> None:
+    with (
+        EmbeddedServer(tmp_path / "redis") as server,
+        worker(server.url, models) as process,
+        api(server.url, models) as url,
+        httpx.Client(base_url=url) as http,
+    ):
+        ids = _submit(http, 60, parameters={"sleep_ms": 300})
+        server.stop()
+        assert http.post("/v1/jobs", json={"model": "echo", "input": 1}).status_code == 503
+        server.start()
+        wait_until(lambda: http.get("/readyz").status_code == 200)
+        jobs = [_ended(http, job_id, wait_s=4) for job_id in ids]
+        assert [job["output"]["n"] for job in jobs] == list(range(60))
+        assert {job["attempt"] for job in jobs} == {1}
+        assert process.poll() is None
+
+
+def test_two_workers_share(http: httpx.Client, redis_url: str, models: Path) -> None:
+    with worker(redis_url, models, "one"), worker(redis_url, models, "two"):
+        ids = _submit(http, 120, parameters={"sleep_ms": 100})
+        assert {_ended(http, job_id)["timing"]["worker"] for job_id in ids} == {"one", "two"}
+
+
+def test_beside_a_backends_own_celery(
+    http: httpx.Client, redis_url: str, models: Path, store: redis.Redis, tmp_path: Path
+) -> None:
+    """A stock app on the same database: its tasks reach its worker, ours reach ours, its keys stay its own."""
+    (tmp_path / "backend_app.py").write_text(
+        "from celery import Celery\n"
+        f"app = Celery('backend', broker={redis_url!r}, backend={redis_url!r})\n"
+        "@app.task(name='backend.add')\n"
+        "def add(a, b):\n"
+        "    return a + b\n"
+    )
+    stock = subprocess.Popen(
+        [sys.executable, "-m", "celery", "-A", "backend_app", "worker", "-P", "solo", "-l", "ERROR"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONWARNINGS": "ignore"},
+    )
+    app = Celery("backend", broker=redis_url, backend=redis_url, set_as_current=False)
+    try:
+        with worker(redis_url, models, **QUICK):
+            theirs = [app.send_task("backend.add", args=(n, 1)) for n in range(20)]
+            ours = [app.send_task("ml.predict", kwargs={"model": "echo", "input": n}, queue="ml") for n in range(20)]
+            assert [result.get(timeout=30) for result in theirs] == [n + 1 for n in range(20)]
+            assert [result.get(timeout=30) for result in ours] == list(range(20))
+    finally:
+        stock.terminate()
+        stock.wait(30)
+        app.close()
+    # What stock Celery leaves behind has no TTL either; it is not ours.
+    store.delete(*[key for key in store.keys("*") if b"celery" in key or key.startswith(b"unacked")] or ["none"])
+
+
+def test_healthcheck(redis_url: str, models: Path) -> None:
+    env = environment(redis_url, models, ML_WORKER_NAME="checked")
+    check = [sys.executable, "-m", "worker", "healthcheck"]
+    assert subprocess.run(check, env=env, cwd=REPOSITORY, check=False).returncode == 1
+    with worker(redis_url, models, "checked"):
+        assert subprocess.run(check, env=env, cwd=REPOSITORY, check=False).returncode == 0
+    assert subprocess.run(check, env=env, cwd=REPOSITORY, check=False).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("models:\n  a:\n    task: nonsense\n    versions: {'1': {}}\n", "line 2: models.a: "),
+        ("models:\n  a:\n    task: echo\n    version: {'1': {}}\n", "line 4: models.a.version: "),
+        ("models:\n  a:\n    handler: gone.py:X\n    versions: {'1': {}}\n", "gone.py"),
+        ("models: [", "not valid YAML"),
+    ],
+)
+def test_a_wrong_models_file_is_refused_with_its_place(redis_url: str, tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    run = subprocess.run(
+        [sys.executable, "-m", "worker"],
+        env=environment(redis_url, path),
+        cwd=REPOSITORY,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == 1
+    assert told in run.stderr

@@ -1,0 +1,88 @@
+"""Real worker and API processes for end-to-end tests: started as a user starts them, stopped by pid."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import redis
+
+from local.ports import free_port
+from shared import keys
+from tests.conftest import wait_until
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def environment(redis_url: str, models: Path, **extra: str) -> dict[str, str]:
+    """As a container would set it."""
+    return os.environ | {
+        "ML_REDIS_URL": redis_url,
+        "ML_MODELS_FILE": str(models),
+        "ML_DEVICE": "cpu",
+        "ML_LOG_FORMAT": "text",
+        "HF_HUB_OFFLINE": "1",
+        **extra,
+    }
+
+
+@contextmanager
+def worker(redis_url: str, models: Path, name: str = "w1", **extra: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`python -m worker`, ready when it yields; killed at the end if the test has not stopped it."""
+    store = redis.Redis.from_url(redis_url)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker"],
+        env=environment(redis_url, models, ML_WORKER_NAME=name, **extra),
+        cwd=REPOSITORY,
+    )
+    try:
+        wait_until(lambda: _alive(store, name, process), timeout_s=60, what=f"worker {name} ready")
+        yield process
+    finally:
+        _stop(process)
+        store.close()
+
+
+def _alive(store: redis.Redis, name: str, process: subprocess.Popen[bytes]) -> bool:
+    assert process.poll() is None, "the worker has exited"
+    return any(key.decode().startswith(f"{keys.WORKER}{name}-") for key in store.scan_iter(f"{keys.WORKER}*"))
+
+
+@contextmanager
+def api(redis_url: str, models: Path, **extra: str) -> Iterator[str]:
+    """`python -m api` on a free port; its URL."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "api"], env=environment(redis_url, models, ML_PORT=str(port), **extra), cwd=REPOSITORY
+    )
+    url = f"http://127.0.0.1:{port}"
+
+    def ready() -> bool:
+        assert process.poll() is None, "the API has exited"
+        try:
+            return httpx.get(f"{url}/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    try:
+        wait_until(ready, timeout_s=30, what="API ready")
+        yield url
+    finally:
+        _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise AssertionError("it did not stop within 15 s of SIGTERM") from None
