@@ -27,7 +27,8 @@ RUN apt-get update \
 # CPU builds in TORCH_INDEX_URL, or a wheel in the context `wheels`, makes an image a tenth of the size.
 ARG TORCH_INDEX_URL=""
 RUN --mount=type=bind,from=wheels,target=/wheels \
-    pip install --find-links /wheels ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} torch==2.13.0 torchvision==0.28.0
+    pip install --find-links /wheels ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} \
+        torch==2.13.0 torchvision==0.28.0
 
 # Dependencies before the code, so that a change of code rebuilds neither. Setuptools wants the readme it is told of.
 WORKDIR /deps

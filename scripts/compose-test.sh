@@ -17,8 +17,18 @@ own_engine='' own_container='' seed_folder='' had_models=''
 step() { printf '\n== %s\n' "$*"; }
 fail() { echo "compose-test: $*" >&2; exit 1; }
 ask() { python3 tests/containers/check_stack.py "$@"; }
-stack() { docker compose --progress "${progress:-quiet}" --project-name "$PROJECT" --env-file /dev/null "${files[@]}" "$@"; }
-seed() { docker compose --progress quiet --project-name "$PROJECT-seed" --project-directory "$seed_folder" -f tests/containers/seed.yml "$@"; }
+# The user's own .env is not read: it may name his own Redis.
+stack() {
+  docker compose --progress "${progress:-quiet}" --project-name "$PROJECT" --env-file /dev/null "${files[@]}" "$@"
+}
+seed() {
+  docker compose --progress quiet --project-name "$PROJECT-seed" --project-directory "$seed_folder" \
+    -f tests/containers/seed.yml "$@"
+}
+logs_and_fail() { # command that prints logs..., message last
+  "${@:1:$#-1}" || :
+  fail "${@: -1}"
+}
 
 cleanup() {
   local code=$?
@@ -72,16 +82,17 @@ compose() {
   step "docker compose up --build --wait --scale worker=$WORKERS"
   stack up --build --detach --wait --wait-timeout $TIMEOUT --scale worker=$WORKERS || {
     stack ps --all
-    stack logs --no-color --tail 100
-    fail "docker compose up did not become healthy"
+    logs_and_fail stack logs --no-color --tail 100 "docker compose up did not become healthy"
   }
   figures+=("up to all healthy: $((SECONDS - start)) s")
   stack ps
   [ "$(stack ps --format '{{.Health}}' | grep -cx healthy)" = $((3 + WORKERS)) ] || fail "not all are healthy"
   step "asking it"
   ask "http://$(stack port api 8001)" --workers $WORKERS --flower "http://$(stack port flower 5555)" ||
-    { stack logs --no-color --tail 100; fail "an answer was wrong"; }
-  while read -r line; do figures+=("memory of $line"); done < <(docker stats --no-stream --format '{{.Name}}: {{.MemUsage}}')
+    logs_and_fail stack logs --no-color --tail 100 "an answer was wrong"
+  while read -r line; do
+    figures+=("memory of $line")
+  done < <(stack ps -q | xargs docker stats --no-stream --format '{{.Name}}: {{.MemUsage}}')
   hardship
   step "docker compose down"
   start=$SECONDS
@@ -103,7 +114,7 @@ hardship() {
 
 survives() { # docker compose arguments
   ask "$api" --during docker compose --project-name "$PROJECT" --env-file /dev/null "${files[@]}" "$@" ||
-    { stack ps --all; stack logs --no-color --tail 100; fail "accepted work was lost"; }
+    logs_and_fail stack logs --no-color --tail 100 "accepted work was lost"
 }
 
 all_in_one() {
@@ -117,12 +128,14 @@ all_in_one() {
   step "docker run -d --name ml-service -p 8001:8001 -e MODEL_CACHE_DIR=/app/models ml-service:latest"
   own_container=yes
   docker run -d --name ml-service -p 8001:8001 -e MODEL_CACHE_DIR=/app/models ml-service:latest
-  healthy ml-service || { docker logs --tail 100 ml-service; fail "the all-in-one container did not become healthy"; }
-  ask http://127.0.0.1:8001 || { docker logs --tail 100 ml-service; fail "an answer was wrong"; }
-  figures+=("all in one: run to answered: $((SECONDS - start)) s, $(docker stats --no-stream --format '{{.MemUsage}}' ml-service)")
+  healthy ml-service || logs_and_fail docker logs --tail 100 ml-service "the container did not become healthy"
+  ask http://127.0.0.1:8001 || logs_and_fail docker logs --tail 100 ml-service "an answer was wrong"
+  figures+=("all in one: run to answered: $((SECONDS - start)) s")
+  figures+=("all in one: memory: $(docker stats --no-stream --format '{{.MemUsage}}' ml-service)")
   start=$SECONDS
   docker stop --time 60 ml-service >/dev/null
-  [ "$(docker inspect -f '{{.State.ExitCode}}' ml-service)" = 0 ] || { docker logs --tail 50 ml-service; fail "it did not stop cleanly"; }
+  [ "$(docker inspect -f '{{.State.ExitCode}}' ml-service)" = 0 ] ||
+    logs_and_fail docker logs --tail 50 ml-service "it did not stop cleanly"
   figures+=("all in one: stop: $((SECONDS - start)) s")
   docker rm -v ml-service >/dev/null
   own_container=''
@@ -133,7 +146,8 @@ seed_block() {
   seed_folder=$(mktemp -d)
   mkdir -p "$seed_folder/ml-service"
   docker tag ml-service:latest "$PROJECT-seed-ml-service" # what `build: ./ml-service` would have built
-  seed up --no-build --detach --wait --wait-timeout $TIMEOUT || { seed logs --no-color --tail 100; fail "it did not become healthy"; }
+  seed up --no-build --detach --wait --wait-timeout $TIMEOUT ||
+    logs_and_fail seed logs --no-color --tail 100 "it did not become healthy"
   ask http://127.0.0.1:8001
   seed down --volumes --timeout 60
 }
@@ -156,6 +170,7 @@ compose
 all_in_one
 seed_block
 step "figures"
-docker image ls --format '{{.Repository}} {{.Size}}' | awk '/^(ml-service(-api|-worker|-flower)?) /{print "  image " $1 ": " $2}'
+docker image ls --format '{{.Repository}} {{.Size}}' |
+  awk '/^(ml-service(-api|-worker|-flower)?) / {print "  image " $1 ": " $2}'
 printf '  %s\n' "${figures[@]}"
 echo "compose-test: passed"

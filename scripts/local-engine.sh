@@ -12,7 +12,9 @@ export DOCKER_HOST=unix://$DIR/docker.sock DOCKER_CONFIG=$DIR/config DEBIAN_FRON
 export PATH=$BIN:$DIR/root/usr/sbin:$PATH
 RELEASE=trixie # the engine's: 26.1, with compose 2.26; its binaries run on Debian 12 too, except runc
 
-apt_sources() { find /etc/apt/sources.list /etc/apt/sources.list.d/debian.* -size +0 2>/dev/null || :; } # Debian's own only
+apt_sources() { # Debian's own only
+  find /etc/apt/sources.list /etc/apt/sources.list.d/debian.* -size +0 2>/dev/null || :
+}
 say() { echo "local-engine: $*" >&2; }
 die() { say "$*"; exit 1; }
 answers() { docker version >/dev/null 2>&1; }
@@ -30,16 +32,21 @@ tools() {
 
 # The engine itself: unpacked into a folder, so that the machine's own packages stay as they are.
 unpack() {
-  [ -x "$DIR/root/usr/sbin/dockerd" ] && return
+  [ -d "$DIR/root" ] && return
   say "fetching Docker, Compose and Buildx"
   local apt=$DIR/apt file
   mkdir -p "$apt"/{sources,state/lists/partial,cache/archives/partial} "$DIR/debs" "$DOCKER_CONFIG/cli-plugins"
-  apt_sources | while read -r file; do sed "s/$CODENAME/$RELEASE/g" "$file" >"$apt/sources/$(basename "$file")"; done
-  local options=(-qq -o Dir::Etc::SourceList=/dev/null -o "Dir::Etc::SourceParts=$apt/sources" -o APT::Sandbox::User=root
-                 -o "Dir::State=$apt/state" -o "Dir::Cache=$apt/cache")
+  apt_sources | while read -r file; do
+    sed "s/$CODENAME/$RELEASE/g" "$file" >"$apt/sources/$(basename "$file")"
+  done
+  local options=(-qq -o Dir::Etc::SourceList=/dev/null -o "Dir::Etc::SourceParts=$apt/sources"
+                 -o "Dir::State=$apt/state" -o "Dir::Cache=$apt/cache" -o APT::Sandbox::User=root)
   apt-get "${options[@]}" update >&2
-  (cd "$DIR/debs" && apt-get "${options[@]}" download docker.io docker-cli containerd docker-compose docker-buildx tini >&2)
-  for file in "$DIR"/debs/*.deb; do dpkg-deb -x "$file" "$DIR/root"; done
+  (cd "$DIR/debs" &&
+    apt-get "${options[@]}" download docker.io docker-cli containerd docker-compose docker-buildx tini >&2)
+  rm -rf "$DIR/unpacked"
+  for file in "$DIR"/debs/*.deb; do dpkg-deb -x "$file" "$DIR/unpacked"; done
+  mv "$DIR/unpacked" "$DIR/root" # whole or not at all
   ln -sf "$DIR"/root/usr/libexec/docker/cli-plugins/* "$DOCKER_CONFIG/cli-plugins/"
   rm -rf "$apt" "$DIR/debs"
 }
@@ -84,8 +91,8 @@ base_images() {
     local mirror root=$DIR/rootfs
     # shellcheck disable=SC2016
     mirror=$(apt-get indextargets --format '$(SITE)' "Codename: $CODENAME" | head -1)
-    debootstrap --variant=minbase --include=ca-certificates,netbase,tzdata "$CODENAME" "$root" "$mirror" >"$DIR/debootstrap.log" 2>&1 ||
-      die "debootstrap failed; see $DIR/debootstrap.log"
+    debootstrap --variant=minbase --include=ca-certificates,netbase,tzdata "$CODENAME" "$root" "$mirror" \
+      >"$DIR/debootstrap.log" 2>&1 || die "debootstrap failed; see $DIR/debootstrap.log"
     settings "$root"
     tar -C "$root" --exclude='./var/cache/apt/*' --exclude='./var/lib/apt/lists/*' --exclude='./usr/share/doc/*' \
       --exclude='./usr/share/man/*' --exclude='./usr/share/locale/*' --exclude='./dev/*' -c . |
