@@ -46,7 +46,7 @@ async def inference(request: Request) -> Response:
     except InvalidInput as error:
         raise prefixed(error, "data") from None
     if ticket.waiting is None:
-        return await accepted(parts, ticket.job_id, applied="respond-async")
+        return await accepted(parts, ticket.job_id, just_queued=ticket.fresh, applied="respond-async")
     try:
         news = await parts.jobs.wait(ticket.job_id, ticket.waiting, wait_s, request.receive)
     except CallerGone:

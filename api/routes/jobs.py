@@ -35,10 +35,12 @@ def job_response(job: Job, *, status: int = 200, applied: str | None = None) -> 
     return Response(job.model_dump_json(), status, headers, "application/json")
 
 
-async def accepted(parts: Services, job_id: str, *, applied: str | None = None) -> Response:
-    """The job as it is now: 200 if it has ended, else 202."""
+async def accepted(parts: Services, job_id: str, *, just_queued: bool, applied: str | None = None) -> Response:
+    """The job as it is now. `just_queued`: this call made it and waited for nothing, so it is 202 however quick the
+    worker was; else 200 if it has ended."""
     job = await parts.jobs.get(job_id)
-    return job_response(job, status=200 if job.state.terminal else 202, applied=applied)
+    ended = job.state.terminal and not just_queued
+    return job_response(job, status=200 if ended else 202, applied=applied)
 
 
 @router.post(
@@ -72,7 +74,7 @@ async def submit(request: Request) -> Response:
             await parts.jobs.wait(ticket.job_id, ticket.waiting, wait_s, request.receive)
         except CallerGone:  # accepted is accepted: the job stays
             return Response(status_code=400)
-    return await accepted(parts, ticket.job_id, applied=applied)
+    return await accepted(parts, ticket.job_id, just_queued=ticket.fresh and ticket.waiting is None, applied=applied)
 
 
 @router.get(

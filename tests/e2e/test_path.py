@@ -199,3 +199,14 @@ async def test_a_thousand_waiters(stack: str) -> None:
         bodies = [{"model_type": "echo", "data": n} for n in range(1000)]
         answers = await asyncio.gather(*(client.post("/inference", json=body) for body in bodies))
     assert [answer.json()["output"] for answer in answers] == list(range(1000))
+
+
+def test_a_plain_submit_is_202_however_quick_the_worker(http: httpx.Client) -> None:
+    answers = [http.post("/v1/jobs", json={"model": "echo", "input": n}) for n in range(100)]
+    assert {answer.status_code for answer in answers} == {202}
+    headers = {"Idempotency-Key": answers[0].headers["x-request-id"]}
+    first = http.post("/v1/jobs", json={"model": "echo", "input": "k"}, headers=headers)
+    http.get(first.headers["Location"], params={"wait": 20})
+    again = http.post("/v1/jobs", json={"model": "echo", "input": "k"}, headers=headers)
+    assert (first.status_code, again.status_code) == (202, 200)
+    assert again.json()["output"] == "k"
