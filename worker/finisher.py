@@ -16,7 +16,7 @@ from shared.errors import Fault
 from shared.logs import Event, get_logger
 from shared.outcomes import encode_outcome
 from shared.types import Outcome, State
-from worker.handler import ItemError
+from worker.handler import ItemError, with_notes
 from worker.holdings import Holdings
 from worker.report import Reporter
 from worker.vital import vital_thread
@@ -202,10 +202,7 @@ def _fill(unit: Unit, output: Any) -> None:
 
 def _answer(work: Work, item: Item) -> Any:
     assert work.model is not None  # noqa: S101  # prepared work has its model
-    answer = work.model.handler.finish(item.outputs, item.value, work.parameters)
-    if item.notes and isinstance(answer, dict):
-        answer = answer | item.notes
-    return answer
+    return with_notes(work.model.handler.finish(item.outputs, item.value, work.parameters), item.notes)
 
 
 def _fail(work: Work, index: int, error: ItemError) -> None:

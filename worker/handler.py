@@ -86,6 +86,19 @@ class Prepared:
     notes: dict[str, Any] | None = None
 
 
+def with_notes(answer: Any, notes: dict[str, Any]) -> Any:
+    """An item's answer with the notes of its chunks: in the object, or in each object of a list."""
+    if not notes:
+        return answer
+    if isinstance(answer, BaseModel):
+        answer = answer.model_dump(exclude_none=True)
+    if isinstance(answer, dict):
+        return answer | notes
+    if isinstance(answer, list):
+        return [with_notes(one, notes) for one in answer]
+    return answer
+
+
 class Handler(Generic[In, Out]):
     """Runs one version of a model. Subclass as `Handler[YourInput, YourOutput]` (pydantic models of one item)."""
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from shared.errors import HandlerContract
 from shared.tasks import Split, Task, parse_item
-from worker.handler import Handler, ItemError, Prepared
+from worker.handler import Handler, ItemError, Prepared, with_notes
 
 
 def as_item(task: Task, value: Any) -> Any:
@@ -61,7 +61,7 @@ def _finish(handler: Handler[Any, Any], own: list[Any], chunks: list[Prepared], 
     except ItemError as error:
         return error
     notes = {key: value for chunk in chunks for key, value in (chunk.notes or {}).items()}
-    return answer | notes if notes and isinstance(answer, dict) else answer
+    return with_notes(answer, notes)
 
 
 def plain(output: Any) -> Any:
