@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from starlette.types import Receive
@@ -17,22 +18,36 @@ from api.submitter import Command, Submitter, refusal
 from api.waiter import News, Waiter, Waiting
 from shared import scripts
 from shared.catalog import Catalog, Ref
-from shared.errors import BadRequest, Fault, IdempotencyMismatch, InvalidInput, TooLarge, UnknownJob
+from shared.errors import BadRequest, Fault, IdempotencyMismatch, InvalidInput, StoreUnavailable, TooLarge, UnknownJob
 from shared.outcomes import job_view
 from shared.payloads import detach
 from shared.settings import Settings
-from shared.types import Job, State
+from shared.types import Job, State, from_ms
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """An accepted job. `fresh`: this call made it. `waiting`: the caller's place in the waiter, if it waits."""
+    """An accepted job. `fresh`: this call made it. `created_at` and `deadline_at` (ms) are 0 where a lost connection
+    has kept them from us. `waiting`: the caller's place in the waiter, if it waits."""
 
     job_id: str
     ref: Ref
     fresh: bool
-    created_at: int
-    waiting: Waiting | None
+    created_at: int = 0
+    deadline_at: int = 0
+    labels: dict[str, str] = field(default_factory=dict)
+    waiting: Waiting | None = None
+
+    def as_queued(self) -> Job | None:
+        """The job as it was when it was accepted, without asking Redis again. None: another call made it."""
+        if not (self.fresh and self.created_at):
+            return None
+        created_at = datetime.fromtimestamp(self.created_at / 1000, UTC)
+        job = Job(
+            id=self.job_id, model=self.ref.model, version=self.ref.version, state=State.QUEUED, created_at=created_at
+        )
+        job.deadline_at, job.labels = from_ms(self.deadline_at), self.labels
+        return job
 
 
 class CallerGone(Exception):
@@ -70,7 +85,7 @@ class JobService:
         try:
             channel = self._waiter.channel if waiting else ""
             asked = compose(job_id, new, ref, spec=spec, detached=detached, settings=self._settings, channel=channel)
-            ticket = await self._accept(asked, waiting)
+            ticket = await self._accept(asked, new.labels, waiting)
         except BaseException:
             if waiting:
                 self._waiter.forget(job_id, waiting)
@@ -79,11 +94,17 @@ class JobService:
             self._waiter.forget(job_id, waiting)
             job, waiting = await self.follow(ticket.job_id)
             created_at = int(job.created_at.timestamp() * 1000)
-            return Ticket(job.id, Ref(job.model, job.version), False, created_at, waiting)
+            return Ticket(job.id, Ref(job.model, job.version), False, created_at, waiting=waiting)
         return ticket
 
-    async def _accept(self, asked: Submission, waiting: Waiting | None) -> Ticket:
-        *sets, submitted = await self._submitter.run(*asked.calls)
+    async def _accept(self, asked: Submission, labels: dict[str, str], waiting: Waiting | None) -> Ticket:
+        try:
+            *sets, submitted = await self._submitter.run(*asked.calls)
+        except StoreUnavailable:
+            raise StoreUnavailable(
+                "Redis did not answer: the job may or may not have been accepted; with an Idempotency-Key it is safe "
+                "to send it again"
+            ) from None
         accepted = isinstance(submitted, scripts.Submitted) and submitted.job_id == asked.job_id
         broken = next((reply for reply in sets if isinstance(reply, Exception)), None)
         if asked.payload_keys and (broken or not accepted):
@@ -99,16 +120,19 @@ class JobService:
         if submitted.status == "full":
             raise await self._backlog.queue_full(asked.ref, submitted.jobs, submitted.size)
         # `existing` with our own id: the connection broke after the first try, and the second found the job.
-        return Ticket(submitted.job_id, asked.ref, accepted, submitted.created_at, waiting if accepted else None)
+        times = submitted.created_at, submitted.deadline_at
+        return Ticket(submitted.job_id, asked.ref, accepted, *times, labels, waiting if accepted else None)
 
     async def get(self, job_id: str) -> Job:
         """Raises UnknownJob."""
         return _view(job_id, await self._submitter.one(scripts.watch(job_id)))
 
-    async def outcome(self, job_id: str) -> tuple[Job, scripts.Seen]:
-        """The job with its record and outcome as stored. Raises UnknownJob."""
-        seen = await self._submitter.one(scripts.watch(job_id))
-        return _view(job_id, seen), seen
+    async def outcome(self, job_id: str) -> bytes:
+        """The outcome of a job that has ended, as stored. Raises UnknownJob."""
+        seen: scripts.Seen = await self._submitter.one(scripts.watch(job_id))
+        if not seen.meta:
+            raise UnknownJob
+        return seen.meta
 
     async def follow(self, job_id: str) -> tuple[Job, Waiting]:
         """The job now, and a place in the waiter that must go to `wait`. Raises UnknownJob."""

@@ -46,14 +46,17 @@ async def inference(request: Request) -> Response:
     except InvalidInput as error:
         raise prefixed(error, "data") from None
     if ticket.waiting is None:
-        return await accepted(parts, ticket.job_id, just_queued=ticket.fresh, applied="respond-async")
+        return await accepted(parts, ticket, applied="respond-async")
     try:
         news = await parts.jobs.wait(ticket.job_id, ticket.waiting, wait_s, request.receive)
     except CallerGone:
         return await _abandon(parts, ticket)
     if news is None:
         raise WaitEnded(ticket.job_id)
-    meta = news.meta or (await parts.jobs.outcome(ticket.job_id))[1].meta
+    try:
+        meta = news.meta or await parts.jobs.outcome(ticket.job_id)
+    except StoreUnavailable:
+        raise WaitEnded(ticket.job_id, "the job has ended, but its output cannot be read now; poll its URL") from None
     return _answer(request, ticket, news.state, orjson.loads(meta))
 
 

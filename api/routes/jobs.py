@@ -11,9 +11,9 @@ from api.bodies import JOBS, read_job
 from api.deps import Services, services
 from api.docs import JOBS_BODY, WAIT_QUERY, problems
 from api.errors import job_url
-from api.jobs import CallerGone, prefixed
+from api.jobs import CallerGone, Ticket, prefixed
 from api.prefer import parse_prefer
-from shared.errors import BadRequest, InvalidInput
+from shared.errors import BadRequest, InvalidInput, StoreUnavailable
 from shared.types import Job
 
 router = APIRouter(prefix="/v1/jobs")
@@ -35,12 +35,19 @@ def job_response(job: Job, *, status: int = 200, applied: str | None = None) -> 
     return Response(job.model_dump_json(), status, headers, "application/json")
 
 
-async def accepted(parts: Services, job_id: str, *, just_queued: bool, applied: str | None = None) -> Response:
-    """The job as it is now. `just_queued`: this call made it and waited for nothing, so it is 202 however quick the
-    worker was; else 200 if it has ended."""
-    job = await parts.jobs.get(job_id)
-    ended = job.state.terminal and not just_queued
-    return job_response(job, status=200 if ended else 202, applied=applied)
+async def accepted(parts: Services, ticket: Ticket, *, applied: str | None = None) -> Response:
+    """Who has not waited gets 202 for the job that this call made, however quick the worker was; else the job as it
+    is now, with 200 if it has ended."""
+    queued = ticket.as_queued()
+    if queued is not None and ticket.waiting is None:
+        return job_response(queued, status=202, applied=applied)
+    try:
+        job = await parts.jobs.get(ticket.job_id)
+    except StoreUnavailable:
+        if queued is None:
+            raise
+        job = queued  # it was accepted: a 503 would say that it was not
+    return job_response(job, status=200 if job.state.terminal else 202, applied=applied)
 
 
 @router.post(
@@ -74,7 +81,7 @@ async def submit(request: Request) -> Response:
             await parts.jobs.wait(ticket.job_id, ticket.waiting, wait_s, request.receive)
         except CallerGone:  # accepted is accepted: the job stays
             return Response(status_code=400)
-    return await accepted(parts, ticket.job_id, just_queued=ticket.fresh and ticket.waiting is None, applied=applied)
+    return await accepted(parts, ticket, applied=applied)
 
 
 @router.get(

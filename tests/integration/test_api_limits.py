@@ -168,3 +168,16 @@ async def test_the_api_starts_before_redis(tmp_path: Path) -> None:
         assert (await call).status_code == 200
         await hands.client.aclose()
     own.stop()
+
+
+async def test_accepted_stays_accepted_when_redis_goes_while_waiting(own_api: Api, own_server: EmbeddedServer) -> None:
+    asked = {"model": "echo", "input": 1, "labels": {"a": "b"}}
+    waiting = asyncio.create_task(own_api.client.post("/v1/jobs", json=asked, headers={"Prefer": "wait=1"}))
+    await until(lambda: len(own_api.parts.waiter) == 1, "it waits")
+    own_server.stop()
+    answer = await waiting
+    job = answer.json()
+    assert (answer.status_code, job["state"], job["labels"]) == (202, "queued", {"a": "b"})
+    own_server.start()
+    await until(lambda: is_ready(own_api), "the API finds Redis again")
+    assert (await own_api.client.get(answer.headers["location"])).json() == job
