@@ -82,8 +82,10 @@ class Reporter:
 def _failure(code: str, message: str) -> ExceptionInfo:
     try:
         raise JobFailed(f"{code}: {message}")
-    except JobFailed:
-        return ExceptionInfo()
+    except JobFailed as error:
+        info = ExceptionInfo()
+        info.exception = error  # its wrapper for pickling would be what Flower shows
+        return info
 
 
 def _revoked(request: Any) -> None:
