@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -14,29 +16,23 @@ from shared.settings import Settings
 MINIMUM = (7, 0)
 
 
+_OPTIONS: dict[str, Any] = {
+    "socket_timeout": 30,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "health_check_interval": 15,
+}
+
+
 def connect(settings: Settings) -> redis.Redis:
     """A client with its own pool, not yet connected. Nothing is retried silently: each caller knows what may be run
     again."""
-    return redis.Redis.from_url(
-        _url(settings),
-        socket_timeout=30,
-        socket_connect_timeout=5,
-        socket_keepalive=True,
-        health_check_interval=15,
-        retry=Retry(NoBackoff(), 0),
-    )
+    return redis.Redis.from_url(_url(settings), retry=Retry(NoBackoff(), 0), **_OPTIONS)
 
 
 def connect_async(settings: Settings) -> redis.asyncio.Redis:
     """As `connect`, for the event loop."""
-    return redis.asyncio.Redis.from_url(
-        _url(settings),
-        socket_timeout=30,
-        socket_connect_timeout=5,
-        socket_keepalive=True,
-        health_check_interval=15,
-        retry=AsyncRetry(NoBackoff(), 0),
-    )
+    return redis.asyncio.Redis.from_url(_url(settings), retry=AsyncRetry(NoBackoff(), 0), **_OPTIONS)
 
 
 def check_server(client: redis.Redis) -> None:

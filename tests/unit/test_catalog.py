@@ -1,0 +1,94 @@
+"""models.yaml: what is refused and where, and which version a request means."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from shared.catalog import Catalog, Ref, load_catalog
+from shared.errors import ConfigError, UnknownModel
+
+TEXT = """
+models:
+  bert:
+    task: text-embedding
+    versions:
+      1: {source: a}
+      "2": {source: b, quantize: int8}
+    traffic: {"1": 90, "2": 10}
+    aliases: {prod: "1"}
+  org/echo.v2:
+    task: echo
+    versions: {"1": {}, "1.5": {}}
+"""
+
+
+def _load(tmp_path: Path, text: str) -> Catalog:
+    path = tmp_path / "models.yaml"
+    path.write_text(text)
+    return load_catalog(path)
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    return _load(tmp_path, TEXT)
+
+
+def test_pins_and_aliases(catalog: Catalog) -> None:
+    assert catalog.resolve("bert@2") == Ref("bert", "2")
+    assert catalog.resolve("bert", "2") == Ref("bert", "2")
+    assert catalog.resolve("bert@prod") == Ref("bert", "1")
+    assert catalog.resolve("org/echo.v2") == Ref("org/echo.v2", "1.5"), "the newest, where no traffic is given"
+    assert str(Ref("bert", "1")) == "bert@1"
+
+
+def test_traffic_is_shared_by_weight_and_sticky_by_key(catalog: Catalog) -> None:
+    keyed = Counter(catalog.resolve("bert", sticky=str(n)).version for n in range(5000))
+    assert 400 < keyed["2"] < 600
+    assert {catalog.resolve("bert", sticky="me").version for _ in range(50)} == {
+        catalog.resolve("bert", sticky="me").version
+    }
+    free = Counter(catalog.resolve("bert").version for _ in range(5000))
+    assert 350 < free["2"] < 650, "without a key each request is decided anew"
+
+
+def test_what_is_unknown_names_what_there_is(catalog: Catalog) -> None:
+    with pytest.raises(UnknownModel, match=r"no model 'brt'.*bert, org/echo\.v2"):
+        catalog.resolve("brt")
+    with pytest.raises(UnknownModel, match="no version '9'; it has 1, 2"):
+        catalog.resolve("bert@9")
+
+
+def test_options_are_the_handlers(catalog: Catalog) -> None:
+    assert catalog.spec("bert").versions["2"].options == {"quantize": "int8"}
+    assert [str(ref) for ref, _, _ in catalog.refs()] == ["bert@1", "bert@2", "org/echo.v2@1", "org/echo.v2@1.5"]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("    tusk: echo", "line 4: models.m.tusk: Extra inputs"),
+        ("    task: ecko", "line 3: models.m: Value error, unknown task 'ecko'"),
+        ("    task: echo\n    handler: a.py:B", "give either task or handler"),
+        ("    task: echo\n    traffic: {'2': 1}", "traffic names version '2'"),
+        ("    task: echo\n    traffic: {'1': -1}", "must not be negative"),
+        ("    task: echo\n    batch:\n      max_size: 0", "line 6: models.m.batch.max_size"),
+        ("    task: echo\n    limits: {timeout_s: no}", "line 5: models.m.limits.timeout_s"),
+        ("    handler: no-class.py", "line 4: models.m.handler"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_line_and_field(tmp_path: Path, line: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _load(tmp_path, f"# one\nmodels:\n  m:\n{line}\n    versions: {{'1': {{}}}}\n")
+    assert told in caught.value.message
+
+
+def test_a_missing_or_broken_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load_catalog(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="line 2: not valid YAML"):
+        _load(tmp_path, "models: {\n")
+    with pytest.raises(ConfigError, match="models: Field required"):
+        _load(tmp_path, "{}")
