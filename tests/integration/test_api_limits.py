@@ -173,7 +173,11 @@ async def test_the_api_starts_before_redis(tmp_path: Path) -> None:
 async def test_accepted_stays_accepted_when_redis_goes_while_waiting(own_api: Api, own_server: EmbeddedServer) -> None:
     asked = {"model": "echo", "input": 1, "labels": {"a": "b"}}
     waiting = asyncio.create_task(own_api.client.post("/v1/jobs", json=asked, headers={"Prefer": "wait=1"}))
-    await until(lambda: len(own_api.parts.waiter) == 1, "it waits")
+
+    async def accepted() -> bool:
+        return bool((await own_api.client.get("/health")).json()["queue_depth"] == 1)
+
+    await until(accepted, "it is accepted")
     own_server.stop()
     answer = await waiting
     job = answer.json()
