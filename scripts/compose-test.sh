@@ -32,6 +32,7 @@ logs_and_fail() { # command that prints logs..., message last
 
 cleanup() {
   local code=$?
+  set +e # the rest is removed even where a part fails
   step "removing everything"
   [ ${#files[@]} -gt 0 ] && stack down --volumes --remove-orphans --timeout 60 >/dev/null 2>&1
   [ -n "$own_container" ] && docker rm -fv ml-service >/dev/null 2>&1
@@ -106,6 +107,8 @@ hardship() {
   api=http://$(stack port api 8001)
   step "killing a worker at work"
   survives exec -T --index 1 worker sh -c "$kill_all"
+  [ "$(docker inspect -f '{{.RestartCount}}' "$PROJECT-worker-1")" = 1 ] || fail "the worker was not started again"
+  [ "$(stack ps worker --format '{{.Health}}' | grep -cx healthy)" = $WORKERS ] || fail "the workers are not healthy"
   step "restarting Redis"
   survives restart redis
   step "one worker less"
