@@ -41,6 +41,7 @@ class Event(enum.StrEnum):
     LEASE_RENEWAL_FAILED = enum.auto()
     PREDICT_STALLED = enum.auto()
     THREAD_DIED = enum.auto()
+    REPORT_FAILED = enum.auto()
     REDIS_LOST = enum.auto()
     REDIS_BACK = enum.auto()
     REQUEST_FAILED = enum.auto()

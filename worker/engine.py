@@ -80,6 +80,8 @@ class Engine:
 
     def accept(self, request: Any) -> None:
         """A message that Celery has received."""
+        if self.draining:
+            return  # it is held, and goes back with the rest
         headers = request.request_dict
         ours = headers.get("ml")
         if ours is not None and ours > VERSION:
@@ -156,7 +158,10 @@ class Engine:
         done = self._finisher.stop(max(1.0, deadline - time.monotonic())) and done
         tags = self.holdings.tags()
         if tags:
-            scripts.run(self._client, [scripts.give_back(tags)])
+            try:
+                scripts.run(self._client, [scripts.give_back(tags)])
+            except redis.RedisError as error:  # their leases run out instead
+                logger.warning(Event.REDIS_LOST, step="drain", jobs=len(tags), error=str(error))
             for tag in tags:
                 self.holdings.release(tag)
         logger.info(Event.STOPPED, given_back=len(tags), in_time=done)

@@ -91,9 +91,11 @@ class Presence:
         pipe = self._client.pipeline(transaction=False)
         pipe.set(keys.WORKER + self._process, orjson.dumps(self._sign()), px=self._ttl_ms)
         for model in self._models:
-            card = orjson.dumps(model.card() | {"worker": self._settings.worker_name}, default=str)
-            pipe.set(keys.card_key(str(model.ref), self._settings.worker_name), card, px=self._ttl_ms)
-            pipe.set(keys.SCHEMA + str(model.ref), orjson.dumps(_schemas(model)), ex=keys.SCHEMA_TTL_S)
+            card = model.card()
+            schemas = {name: card[name] for name in ("task", "input_schema", "parameters_schema")}
+            told = orjson.dumps(card | {"worker": self._settings.worker_name}, default=str)
+            pipe.set(keys.card_key(str(model.ref), self._settings.worker_name), told, px=self._ttl_ms)
+            pipe.set(keys.SCHEMA + str(model.ref), orjson.dumps(schemas), ex=keys.SCHEMA_TTL_S)
         pipe.execute()
 
     def _sign(self) -> dict[str, Any]:
@@ -118,11 +120,6 @@ class Presence:
                 self.beat()
             except redis.RedisError as error:
                 logger.warning(Event.LEASE_RENEWAL_FAILED, error=str(error))
-
-
-def _schemas(model: LoadedModel) -> dict[str, Any]:
-    card = model.card()
-    return {name: card[name] for name in ("task", "input_schema", "parameters_schema")}
 
 
 def touch(path: Path) -> None:

@@ -14,8 +14,11 @@ from typing import Any
 from billiard.einfo import ExceptionInfo
 from celery.worker import state as celery_state
 
+from shared.logs import Event, get_logger
 from shared.types import State
 from worker.work import Work
+
+logger = get_logger("worker")
 
 
 class JobFailed(Exception):
@@ -67,16 +70,21 @@ class Reporter:
             self._pending.append(action)
             wake = len(self._pending) == 1
         if wake and self._call_soon is not None:
-            self._call_soon(self._run)
+            self._call_soon(self.run)
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Main thread, woken for it; also once a second, since Celery's loop forgets its callbacks when it
+        reconnects."""
         while True:
             with self._lock:
                 actions, self._pending = self._pending, deque()
             if not actions:
                 return
             for action in actions:
-                action()
+                try:
+                    action()
+                except Exception as error:  # the outcome stands; only Celery's view of it is missing
+                    logger.warning(Event.REPORT_FAILED, error=f"{type(error).__name__}: {error}")
 
 
 def _failure(code: str, message: str) -> ExceptionInfo:

@@ -83,7 +83,7 @@ def consume(settings: Settings, models: Mapping[Ref, LoadedModel], engine: Engin
     """Celery's worker, with our pool, transport and backend, in this thread until it was told to stop."""
     # Celery warns root off because of pickle; only JSON is accepted here.
     warnings.simplefilter("ignore", SecurityWarning)
-    transport.install(engine.holdings)
+    transport.install(engine.holdings, on_tick=engine.reporter.run)
     install_revoke()
     app = make_celery(settings, backend=f"worker.backend:OutcomeBackend+{settings.redis_url}")
     queues = [queue(keys.queue_name(ref.model, ref.version)) for ref in models]

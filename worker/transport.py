@@ -9,6 +9,7 @@ anyway, so that a lost wake-up costs latency and never a message.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -148,8 +149,9 @@ class Poller(stock.MultiChannelPoller):  # type: ignore[misc]
                 channel.tick()
 
 
-def install(holdings: Holdings) -> None:
-    """From here on this process's redis URLs are served by the lossless transport."""
+def install(holdings: Holdings, *, on_tick: Callable[[], None]) -> None:
+    """From here on this process's redis URLs are served by the lossless transport. `on_tick` runs once a second in
+    the event loop, whatever connections come and go."""
 
     class HoldingChannel(Channel):
         pass
@@ -166,6 +168,7 @@ def install(holdings: Holdings) -> None:
         def register_with_event_loop(self, connection: Any, loop: Any) -> None:
             super().register_with_event_loop(connection, loop)
             loop.call_repeatedly(1.0, self.cycle.tick)
+            loop.call_repeatedly(1.0, on_tick)
 
     for scheme in ("redis", "rediss"):
         TRANSPORT_ALIASES[scheme] = lambda: Transport
