@@ -20,7 +20,7 @@ def resolve(source: str, settings: Settings) -> str:
     hub id) stays as it is. Raises ConfigError for a package that is not installed or holds no model, and for what can
     only be a path and does not exist."""
     if source.startswith(PACKAGE):
-        return str(_package_folder(source.removeprefix(PACKAGE)))
+        return str(package_folder(source.removeprefix(PACKAGE)))
     if not source or source.startswith(TORCHVISION):
         return source
     path = Path(source).expanduser()
@@ -47,7 +47,7 @@ def weights_file(folder: str) -> Path:
     raise ConfigError(f"{folder} holds no file of weights ({', '.join(_WEIGHTS)})")
 
 
-def _package_folder(name: str) -> Path:
+def package_folder(name: str) -> Path:
     """The shallowest folder with a model's marker file, else the one with weights."""
     try:
         dist = distribution(name)

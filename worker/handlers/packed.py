@@ -40,7 +40,9 @@ def _attend_kernel(qkv: Tensor, packing: Packing) -> Tensor:
 def _attend_jagged(qkv: Tensor, packing: Packing) -> Tensor:
     """Nested tensors: the memory-efficient kernel, which also takes float32 on CUDA."""
     parts = [
-        torch.nested.nested_tensor_from_jagged(part, packing.offsets.long(), min_seqlen=1, max_seqlen=packing.longest)
+        torch.nested.nested_tensor_from_jagged(
+            part.contiguous(), packing.offsets.long(), min_seqlen=1, max_seqlen=packing.longest
+        )
         for part in qkv.unbind(1)
     ]
     query, key, value = (part.transpose(1, 2) for part in parts)
