@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from shared.errors import ConfigError
+from shared.errors import ConfigError, StoreTooOld, StoreUnavailable
 from shared.logs import Event, configure_logs, get_logger
 from shared.settings import Settings, load_settings
 
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
         from worker.run import run
 
         return run(settings)
-    except ConfigError as error:
+    except (ConfigError, StoreTooOld, StoreUnavailable) as error:
         get_logger("worker").error(Event.CONFIG_REFUSED, error=error.message)
         return EXIT_CONFIG
 

@@ -237,3 +237,18 @@ def test_a_wrong_models_file_is_refused_with_its_place(redis_url: str, tmp_path:
     )
     assert run.returncode == 1
     assert told in run.stderr
+
+
+def test_no_redis_is_told_in_one_line(models: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "worker"],
+        env=environment("redis://127.0.0.1:1/0", models),
+        cwd=REPOSITORY,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == 1
+    assert "Redis does not answer" in run.stderr
+    assert "Traceback" not in run.stderr
