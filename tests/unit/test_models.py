@@ -147,7 +147,7 @@ def test_bert_of_the_repositorys_own_models_file(repository: Path) -> None:
     from shared.catalog import load_catalog
 
     bert = load_catalog(repository / "models.yaml").spec("bert")
-    model = load_model(Ref("bert", "1"), bert, bert.versions["1"], device="cpu", settings=Settings())
+    model = load_model(Ref("bert", "1"), bert, bert.versions["1"], device="cpu", settings=Settings(torch_threads=1))
     assert (model.max_size, model.max_cost, model.padded) == (64, 1024, False)
     assert len(model.example_output["embedding"]) == 384
     assert model.load_s > 0 < model.warm_s
