@@ -98,12 +98,11 @@ async def read(request: Request, job_id: str) -> Response:
     if not wait_s:
         return job_response(await parts.jobs.get(job_id))
     job, waiting = await parts.jobs.follow(job_id)
-    ended = waiting.done()
     try:
-        news = await parts.jobs.wait(job_id, waiting, wait_s, request.receive)
+        await parts.jobs.wait(job_id, waiting, wait_s, request.receive)
     except CallerGone:
         return Response(status_code=400)
-    if not ended or news is None:
+    if not job.state.terminal:
         job = await parts.jobs.get(job_id)
     return job_response(job, applied=f"wait={wait_s:g}")
 

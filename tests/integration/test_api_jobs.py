@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import redis
 
+from api.jobs import JobService
+from api.waiter import Waiting
 from shared import keys
 from shared.errors import Fault
-from shared.types import Outcome, State
+from shared.types import Job, Outcome, State
 from tests.api_stack import Api, Hands, serving, settings, until
 
 
@@ -226,6 +228,22 @@ async def test_a_wait_that_ends_first_says_so(api: Api, hands: Hands) -> None:
     assert len(api.parts.waiter) == 0
     again = await api.client.get(f"/v1/jobs/{taken.job_id}?wait=5")
     assert again.json() == answer.json()
+
+
+async def test_news_between_reading_and_waiting(api: Api, hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
+    await api.client.post("/v1/jobs", json={"model": "echo", "input": 7})
+    (taken,) = await hands.take()
+    follow = api.parts.jobs.follow
+
+    async def followed_by_the_end(job_id: str) -> tuple[Job, Waiting]:
+        job, waiting = await follow(job_id)
+        await hands.finish(taken)
+        await until(waiting.done, "the news is there before anybody waits")
+        return job, waiting
+
+    monkeypatch.setattr(JobService, "follow", lambda self, job_id: followed_by_the_end(job_id))
+    answer = await api.client.get(f"/v1/jobs/{taken.job_id}?wait=5")
+    assert answer.json()["state"] == "succeeded"
 
 
 async def test_waits_are_clamped_and_told(api: Api, hands: Hands) -> None:
