@@ -64,7 +64,7 @@ format: $(STAMP) ## Let ruff write the style
 	@$(BIN)/ruff format
 
 bench: $(STAMP) ## The figures of docs/benchmarks.md
-	@$(BIN)/python -m benchmarks $(ARGS)
+	@$(BIN)/python -m benchmarks.run $(ARGS)
 
 gpu: $(STAMP) ## The tests that need a GPU
 	@$(BIN)/python -m pytest -m gpu $(ARGS)

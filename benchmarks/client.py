@@ -1,0 +1,77 @@
+"""A closed loop of raw HTTP/1.1 keep-alive connections: little CPU, so that the server's is what is measured.
+
+Requests are built before and answers read after the clock runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+
+
+@dataclass(slots=True)
+class Answers:
+    """In the order of the requests."""
+
+    wall_s: float = 0.0
+    latencies_s: list[float] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+
+
+def ask(url: str, bodies: Sequence[Any], connections: int) -> Answers:
+    """POST every body (JSON data) to `url`, each of `connections` sending its next when the last is answered."""
+    place = urlsplit(url)
+    requests = [_request(place.netloc, place.path, orjson.dumps(body)) for body in bodies]
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_ask(place.hostname or "", place.port or 80, requests, connections))
+
+
+async def _ask(host: str, port: int, requests: list[bytes], connections: int) -> Answers:
+    count = len(requests)
+    answers = Answers(latencies_s=[0.0] * count, statuses=[0] * count, bodies=[b""] * count)
+    streams = [await asyncio.open_connection(host, port) for _ in range(min(connections, count))]
+    numbers = iter(range(count))
+
+    async def loop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for number in numbers:
+            begun = perf_counter()
+            writer.write(requests[number])
+            head = await reader.readuntil(b"\r\n\r\n")
+            body = await reader.readexactly(_length(head))
+            answers.latencies_s[number] = perf_counter() - begun
+            answers.statuses[number], answers.bodies[number] = int(head[9:12]), body
+
+    begun = perf_counter()
+    await asyncio.gather(*(loop(*stream) for stream in streams))
+    answers.wall_s = perf_counter() - begun
+    for _, writer in streams:
+        writer.close()
+    return answers
+
+
+def _request(host: str, path: str, body: bytes) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return head.encode() + b"\r\n\r\n" + body
+
+
+def _length(head: bytes) -> int:
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            return int(value)
+    raise ValueError(f"an answer without a length: {head!r}")
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

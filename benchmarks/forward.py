@@ -1,0 +1,86 @@
+"""The limit: the same handler in this process, nothing around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from shared.catalog import Ref, load_catalog
+from shared.settings import Settings
+from worker.device import visible_gpus
+from worker.models import LoadedModel, load_model
+
+
+@dataclass(slots=True)
+class Run:
+    """One pass over texts. `vectors` as an answer carries them: [N, H], normalised."""
+
+    rate: float
+    wall_s: float
+    vectors: Any
+
+
+def load(models_file: Path, name: str, *, packed: bool = True) -> LoadedModel:
+    """The newest version of `name`, by the worker's own loader, on the device that a worker would take."""
+    catalog = load_catalog(models_file)
+    ref = catalog.resolve(name)
+    spec = catalog.spec(name)
+    version = spec.versions[ref.version]
+    if not packed:
+        version = version.model_copy(update={"packed": False})
+    device = "cuda:0" if visible_gpus() else "cpu"
+    settings = Settings(models_file=models_file)
+    return load_model(Ref(ref.model, ref.version), spec, version, device=device, settings=settings)
+
+
+def run(model: LoadedModel, texts: Sequence[str], size: int) -> Run:
+    """Prepare and predict `texts` in order, `size` a predict, in this thread."""
+    handler: Any = model.handler  # of a text-embedding model: one chunk an item
+    item = model.task.item
+    parameters = model.task.parameters()
+    items = [item(text=text) for text in texts]
+    outputs: list[Any] = []
+    begun = perf_counter()
+    for start in range(0, len(items), size):
+        prepared = [handler.prepare(one, parameters) for one in items[start : start + size]]
+        outputs += handler.predict([one.item for one in prepared])
+    wall = perf_counter() - begun
+    answers = [handler.finish([o], i, parameters) for o, i in zip(outputs, items, strict=True)]
+    return Run(len(texts) / wall, wall, np.stack([answer["embedding"] for answer in answers]))
+
+
+def lone(model: LoadedModel, texts: Sequence[str]) -> list[float]:
+    """Seconds of prepare and predict of each text alone."""
+    return [run(model, [text], 1).wall_s for text in texts]
+
+
+def token_counts(model: LoadedModel, texts: Sequence[str]) -> list[int]:
+    """Tokens of each text as the model reads it, cut at its limit."""
+    handler: Any = model.handler
+    parameters = model.task.parameters()
+    return [handler.prepare(model.task.item(text=text), parameters).cost for text in texts]
+
+
+def padding_share(model: LoadedModel, counts: Sequence[int], size: int) -> float:
+    """Padding tokens by all tokens of the passes that `predict` makes of batches of `size` in order; 0 for a model
+    that runs packed."""
+    if not model.padded:
+        return 0.0
+    handler: Any = model.handler
+    paid = 0
+    for start in range(0, len(counts), size):
+        batch = [[0] * count for count in counts[start : start + size]]
+        for places in handler._passes(batch):
+            paid += len(places) * max(len(batch[place]) for place in places)
+    return 1 - sum(counts) / paid
+
+
+def alike(ours: Any, theirs: Any) -> float:
+    """The least cosine between rows."""
+    ours, theirs = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (ours, np.asarray(theirs, np.float32)))
+    return float((ours * theirs).sum(axis=1).min())

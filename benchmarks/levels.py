@@ -1,0 +1,148 @@
+"""One level of load on the service, and the in-process forward over the very same texts around it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+
+from benchmarks import forward
+from benchmarks.client import Answers, ask
+from benchmarks.figures import FOREIGN_LIMIT, mean_batch, median, percentile
+from benchmarks.machine import Meter, Usage
+from benchmarks.stack import Stack
+from worker.models import LoadedModel
+
+LOOK_S = 0.5
+LEAST_COSINE = 0.9999
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """`sentences` in requests of `per_request`, `connections` at once."""
+
+    name: str
+    connections: int
+    sentences: int
+    per_request: int = 1
+
+
+@dataclass(slots=True)
+class Bench:
+    """What every level needs. `size`: texts a predict of the in-process forward."""
+
+    model: LoadedModel
+    name: str
+    stack: Stack
+    texts: list[str]
+    size: int
+    attempts: int  # at a measure, while other work disturbs it
+    patience_s: float  # for other work to pause, over all measures; it is used up
+
+
+def quietly(bench: Bench, action: Callable[[], T]) -> tuple[T, Usage, int]:
+    """The result with the least foreign CPU of up to `attempts` tries; the first undisturbed one ends it. With its
+    usage and the number of tries. Before a try it waits for the other work on the machine to pause, while the bench
+    has patience left."""
+    runs: list[tuple[Usage, T]] = []
+    while len(runs) < bench.attempts and not any(usage.foreign <= FOREIGN_LIMIT for usage, _ in runs):
+        _wait_for_quiet(bench)
+        meter = Meter(bench.stack.pid)
+        result = action()
+        runs.append((meter.read(), result))
+    usage, result = min(runs, key=lambda run: run[0].foreign)
+    return result, usage, len(runs)
+
+
+def _wait_for_quiet(bench: Bench) -> None:
+    while bench.patience_s > 0:
+        meter = Meter(bench.stack.pid)
+        time.sleep(LOOK_S)
+        if meter.read().foreign <= FOREIGN_LIMIT:
+            return
+        bench.patience_s -= LOOK_S
+
+
+def measure(bench: Bench, level: Level) -> dict[str, Any]:
+    """One level between two in-process runs over its texts; JSON data. Raises RuntimeError for a wrong answer."""
+    texts = bench.texts[: level.sentences]
+    before, usage_before, _ = quietly(bench, lambda: forward.run(bench.model, texts, bench.size))
+    answers, usage, tries = quietly(
+        bench, lambda: ask(f"{bench.stack.url}/inference", _bodies(bench, level), level.connections)
+    )
+    after, usage_after, _ = quietly(bench, lambda: forward.run(bench.model, texts, bench.size))
+    seen = [_read(status, body) for status, body in zip(answers.statuses, answers.bodies, strict=True)]
+    cosine = forward.alike(before.vectors, np.array([vector for vectors, _ in seen for vector in vectors], np.float32))
+    if cosine < LEAST_COSINE:
+        raise RuntimeError(f"{level.name}: an embedding differs from the in-process one: cosine {cosine}")
+    limit = (before.rate + after.rate) / 2
+    rate = level.sentences / answers.wall_s
+    timings = [timing for _, timing in seen]
+    return {
+        "level": level.name,
+        "sentences": level.sentences,
+        "sentences_per_s": rate,
+        "limit_per_s": limit,
+        "limit_runs": [before.rate, after.rate],
+        "ratio": rate / limit,
+        **_latency(answers),
+        "mean_batch": mean_batch([timing["batch_size"] for timing in timings for _ in range(level.per_request)]),
+        **{key: median([timing[key] for timing in timings]) for key in ("queue_ms", "prepare_ms", "predict_ms")},
+        "stack_cpu_s_per_1000": usage.stack_s / level.sentences * 1000,
+        "limit_cpu_s_per_1000": (usage_before.own_s + usage_after.own_s) / (2 * level.sentences) * 1000,
+        "client_cores": usage.own_s / usage.wall_s,
+        "idle_stack_cores": max(u.stack_s / u.wall_s for u in (usage_before, usage_after)),
+        "foreign_cores": usage.foreign,
+        "foreign_cores_limit": max(usage_before.foreign, usage_after.foreign),
+        "tries": tries,
+        "least_cosine": cosine,
+    }
+
+
+def lone(bench: Bench, sentences: int) -> dict[str, Any]:
+    """One text at a time: the service's latency against prepare and predict of the same texts here, before and
+    after."""
+    texts = bench.texts[:sentences]
+    level = Level("lone", 1, sentences)
+    before, usage_before, _ = quietly(bench, lambda: forward.lone(bench.model, texts))
+    answers, usage, tries = quietly(bench, lambda: ask(f"{bench.stack.url}/inference", _bodies(bench, level), 1))
+    after, usage_after, _ = quietly(bench, lambda: forward.lone(bench.model, texts))
+    bare = [(a + b) / 2 for a, b in zip(before, after, strict=True)]
+    timings = [_read(status, body)[1] for status, body in zip(answers.statuses, answers.bodies, strict=True)]
+    bare_p50, served_p50 = median(bare) * 1000, median(answers.latencies_s) * 1000
+    return {
+        "bare_p50_ms": bare_p50,
+        "served_p50_ms": served_p50,
+        "over_ms": served_p50 - bare_p50,
+        "over_ms_by_text": median([(a - b) * 1000 for a, b in zip(answers.latencies_s, bare, strict=True)]),
+        **{key: median([timing[key] for timing in timings]) for key in ("queue_ms", "prepare_ms", "predict_ms")},
+        "foreign_cores": usage.foreign,
+        "foreign_cores_limit": max(usage_before.foreign, usage_after.foreign),
+        "tries": tries,
+    }
+
+
+def _bodies(bench: Bench, level: Level) -> list[Any]:
+    texts, size = bench.texts[: level.sentences], level.per_request
+    if size == 1:
+        return [{"model_type": bench.name, "data": {"text": text}} for text in texts]
+    groups = [texts[start : start + size] for start in range(0, len(texts), size)]
+    return [{"model_type": bench.name, "data": {"texts": group}} for group in groups]
+
+
+def _read(status: int, body: bytes) -> tuple[Sequence[Sequence[float]], dict[str, Any]]:
+    """Embeddings and timing of one answer."""
+    if status != 200:
+        raise RuntimeError(f"answered {status}: {body[:500]!r}")
+    answer = orjson.loads(body)
+    output = answer["output"]
+    return output.get("embeddings") or [output["embedding"]], answer["timing"]
+
+
+def _latency(answers: Answers) -> dict[str, float]:
+    return {f"p{share}_ms": percentile(answers.latencies_s, share / 100) * 1000 for share in (50, 95)}

@@ -1,0 +1,96 @@
+"""What the machine is, and what else runs on it: CPU time from /proc (Linux)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "celery", "kombu", "redis", "uvicorn", "uvloop", "fastapi")
+
+
+def describe() -> dict[str, Any]:
+    """Processor, memory, versions."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    flags = {flag for flag in cpu.get("flags", "").split() if flag.startswith(("avx512", "avx2", "amx"))}
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "cpu": cpu.get("model name", platform.processor()),
+        "family_model": f"{cpu.get('cpu family')}/{cpu.get('model')}",
+        "vector_units": sorted(flags),
+        "cores": os.cpu_count(),
+        "memory_gb": round(pages / 2**30),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def tree(root: int) -> list[int]:
+    """`root` and all that descends from it now."""
+    parents: dict[int, int] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and (fields := _stat(int(entry))):
+            parents[int(entry)] = int(fields[1])
+    found = [root]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found
+
+
+def cpu_s(pids: Iterable[int]) -> float:
+    """CPU seconds of these processes so far, user and system; a process that has gone counts nothing."""
+    return sum((int(fields[11]) + int(fields[12])) * TICK_S for pid in pids if (fields := _stat(pid)))
+
+
+def busy_s() -> float:
+    """CPU seconds of the whole machine so far; steal, which is another machine's work, counts too."""
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, _first_line("/proc/stat").split()[1:9])
+    return (user + nice + system + irq + softirq + steal) * TICK_S
+
+
+@dataclass(slots=True)
+class Usage:
+    """Of a stretch of time. `foreign`: cores that neither the stack nor this process used, on average."""
+
+    wall_s: float
+    stack_s: float
+    own_s: float
+    foreign: float
+
+
+class Meter:
+    """Usage from its making to `read`."""
+
+    def __init__(self, stack: int) -> None:
+        """`stack` is the root of the service's processes."""
+        self._pids = tree(stack)
+        self._before = self._look()
+
+    def read(self) -> Usage:
+        """May be read again."""
+        wall, busy, stack, own = (now - before for now, before in zip(self._look(), self._before, strict=True))
+        return Usage(wall, stack, own, max(0.0, busy - stack - own) / wall)
+
+    def _look(self) -> tuple[float, float, float, float]:
+        return perf_counter(), busy_s(), cpu_s(self._pids), cpu_s([os.getpid()])
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields behind the name; empty when it has gone. [1] parent, [11] user ticks, [12] system ticks."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _first_line(path: str) -> str:
+    with open(path) as file:
+        return file.readline()

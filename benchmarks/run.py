@@ -1,0 +1,160 @@
+"""`python -m benchmarks.run` (`make bench`): the figures of docs/benchmarks.md.
+
+Rounds of all levels, each level between two in-process runs over the same texts, so that a machine whose speed drifts
+moves both; every figure is the median of the rounds. `--quick` (one round, few texts) tells whether the benchmark
+itself works, and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import platform
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import forward, report
+from benchmarks.figures import percentile
+from benchmarks.levels import Bench, Level, lone, measure, quietly
+from benchmarks.machine import describe
+from benchmarks.stack import Stack, running
+from benchmarks.texts import SEED, fingerprint, texts
+from worker.models import LoadedModel
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXTS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured. `attempts` and `patience_s`: see Bench. `sizes`: texts a predict, to choose from."""
+
+    levels: tuple[Level, ...]
+    lone: int
+    sample: int
+    sizes: tuple[int, ...]
+    attempts: int
+    patience_s: float
+
+
+FULL = Plan(
+    levels=(
+        Level("c1", 1, 128),
+        Level("c8", 8, 256),
+        Level("c32", 32, 384),
+        Level("c128", 128, 512),
+        Level("32 texts, c8", 8, 512, per_request=32),
+    ),
+    lone=128,
+    sample=384,
+    sizes=(4, 8, 16, 32),
+    attempts=3,
+    patience_s=300,
+)
+QUICK = Plan(
+    levels=(Level("c1", 1, 16), Level("c32", 32, 96), Level("32 texts, c8", 8, 128, per_request=32)),
+    lone=16,
+    sample=32,
+    sizes=(8,),
+    attempts=1,
+    patience_s=0,
+)
+
+
+def main() -> int:
+    """0, also where a goal is missed: the figures tell. Raises RuntimeError for a wrong answer or a dead stack."""
+    options = _parse()
+    plan, rounds = (QUICK, 1) if options.quick else (FULL, options.rounds)
+    with tempfile.TemporaryDirectory(prefix="ml-bench-") as folder:
+        print("starting the service, and loading the model here too", flush=True)
+        with running(Path(folder), options.models.resolve(), options.model) as stack:
+            data = _measure(options, plan, rounds, stack)
+    print(report.levels(data))
+    if not options.quick:
+        report.write(data, options.out)
+    return 0
+
+
+def _measure(options: argparse.Namespace, plan: Plan, rounds: int, stack: Stack) -> dict[str, Any]:
+    packed = forward.load(options.models, options.model)
+    padded = forward.load(options.models, options.model, packed=False)
+    made = texts(TEXTS)
+    bench = Bench(packed, options.model, stack, made, plan.sizes[0], plan.attempts, plan.patience_s)
+    data: dict[str, Any] = {
+        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": "make bench",
+        "device": packed.device,
+        "machine": describe(),
+        "texts": _describe_texts(packed, made),
+    }
+    print(report.texts(data["texts"]), flush=True)
+    data["in_process"] = _in_process(bench, padded, plan)
+    print(report.in_process(data["in_process"]), flush=True)
+    bench.size = data["in_process"]["best_size"]
+    # Connections, caches, the allocators' first growth: on both sides, not counted.
+    measure(replace(bench, attempts=1), Level("warm-up", 8, 64))
+    data["rounds"] = [_round(bench, plan, number) for number in range(1, rounds + 1)]
+    data["padding_share"] = forward.padding_share(packed, forward.token_counts(packed, made), bench.size)
+    data["patience_left_s"] = bench.patience_s
+    return data
+
+
+def _round(bench: Bench, plan: Plan, number: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"lone": lone(bench, plan.lone), "levels": []}
+    print(f"round {number}: {report.lone_line(found['lone'])}", flush=True)
+    for level in plan.levels:
+        row = measure(bench, level)
+        print(f"round {number}: {report.line(row)}", flush=True)
+        found["levels"].append(row)
+    return found
+
+
+def _in_process(bench: Bench, padded: LoadedModel, plan: Plan) -> dict[str, Any]:
+    """Which size of a pass is best here, and what padding would cost. The service idles meanwhile."""
+    sample = bench.texts[: plan.sample]
+    counts = forward.token_counts(padded, sample)
+    forward.run(bench.model, sample[:32], 8)
+
+    def row(model: LoadedModel, size: int) -> dict[str, float]:
+        run, usage, _ = quietly(bench, lambda: forward.run(model, sample, size))
+        share = forward.padding_share(model, counts, size)
+        return {"size": size, "rate": run.rate, "padding_share": share, "foreign_cores": usage.foreign}
+
+    rows = [row(bench.model, size) for size in plan.sizes]
+    return {
+        "sentences": len(sample),
+        "packed": not bench.model.padded,
+        "rows": rows,
+        "best_size": max(rows, key=lambda found: found["rate"])["size"],
+        "padded_sorted": [row(padded, size) for size in (32, len(sample))],
+    }
+
+
+def _describe_texts(model: LoadedModel, made: list[str]) -> dict[str, Any]:
+    words = [len(text.split()) for text in made]
+    tokens = forward.token_counts(model, made)
+    return {
+        "count": len(made),
+        "seed": SEED,
+        "sha256": fingerprint(made),
+        "python": platform.python_version(),
+        "words": {f"p{p}": percentile(words, p / 100) for p in (25, 50, 75, 95)} | {"mean": sum(words) / len(words)},
+        "tokens": {f"p{p}": percentile(tokens, p / 100) for p in (25, 50, 75, 95)}
+        | {"mean": sum(tokens) / len(tokens), "total": sum(tokens)},
+    }
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="The figures of docs/benchmarks.md")
+    parser.add_argument("--quick", action="store_true", help="a smoke test: one round, few texts, nothing written")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of all levels")
+    parser.add_argument("--models", type=Path, default=ROOT / "models.yaml", help="the models file")
+    parser.add_argument("--model", default="bert", help="a text-embedding model of it")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="where benchmarks.md and benchmarks/ lie")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,59 @@
+"""The benchmark's own parts: its texts are the same for a seed, and its arithmetic is right."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from benchmarks.figures import mean_batch, median, percentile
+from benchmarks.machine import Meter, tree
+from benchmarks.report import clean
+from benchmarks.texts import LONGEST, SHORTEST, fingerprint, texts
+
+
+def test_the_texts_are_the_same_for_a_seed_and_other_for_another() -> None:
+    made = texts(50)
+    assert texts(50) == made
+    assert texts(20) == made[:20]
+    assert fingerprint(texts(50)) == fingerprint(made)
+    assert fingerprint(texts(50, seed=1)) != fingerprint(made)
+
+
+def test_the_texts_are_of_mixed_length() -> None:
+    words = [len(text.split()) for text in texts(2000)]
+    assert min(words) == SHORTEST
+    assert LONGEST * 0.98 < max(words) <= LONGEST
+    # Even on a log scale: as many below the geometric middle of 5 and 200 as above it.
+    assert 0.45 < np.mean(np.array(words) < 31.6) < 0.55
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.95, 1.0])
+def test_percentiles_are_numpys(share: float) -> None:
+    values = [float(x) for x in np.random.default_rng(7).normal(size=37)]
+    assert percentile(values, share) == pytest.approx(float(np.percentile(values, share * 100)))
+
+
+def test_median_of_an_even_number_is_the_mean_of_the_middle_two() -> None:
+    assert median([4.0, 1.0, 3.0, 2.0]) == 2.5
+    assert median([5.0]) == 5.0
+
+
+def test_a_batch_counts_once_however_many_sentences_name_it() -> None:
+    assert mean_batch([1] + [3] * 3 + [8] * 8) == pytest.approx(4.0)  # 12 sentences in 3 batches
+
+
+def test_disturbed_rounds_are_left_out_where_a_clean_one_exists() -> None:
+    quiet = {"foreign_cores": 0.0, "foreign_cores_limit": 0.1}
+    loud = {"foreign_cores": 0.0, "foreign_cores_limit": 0.9}
+    assert clean([loud, quiet]) == [quiet]
+    assert clean([loud, loud]) == [loud, loud]
+
+
+def test_the_meter_counts_this_process() -> None:
+
+    assert os.getpid() in tree(os.getpid())
+    meter = Meter(os.getpid())
+    sum(i * i for i in range(3_000_000))
+    assert meter.read().own_s > 0
