@@ -18,10 +18,8 @@ from api.sweeper import Sweeper
 from api.waiter import Waiter
 from shared import keys
 from shared.catalog import Catalog
-from shared.errors import StoreTooOld
 from shared.settings import Settings
-
-_MINIMUM = (7, 0)
+from shared.store import client_url, refuse_old
 
 
 @dataclass(slots=True)
@@ -45,9 +43,7 @@ class Services:
             told = await self.client.info("server")
         except LOST:
             return
-        version = str(told["redis_version"])
-        if tuple(int(part) for part in version.split(".")[:2]) < _MINIMUM:
-            raise StoreTooOld(f"Redis 7.0 or newer, or Valkey, is needed, not {version}")
+        refuse_old(told)
 
     def start(self) -> None:
         """Begin to listen and to sweep."""
@@ -66,7 +62,7 @@ def make_services(settings: Settings, catalog: Catalog) -> Services:
     """Nothing is connected yet."""
     # One quick retry: a pooled connection may have died with the last Redis. More would only delay the 503.
     client = redis.asyncio.Redis.from_url(
-        settings.redis_url, socket_timeout=5, socket_connect_timeout=2, retry=Retry(ConstantBackoff(0.05), 1)
+        client_url(settings), socket_timeout=5, socket_connect_timeout=2, retry=Retry(ConstantBackoff(0.05), 1)
     )
     submitter = Submitter(client)
     waiter = Waiter(client, submitter, keys.REPLY + uuid.uuid4().hex)

@@ -74,7 +74,7 @@ class ModelSpec(_Spec):
     versions: dict[VersionName, VersionSpec] = Field(min_length=1)
     traffic: dict[VersionName, float] | None = None
     aliases: dict[VersionName, VersionName] = Field(default_factory=dict)
-    load: Literal["preload", "lazy"] = "preload"
+    load: Literal["preload"] = "preload"
     batch: BatchSpec = BatchSpec()
     limits: Limits = Limits()
 

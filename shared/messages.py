@@ -26,9 +26,10 @@ def build(
     input: Any,
     parameters: dict[str, Any] | None = None,
     payloads: list[str] | None = None,
+    timeout_s: float | None = None,
 ) -> bytes:
     """The raw message. `payloads`: JSON pointers of the parts of `input` that lie in the payload store, in the order
-    of their numbers (the pointer "" is the input itself)."""
+    of their numbers (the pointer "" is the input itself). `timeout_s`: of this predict, not its model's."""
     kwargs = {"model": model, "version": version, "input": input, "parameters": parameters or {}}
     body = orjson.dumps([[], kwargs, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
     return orjson.dumps(
@@ -60,6 +61,7 @@ def build(
                 "stamps": {},
                 "ml": VERSION,
                 "ml_payloads": payloads or [],
+                "ml_timeout_s": timeout_s,
             },
             "properties": {
                 "correlation_id": job_id,
@@ -75,15 +77,22 @@ def build(
 
 
 def readdress(
-    message: dict[str, Any], job_id: str, *, queue: str, priority: int, kwargs: dict[str, Any], embed: Any
+    message: dict[str, Any],
+    job_id: str,
+    *,
+    queue: str,
+    priority: int,
+    kwargs: dict[str, Any],
+    embed: Any,
+    timeout_s: float | None = None,
 ) -> bytes:
     """A plain Celery producer's message as one of ours: its id is the delivery tag, its queue the version's, and what
-    else it carries (`embed`: callbacks, chain, chord; headers) stays. Deadline and timeout are in the record."""
+    else it carries (`embed`: callbacks, chain, chord; headers) stays. The deadline has moved into the record."""
     message = {**message, "headers": dict(message["headers"]), "properties": dict(message["properties"])}
     message["body"] = base64.b64encode(orjson.dumps([[], kwargs, embed])).decode()
     message["content-type"], message["content-encoding"] = "application/json", "utf-8"
     message["headers"] |= {"ml": VERSION, "ml_payloads": [], "eta": None, "expires": None, "timelimit": [None, None]}
-    message["headers"] |= {"argsrepr": "()", "kwargsrepr": "{}"}
+    message["headers"] |= {"argsrepr": "()", "kwargsrepr": "{}", "ml_timeout_s": timeout_s}
     message["properties"] |= {
         "body_encoding": "base64",
         "delivery_tag": job_id,

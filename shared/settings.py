@@ -46,8 +46,6 @@ class Settings(BaseSettings):
     """A larger input does not travel in the message but in the payload store."""
     max_attempts: int = Field(3, ge=1)
     """A job whose worker process died this often while it ran alone has failed."""
-    durability: Literal["everysec", "fsync"] = "everysec"
-    """`fsync`: 202 is answered only after the disk has the job (needs WAITAOF: Redis >= 7.2 or Valkey)."""
 
     # Worker
     worker_name: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import redis
-import redis.asyncio
-from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -16,23 +12,17 @@ from shared.settings import Settings
 MINIMUM = (7, 0)
 
 
-_OPTIONS: dict[str, Any] = {
-    "socket_timeout": 30,
-    "socket_connect_timeout": 5,
-    "socket_keepalive": True,
-    "health_check_interval": 15,
-}
-
-
 def connect(settings: Settings) -> redis.Redis:
     """A client with its own pool, not yet connected. Nothing is retried silently: each caller knows what may be run
     again."""
-    return redis.Redis.from_url(_url(settings), retry=Retry(NoBackoff(), 0), **_OPTIONS)
-
-
-def connect_async(settings: Settings) -> redis.asyncio.Redis:
-    """As `connect`, for the event loop."""
-    return redis.asyncio.Redis.from_url(_url(settings), retry=AsyncRetry(NoBackoff(), 0), **_OPTIONS)
+    return redis.Redis.from_url(
+        client_url(settings),
+        socket_timeout=30,
+        socket_connect_timeout=5,
+        socket_keepalive=True,
+        health_check_interval=15,
+        retry=Retry(NoBackoff(), 0),
+    )
 
 
 def check_server(client: redis.Redis) -> None:
@@ -51,6 +41,6 @@ def refuse_old(info: dict[str, object]) -> None:
         raise StoreTooOld(f"Redis {version} is too old: 7.0 or newer, or Valkey, is needed")
 
 
-def _url(settings: Settings) -> str:
+def client_url(settings: Settings) -> str:
     """redis-py's spelling of a URL that kombu understands too."""
     return settings.redis_url.replace("redis+socket://", "unix://", 1)

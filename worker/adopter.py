@@ -73,10 +73,16 @@ class Adopter:
             "input": kwargs["input"],
             "parameters": kwargs.get("parameters") or {},
         }
+        timeout_s = (request.time_limits or (None,))[0]
         raw = messages.readdress(
-            request.message._raw, request.id, queue=queue, priority=priority, kwargs=body, embed=embed
+            request.message._raw,
+            request.id,
+            queue=queue,
+            priority=priority,
+            kwargs=body,
+            embed=embed,
+            timeout_s=timeout_s,
         )
-        timeout_s = (request.time_limits or (None,))[0] or spec.limits.timeout_s
         return scripts.adopt(
             work.tag,
             request.id,
@@ -90,7 +96,7 @@ class Adopter:
                 "model": ref.model,
                 "version": ref.version,
                 "priority": priority,
-                "timeout_ms": int(timeout_s * 1000),
+                "timeout_ms": int((timeout_s or spec.limits.timeout_s) * 1000),
                 "owner": "celery",
             },
         )

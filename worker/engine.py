@@ -99,6 +99,7 @@ class Engine:
             priority=properties.get("priority") or 0,
             request=request,
             received_at=time.monotonic(),
+            timeout_s=headers.get("ml_timeout_s"),
         )
         with self._works_lock:
             self._works[work.tag] = work
@@ -128,7 +129,11 @@ class Engine:
             return []
         begun, units = current
         model = units[0].work.model
-        if model is None or time.monotonic() - begun <= model.timeout_s:
+        if model is None:
+            return []
+        # The shortest of them: in company they all go back and run alone, each under its own.
+        timeout_s = min(unit.work.timeout_s or model.timeout_s for unit in units)
+        if time.monotonic() - begun <= timeout_s:
             return []
         return list(dict.fromkeys(unit.work for unit in units))
 
@@ -138,7 +143,8 @@ class Engine:
         self.holdings.close()
         stuck = [work.tag for work in works]
         if len(works) == 1:
-            message = f"predict took longer than {works[0].model.timeout_s if works[0].model else 0:g} s"
+            model, own = works[0].model, works[0].timeout_s
+            message = f"predict took longer than {own or (model.timeout_s if model else 0):g} s"
             self._finisher.end(works[0], Outcome(State.FAILED, code="timeout", message=message))
             self._finisher.stop(10)
         else:

@@ -101,6 +101,9 @@ class Preparer:
         try:
             item.value = tasks.parse_item(model.task, parts, index)
             prepared = model.handler.prepare(item.value, work.parameters)
+            chunks: Sequence[Prepared] = [prepared] if isinstance(prepared, Prepared) else list(prepared)
+            if not chunks:
+                raise ItemError("prepare returned no chunks", code="handler_contract")
         except InvalidInput as error:
             item.fault = error.faults[0]
         except ItemError as error:
@@ -114,6 +117,5 @@ class Preparer:
             item.fault = Fault(pointer=parts.pointer(index), code="predict_error", message=message)
         if item.fault:
             return []
-        chunks: Sequence[Prepared] = [prepared] if isinstance(prepared, Prepared) else list(prepared)
         item.outputs, item.missing = [None] * len(chunks), len(chunks)
         return [Unit(work, index, number, chunk, budget) for number, chunk in enumerate(chunks)]

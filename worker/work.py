@@ -36,6 +36,7 @@ class Work:
     priority: int
     request: Any  # celery's Request
     received_at: float  # monotonic
+    timeout_s: float | None = None  # its own, instead of its model's
     model: LoadedModel | None = None
     parts: Split | None = None
     parameters: Any = None

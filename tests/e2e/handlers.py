@@ -24,10 +24,12 @@ class Moody(Handler[Order, Order]):
     task = "moody"
     example = [Order()]
 
-    def prepare(self, item: Order, parameters: Any) -> Prepared:
+    def prepare(self, item: Order, parameters: Any) -> Any:
         """Refuses `refuse` before the device."""
         if item.do == "refuse":
             raise ItemError("not this one", pointer="/do")
+        if item.do == "nothing":
+            return []
         return Prepared(item)
 
     def predict(self, batch: list[Order]) -> Any:

@@ -150,6 +150,17 @@ def test_a_predict_that_hangs(http: httpx.Client, redis_url: str, models: Path) 
         assert _ended(http, behind)["state"] == "succeeded"
 
 
+def test_time_limit_of_a_plain_celery_job(redis_url: str, models: Path) -> None:
+    app = Celery("backend", broker=redis_url, backend=redis_url, set_as_current=False)
+    with worker(redis_url, models, "first", **QUICK) as first:
+        kwargs = {"model": "echo", "input": 1, "parameters": {"sleep_ms": 30_000}}
+        result = app.send_task("ml.predict", kwargs=kwargs, queue="ml", time_limit=1)
+        with pytest.raises(Exception, match="longer than 1 s"):
+            result.get(timeout=20)
+        assert first.wait(20) == 70
+    app.close()
+
+
 def test_redis_restarts_under_work(tmp_path: Path, models: Path) -> None:
     with (
         EmbeddedServer(tmp_path / "redis") as server,

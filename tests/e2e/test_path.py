@@ -126,7 +126,12 @@ def test_a_job_of_many_items_fails_or_is_partial(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize(
     ("do", "status", "code"),
-    [("short", 500, "handler_contract"), ("odd", 500, "handler_contract"), ("too-big", 507, "out_of_memory")],
+    [
+        ("short", 500, "handler_contract"),
+        ("nothing", 500, "handler_contract"),
+        ("odd", 500, "handler_contract"),
+        ("too-big", 507, "out_of_memory"),
+    ],
 )
 def test_how_a_handler_breaks_its_contract(http: httpx.Client, do: str, status: int, code: str) -> None:
     answer = http.post("/inference", json={"model_type": "moody", "data": {"do": do}})

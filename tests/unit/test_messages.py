@@ -26,12 +26,10 @@ def _celerys_own(store: redis.Redis, url: str, **options: Any) -> dict[str, Any]
 def test_it_is_what_celery_produces(store: redis.Redis, redis_url: str) -> None:
     kwargs = {"model": "bert", "version": "1", "input": {"text": "hé"}, "parameters": {}}
     theirs = _celerys_own(store, redis_url, kwargs=kwargs, queue="ml", task_id="job-1", priority=3)
-    ours = json.loads(
-        messages.build("job-1", queue="ml", priority=3, model="bert", version="1", input={"text": "hé"})
-    )
+    ours = json.loads(messages.build("job-1", queue="ml", priority=3, model="bert", version="1", input={"text": "hé"}))
     assert json.loads(base64.b64decode(ours["body"])) == json.loads(base64.b64decode(theirs["body"]))
     assert ours.keys() == theirs.keys()
-    assert ours["headers"].keys() - theirs["headers"].keys() == {"ml", "ml_payloads"}
+    assert ours["headers"].keys() - theirs["headers"].keys() == {"ml", "ml_payloads", "ml_timeout_s"}
     assert theirs["headers"].keys() - ours["headers"].keys() == set()
     different = {"argsrepr", "kwargsrepr", "origin"}
     for name in theirs["headers"].keys() - different:

@@ -114,9 +114,7 @@ class Machine(RuleBasedStateMachine):
         job = mine[n % len(mine)]
         had = self.state(job)
         marked = "canceled" in self.record(job)
-        reply = self.run(
-            scripts.finish(job, tag=job, state=state, code="", meta=b'{"by":"worker"}', ttl_ms=1000)
-        )
+        reply = self.run(scripts.finish(job, tag=job, state=state, code="", meta=b'{"by":"worker"}', ttl_ms=1000))
         assert reply.first is not had.terminal
         assert self.state(job) is (had if had.terminal else State.CANCELED if marked else state)
         self.forget(job)
