@@ -41,20 +41,21 @@ class Bench:
     stack: Stack
     texts: list[str]
     size: int
-    attempts: int  # at a measure, while other work disturbs it
-    patience_s: float  # for other work to pause, over all measures; it is used up
+    patience_s: float  # for other work to pause, and for measures that it spoilt; shared by all, and used up
 
 
 def quietly(bench: Bench, action: Callable[[], T]) -> tuple[T, Usage, int]:
-    """The result with the least foreign CPU of up to `attempts` tries; the first undisturbed one ends it. With its
-    usage and the number of tries. Before a try it waits for the other work on the machine to pause, while the bench
-    has patience left."""
+    """The result of the first try that no other work on the machine disturbed, else of the least disturbed one when
+    the patience is used up; with its usage and the number of tries."""
     runs: list[tuple[Usage, T]] = []
-    while len(runs) < bench.attempts and not any(usage.foreign <= FOREIGN_LIMIT for usage, _ in runs):
+    while not runs or (bench.patience_s > 0 and runs[-1][0].foreign > FOREIGN_LIMIT):
         _wait_for_quiet(bench)
         meter = Meter(bench.stack.pid)
         result = action()
-        runs.append((meter.read(), result))
+        usage = meter.read()
+        runs.append((usage, result))
+        if usage.foreign > FOREIGN_LIMIT:
+            bench.patience_s -= usage.wall_s
     usage, result = min(runs, key=lambda run: run[0].foreign)
     return result, usage, len(runs)
 

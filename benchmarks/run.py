@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import platform
+import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,14 +30,12 @@ TEXTS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured. `attempts` and `patience_s`: see Bench. `sizes`: texts a predict, to choose from."""
+    """How much is measured. `sizes`: texts a predict, to choose from."""
 
     levels: tuple[Level, ...]
     lone: int
     sample: int
     sizes: tuple[int, ...]
-    attempts: int
-    patience_s: float
 
 
 FULL = Plan(
@@ -50,16 +49,12 @@ FULL = Plan(
     lone=128,
     sample=384,
     sizes=(4, 8, 16, 32),
-    attempts=3,
-    patience_s=300,
 )
 QUICK = Plan(
     levels=(Level("c1", 1, 16), Level("c32", 32, 96), Level("32 texts, c8", 8, 128, per_request=32)),
     lone=16,
     sample=32,
     sizes=(8,),
-    attempts=1,
-    patience_s=0,
 )
 
 
@@ -81,10 +76,10 @@ def _measure(options: argparse.Namespace, plan: Plan, rounds: int, stack: Stack)
     packed = forward.load(options.models, options.model)
     padded = forward.load(options.models, options.model, packed=False)
     made = texts(TEXTS)
-    bench = Bench(packed, options.model, stack, made, plan.sizes[0], plan.attempts, plan.patience_s)
+    bench = Bench(packed, options.model, stack, made, plan.sizes[0], 0 if options.quick else options.patience)
     data: dict[str, Any] = {
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": "make bench",
+        "command": f"make bench ARGS='{' '.join(sys.argv[1:])}'" if sys.argv[1:] else "make bench",
         "device": packed.device,
         "machine": describe(),
         "texts": _describe_texts(packed, made),
@@ -94,7 +89,7 @@ def _measure(options: argparse.Namespace, plan: Plan, rounds: int, stack: Stack)
     print(report.in_process(data["in_process"]), flush=True)
     bench.size = data["in_process"]["best_size"]
     # Connections, caches, the allocators' first growth: on both sides, not counted.
-    measure(replace(bench, attempts=1), Level("warm-up", 8, 64))
+    measure(replace(bench, patience_s=0), Level("warm-up", 8, 64))
     data["rounds"] = [_round(bench, plan, number) for number in range(1, rounds + 1)]
     data["padding_share"] = forward.padding_share(packed, forward.token_counts(packed, made), bench.size)
     data["patience_left_s"] = bench.patience_s
@@ -150,6 +145,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="The figures of docs/benchmarks.md")
     parser.add_argument("--quick", action="store_true", help="a smoke test: one round, few texts, nothing written")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of all levels")
+    parser.add_argument("--patience", type=float, default=300, help="seconds lost to other work on the machine")
     parser.add_argument("--models", type=Path, default=ROOT / "models.yaml", help="the models file")
     parser.add_argument("--model", default="bert", help="a text-embedding model of it")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="where benchmarks.md and benchmarks/ lie")
