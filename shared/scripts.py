@@ -86,6 +86,11 @@ def run(client: redis.Redis, calls: Sequence[Call[Any]]) -> list[Any]:
             client.script_load(text)
         for i, reply in zip(missed, run(client, [calls[i] for i in missed]), strict=True):
             replies[i] = reply
+    return _parsed(calls, replies, missed)
+
+
+def _parsed(calls: Sequence[Call[Any]], replies: list[Any], missed: list[int]) -> list[Any]:
+    """What was run again is parsed already."""
     return [
         reply if i in missed or isinstance(reply, Exception) else calls[i].parse(reply)
         for i, reply in enumerate(replies)
@@ -113,10 +118,7 @@ async def arun(client: redis.asyncio.Redis, calls: Sequence[Call[Any]]) -> list[
             await client.script_load(text)
         for i, reply in zip(missed, await arun(client, [calls[i] for i in missed]), strict=True):
             replies[i] = reply
-    return [
-        reply if i in missed or isinstance(reply, Exception) else calls[i].parse(reply)
-        for i, reply in enumerate(replies)
-    ]
+    return _parsed(calls, replies, missed)
 
 
 def one(reply: Any) -> Any:
