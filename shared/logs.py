@@ -27,12 +27,10 @@ class Event(enum.StrEnum):
     MODEL_FAILED = enum.auto()
     MODEL_NOTE = enum.auto()
     WORKER_READY = enum.auto()
-    JOB_REFUSED = enum.auto()
     JOB_FAILED = enum.auto()
     JOB_ADOPTED = enum.auto()
     JOB_SKIPPED = enum.auto()
     JOB_RESTORED = enum.auto()
-    JOB_DEAD_LETTERED = enum.auto()
     JOBS_SWEPT = enum.auto()
     BATCH_DONE = enum.auto()
     BATCH_FAILED = enum.auto()
@@ -45,8 +43,6 @@ class Event(enum.StrEnum):
     REDIS_LOST = enum.auto()
     REDIS_BACK = enum.auto()
     REQUEST_FAILED = enum.auto()
-    PROCESS_STARTED = enum.auto()
-    PROCESS_DIED = enum.auto()
 
 
 class Logger:

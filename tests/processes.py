@@ -54,6 +54,19 @@ def _alive(store: redis.Redis, name: str, process: subprocess.Popen[bytes]) -> b
     return any(key.decode().startswith(f"{keys.WORKER}{name}-") for key in store.scan_iter(f"{keys.WORKER}*"))
 
 
+def refused_worker(env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """`python -m worker` that is expected not to start: its exit code and what it said."""
+    return subprocess.run(
+        [sys.executable, "-m", "worker"],
+        env=env,
+        cwd=REPOSITORY,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
 @contextmanager
 def api(redis_url: str, models: Path, **extra: str) -> Iterator[str]:
     """`python -m api` on a free port; its URL."""

@@ -98,7 +98,6 @@ class Engine:
             ref=ref,
             priority=properties.get("priority") or 0,
             request=request,
-            received_at=time.monotonic(),
             timeout_s=headers.get("ml_timeout_s"),
         )
         with self._works_lock:

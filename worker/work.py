@@ -35,7 +35,6 @@ class Work:
     ref: Ref
     priority: int
     request: Any  # celery's Request
-    received_at: float  # monotonic
     timeout_s: float | None = None  # its own, instead of its model's
     model: LoadedModel | None = None
     parts: Split | None = None

@@ -43,7 +43,7 @@ end
 -- The one place where a job's outcome is written. The caller has checked that there is none yet.
 local function end_job(id, state, code, meta)
   local key = JOB .. id
-  local job = redis.call('HMGET', key, 'state', 'ref', 'size', 'ttl_ms', 'waiters', 'payloads', 'idem', 'partial')
+  local job = redis.call('HMGET', key, 'state', 'ref', 'size', 'ttl_ms', 'waiters', 'payloads', 'idem')
   local ttl = tonumber(job[4])
   redis.call('HSET', key, 'state', state, 'finished_at', now)
   if code ~= '' then redis.call('HSET', key, 'code', code) end

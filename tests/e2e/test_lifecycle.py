@@ -18,7 +18,7 @@ from celery import Celery
 from local.server import EmbeddedServer
 from shared import keys
 from tests.conftest import wait_until
-from tests.processes import REPOSITORY, api, environment, worker
+from tests.processes import REPOSITORY, api, environment, refused_worker, worker
 
 MODELS = """
 models:
@@ -237,29 +237,13 @@ def test_healthcheck(redis_url: str, models: Path) -> None:
 def test_a_wrong_models_file_is_refused_with_its_place(redis_url: str, tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "wrong.yaml"
     path.write_text(text)
-    run = subprocess.run(
-        [sys.executable, "-m", "worker"],
-        env=environment(redis_url, path),
-        cwd=REPOSITORY,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    run = refused_worker(environment(redis_url, path))
     assert run.returncode == 1
     assert told in run.stderr
 
 
 def test_no_redis_is_told_in_one_line(models: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "worker"],
-        env=environment("redis://127.0.0.1:1/0", models),
-        cwd=REPOSITORY,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    run = refused_worker(environment("redis://127.0.0.1:1/0", models))
     assert run.returncode == 1
     assert "Redis does not answer" in run.stderr
     assert "Traceback" not in run.stderr

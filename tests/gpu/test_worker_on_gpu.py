@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
@@ -13,7 +11,7 @@ import pytest
 import redis
 
 from shared import keys
-from tests.processes import REPOSITORY, api, environment, worker
+from tests.processes import api, environment, refused_worker, worker
 
 pytestmark = pytest.mark.gpu
 
@@ -52,14 +50,6 @@ def test_one_worker_one_gpu(redis_url: str, models: Path, store: redis.Redis, tm
         (card,) = [orjson.loads(store.get(key)) for key in store.scan_iter(f"{keys.CARD}*")]
         assert card["device"] == "cuda:0"
         assert card["memory"]["device_bytes"] > 10_000_000
-        second = subprocess.run(
-            [sys.executable, "-m", "worker"],
-            env=environment(redis_url, models, **(pinned | {"ML_DEVICE": "cuda"})),
-            cwd=REPOSITORY,
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        second = refused_worker(environment(redis_url, models, **(pinned | {"ML_DEVICE": "cuda"})))
     assert second.returncode == 1
     assert "CUDA_VISIBLE_DEVICES=0" in second.stderr
