@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from shared.errors import Fault, QueueFull, ServiceError, WaitEnded
+from shared.errors import DeadlineImpossible, Fault, QueueFull, ServiceError, WaitEnded
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -80,7 +80,7 @@ def problem(
         body["errors"] = [fault.model_dump() for fault in faults]
     if job_id is not None:
         body["job"] = out["Location"] = job_url(job_id)
-    if code in NO_RETRY:
+    if code in NO_RETRY and "Retry-After" not in out:
         out["x-should-retry"] = "false"
     if code in ("store_unavailable", "store_too_old"):
         out.setdefault("Retry-After", str(STORE_RETRY_AFTER_S))
@@ -89,11 +89,14 @@ def problem(
 
 def error_problem(request: Request, error: ServiceError) -> Response:
     """The problem document of one of our errors."""
-    headers = {}
-    if isinstance(error, QueueFull):
-        headers["Retry-After"] = str(error.retry_after_s)
+    headers, status = {}, None
+    if isinstance(error, QueueFull | DeadlineImpossible):
+        # A refusal, not a job's end: to come again later is just what is asked for.
+        headers["Retry-After"], status = str(error.retry_after_s), 503
     job_id = error.job_id if isinstance(error, WaitEnded) else None
-    return problem(request, error.code, error.message, faults=error.faults, job_id=job_id, headers=headers)
+    return problem(
+        request, error.code, error.message, faults=error.faults, job_id=job_id, headers=headers, status=status
+    )
 
 
 async def _service_error(request: Request, error: Exception) -> Response:

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from shared.errors import Fault
+from shared.keys import MAX_DEADLINE_S
 from shared.types import Timing
 
-_MOST_S = 30 * 24 * 3600
+_MOST_S = MAX_DEADLINE_S
 
 Label = Annotated[str, StringConstraints(max_length=256)]
 

@@ -40,6 +40,7 @@ class Submission:
 
     job_id: str
     ref: Ref
+    deadline_ms: int
     payload_keys: list[str]
     calls: list[scripts.Call[Any]]
 
@@ -73,6 +74,7 @@ def compose(
         max_jobs=spec.limits.queue,
         max_bytes=spec.limits.queue_bytes,
         channel=channel,
+        ahead=keys.urgent_lists(queue, priority),
         idempotency=f"{new.owner}:{new.idempotency_key}" if new.idempotency_key else "",
         fingerprint=_fingerprint(new, detached) if new.idempotency_key else "",
         fields={
@@ -87,7 +89,7 @@ def compose(
     )
     pairs = zip(payload_keys, detached.parts, strict=True)
     stored = [Command("SET", key, part, "PX", deadline_ms + ttl_ms) for key, part in pairs]
-    return Submission(job_id, ref, payload_keys, [*stored, submit])
+    return Submission(job_id, ref, deadline_ms, payload_keys, [*stored, submit])
 
 
 def _fingerprint(new: NewJob, detached: Detached) -> str:

@@ -1,13 +1,15 @@
-"""Deadlines: every API process ends overdue jobs each second. One idempotent script, so no leader is needed."""
+"""Deadlines: every API process ends overdue jobs each second, and mends what lost records left behind. One idempotent
+script, so no leader is needed."""
 
 from __future__ import annotations
 
 import asyncio
 
 from api.submitter import Submitter
+from shared.catalog import Catalog
 from shared.errors import StoreUnavailable
 from shared.logs import Event, get_logger
-from shared.scripts import sweep
+from shared.scripts import Swept, sweep
 
 logger = get_logger("api")
 
@@ -18,8 +20,9 @@ _MOST = 500
 class Sweeper:
     """`store_up` tells whether Redis took the last sweep."""
 
-    def __init__(self, submitter: Submitter) -> None:
+    def __init__(self, submitter: Submitter, catalog: Catalog) -> None:
         self._submitter = submitter
+        self._refs = [str(ref) for ref, _, _ in catalog.refs()]
         self._task: asyncio.Task[None] | None = None
         self.store_up = True
 
@@ -46,10 +49,12 @@ class Sweeper:
             await asyncio.sleep(_EVERY_S)
 
     async def _sweep(self) -> int:
-        ended = await self._submitter.one(sweep(limit=_MOST))
-        if ended:
-            logger.info(Event.JOBS_SWEPT, jobs=len(ended))
-        return len(ended)
+        swept: Swept = await self._submitter.one(sweep(self._refs, limit=_MOST))
+        if swept.ended:
+            logger.info(Event.JOBS_SWEPT, jobs=len(swept.ended))
+        if swept.strays:
+            logger.warning(Event.STRAYS_MENDED, strays=swept.strays)
+        return len(swept.ended)
 
     def _tell(self, up: bool, why: str = "") -> None:
         if up != self.store_up:

@@ -157,6 +157,16 @@ class QueueFull(ServiceError):
         self.retry_after_s = retry_after_s
 
 
+class DeadlineImpossible(ServiceError):
+    """The queue is too long for this deadline; nothing was accepted."""
+
+    code = "deadline_exceeded"
+
+    def __init__(self, message: str | None = None, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class StoreUnavailable(ServiceError):
     """Redis does not answer or takes no writes; nothing was accepted."""
 

@@ -16,8 +16,10 @@ COUNTERS = "ml:count:"  # hash a version: queued, running, bytes (now); succeede
 DEADLINES = "ml:deadlines"  # sorted set: job id by deadline, ms
 UNACKED = "ml.unacked"  # hash: delivery tag -> list name, newline, raw message
 LEASES = "ml.unacked_index"  # sorted set: delivery tag by last renewal, ms
+BEAT = "ml:beat"  # string: when a worker last looked for leases that ran out, ms
 DEAD = "ml:dead"  # stream: dead letters
 WORKER = "ml:worker:"  # string: one worker process, alive while the key is
+WORKERS = "ml:workers"  # sorted set: worker processes by last sign of life, ms; lives as long as any of them
 CARD = "ml:card:"  # string: ml:card:<model>@<version>:<worker>, what it serves; lives like the worker
 SCHEMA = "ml:schema:"  # string: a version's input schema, for 30 days
 REPLY = "ml:reply:"  # channel: one API process
@@ -35,6 +37,12 @@ PRIORITIES = (HIGH, NORMAL, LOW)
 PRIORITY_NAMES = {"high": HIGH, "normal": NORMAL, "low": LOW}
 _SEPARATOR = "\x06\x16"  # kombu's, between a queue's name and its priority
 
+# After a list's name, with a message version: where an older worker puts what it does not understand. Nothing in it is
+# waited for after the longest deadline.
+PARKED = f"{_SEPARATOR}v"
+MAX_DEADLINE_S = 30 * 24 * 3600
+PARKED_TTL_MS = (MAX_DEADLINE_S + 24 * 3600) * 1000
+
 NO_TTL = re.compile(
     r"^(ml\.unacked|ml\.unacked_index|ml:deadlines|ml:dead|ml:count:.*"
     r"|ml(\x06\x16\d)?|ml\.[^.]+\..*"  # queue lists
@@ -50,6 +58,23 @@ def queue_name(model: str, version: str) -> str:
 def queue_list(queue: str, priority: int) -> str:
     """The Redis list of one queue and priority, as kombu names it."""
     return queue if priority == 0 else f"{queue}{_SEPARATOR}{priority}"
+
+
+def queue_of(list_name: str) -> str:
+    """The queue that a list (of any priority, parked or not) belongs to."""
+    return list_name.partition(_SEPARATOR)[0]
+
+
+def urgent_lists(queue: str, priority: int) -> list[str]:
+    """The lists of a queue that are served before that of `priority`."""
+    return [queue_list(queue, step) for step in PRIORITIES if step < priority]
+
+
+def drained_lists(queues: list[str], version: int) -> list[str]:
+    """All lists that a worker of message version `version` takes from, the most urgent first: what older workers have
+    parked goes before what came later."""
+    parked = [f"{PARKED}{known}" for known in range(2, version + 1)]
+    return [queue_list(q, step) + suffix for step in PRIORITIES for q in queues for suffix in (*parked, "")]
 
 
 def nearest_priority(number: int | None) -> int:

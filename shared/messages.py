@@ -13,7 +13,8 @@ from typing import Any
 import orjson
 
 TASK = "ml.predict"
-VERSION = 1  # of our own fields below; a worker refuses what is newer than it knows
+VERSION = 1  # of our own fields below; a worker leaves what is newer than it knows to others
+EXPIRES = "ml_expires"  # where the worker's transport puts a plain producer's `expires`, out of Celery's sight
 
 
 def build(
@@ -93,6 +94,7 @@ def readdress(
     message["content-type"], message["content-encoding"] = "application/json", "utf-8"
     message["headers"] |= {"ml": VERSION, "ml_payloads": [], "eta": None, "expires": None, "timelimit": [None, None]}
     message["headers"] |= {"argsrepr": "()", "kwargsrepr": "{}", "ml_timeout_s": timeout_s}
+    message["headers"].pop(EXPIRES, None)
     message["properties"] |= {
         "body_encoding": "base64",
         "delivery_tag": job_id,

@@ -22,6 +22,7 @@ import redis.asyncio
 from redis.exceptions import NoScriptError
 
 from shared import keys
+from shared.messages import VERSION
 from shared.types import State
 
 T = TypeVar("T")
@@ -35,8 +36,12 @@ _CONSTANTS = (
     "DEADLINES",
     "UNACKED",
     "LEASES",
+    "BEAT",
     "DEAD",
     "WORKER",
+    "WORKERS",
+    "PARKED",
+    "PARKED_TTL_MS",
 )
 
 
@@ -139,14 +144,16 @@ def iso_now() -> str:
 @dataclass(frozen=True, slots=True)
 class Submitted:
     """`status` accepted: a new job; existing: the idempotency key's job; mismatch: that key with another payload;
-    full: the model's limits (then `jobs` and `size` are what waits)."""
+    full: the model's limits (then `jobs` and `size` are what waits, `wait_ms` how long it takes, 0 where that is not
+    known); late: its turn would come in `wait_ms`, after its deadline."""
 
-    status: Literal["accepted", "existing", "mismatch", "full"]
+    status: Literal["accepted", "existing", "mismatch", "full", "late"]
     job_id: str = ""
     created_at: int = 0
     deadline_at: int = 0
     jobs: int = 0
     size: int = 0
+    wait_ms: int = 0
 
 
 def submit(
@@ -163,19 +170,24 @@ def submit(
     channel: str = "",
     idempotency: str = "",
     fingerprint: str = "",
+    ahead: Sequence[str] = (),
     fields: dict[str, str | int] | None = None,
 ) -> Call[Submitted]:
-    """Accept a job. `fields` are further fields of the record (model, version, labels as JSON, payloads ...)."""
+    """Accept a job. `ahead` are the lists that are served before its own; `fields` are further fields of the record
+    (model, version, labels as JSON, payloads ...)."""
     pairs = [part for item in (fields or {}).items() for part in item]
     limits = (max_jobs, max_bytes)
-    args = (job_id, list_name, raw, ref, deadline_ms, ttl_ms, size, *limits, channel, idempotency, fingerprint, *pairs)
-    return Call(script("submit"), (), args, _submitted)
+    before = "".join(f"{name}\n" for name in ahead)
+    what = (job_id, list_name, raw, ref, deadline_ms, ttl_ms, size)
+    return Call(script("submit"), (), (*what, *limits, channel, idempotency, fingerprint, before, *pairs), _submitted)
 
 
 def _submitted(reply: list[Any]) -> Submitted:
     status = reply[0].decode()
     if status == "full":
-        return Submitted(status, jobs=reply[1], size=reply[2])
+        return Submitted(status, jobs=reply[1], size=reply[2], wait_ms=reply[3])
+    if status == "late":
+        return Submitted(status, wait_ms=reply[1])
     if status == "accepted":
         return Submitted(status, reply[1].decode(), int(reply[2]), int(reply[3]))
     return Submitted(status, reply[1].decode())
@@ -191,11 +203,14 @@ def adopt(
     deadline_ms: int,
     ttl_ms: int,
     size: int,
+    deadline_at: int | None = None,
     fields: dict[str, str | int],
 ) -> Call[bool]:
-    """A plain Celery message becomes a job. False: there is one of that id already."""
+    """A plain Celery message becomes a job, due at `deadline_at` (ms) or else in `deadline_ms`. False: there is one of
+    that id already."""
     pairs = [part for item in fields.items() for part in item]
-    return Call(script("adopt"), (), [tag, job_id, list_name, raw, ref, deadline_ms, ttl_ms, size, *pairs], bool)
+    due = "" if deadline_at is None else deadline_at
+    return Call(script("adopt"), (), [tag, job_id, list_name, raw, ref, deadline_ms, ttl_ms, size, due, *pairs], bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +221,12 @@ class Drained:
     messages: list[tuple[str, bytes]]
 
 
-def drain(lists: Sequence[str], room: Sequence[int]) -> Call[Drained]:
-    """Take up to `room[i]` messages of `lists[i]`."""
+def drain(lists: Sequence[str], room: Sequence[int], *, version: int = VERSION) -> Call[Drained]:
+    """Take up to `room[i]` messages of `lists[i]`, and park those of a newer message version than `version`."""
     return Call(
         script("drain"),
         lists,
-        list(room),
+        [*room, version],
         lambda reply: Drained(reply[0], [(a.decode(), b) for a, b in zip(reply[1::2], reply[2::2], strict=True)]),
     )
 
@@ -284,13 +299,14 @@ def _seen(reply: list[Any]) -> Seen:
     return Seen(dict(zip(flat[::2], flat[1::2], strict=True)), reply[1])
 
 
-def renew(tags: Sequence[str]) -> Call[list[str]]:
-    """Renew leases; the tags that are held no more."""
-    return Call(script("renew"), (), list(tags), _strings)
+def renew(tags: Sequence[str], *, process: str, sign: bytes, sign_ms: int) -> Call[list[str]]:
+    """A worker process's sign of life, which lives for `sign_ms`, and new leases; the tags that are held no more."""
+    return Call(script("renew"), (), [process, sign, sign_ms, *tags], _strings)
 
 
 def restore_expired(*, lease_ms: int, limit: int = 100) -> Call[list[str]]:
-    """Put back what dead workers held; the tags."""
+    """Put back what dead workers held; the tags. Nothing where nobody has asked for half a lease: then all leases begin
+    anew."""
     return Call(script("restore"), (), ["expired", lease_ms, limit], _strings)
 
 
@@ -304,14 +320,23 @@ def bury(tag: str, reason: str) -> Call[bool]:
     return Call(script("bury"), (), [tag, reason], bool)
 
 
-def give_back_suspects(tags: Sequence[str]) -> Call[list[str]]:
-    """As `give_back`, and each job runs alone from now on: one of them hangs, and it is not known which."""
-    return Call(script("restore"), (), ["suspects", *tags], _strings)
+def give_back_crashed(tags: Sequence[str]) -> Call[list[str]]:
+    """As `give_back`, by a worker that dies of these jobs and has taken its sign of life away: the next claim finds
+    their starts to be crashes."""
+    return Call(script("restore"), (), ["crashed", *tags], _strings)
 
 
-def sweep(*, limit: int = 500) -> Call[list[str]]:
-    """End overdue jobs; their ids."""
-    return Call(script("sweep"), (), [limit, iso_now()], _strings)
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """`ended`: the overdue jobs; `strays`: how many traces of lost records were mended."""
+
+    ended: list[str]
+    strays: int
+
+
+def sweep(refs: Sequence[str] = (), *, limit: int = 500) -> Call[Swept]:
+    """End overdue jobs; mend what is left of lost records, and then the counters of `refs`."""
+    return Call(script("sweep"), (), (limit, iso_now(), *refs), lambda reply: Swept(_strings(reply[0]), reply[1]))
 
 
 def _strings(reply: list[bytes]) -> list[str]:

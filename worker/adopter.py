@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -89,7 +88,8 @@ class Adopter:
             list_name=keys.queue_list(queue, priority),
             raw=raw,
             ref=str(ref),
-            deadline_ms=self._deadline_ms(request.expires),
+            deadline_ms=int(self._settings.default_deadline_s * 1000),
+            deadline_at=_instant_ms(request.request_dict.get(messages.EXPIRES)),
             ttl_ms=int(self._settings.result_ttl_s * 1000),
             size=len(orjson.dumps(body["input"])),
             fields={
@@ -101,9 +101,13 @@ class Adopter:
             },
         )
 
-    def _deadline_ms(self, expires: Any) -> int:
-        if expires is None:
-            return int(self._settings.default_deadline_s * 1000)
-        if isinstance(expires, datetime):
-            return max(1, int((expires - datetime.now(expires.tzinfo or UTC)).total_seconds() * 1000))
-        return max(1, int((float(expires) - time.time()) * 1000))
+
+def _instant_ms(expires: Any) -> int | None:
+    """Celery's `expires` header: ISO 8601, UTC where it names no zone. Raises InvalidInput."""
+    if expires is None:
+        return None
+    try:
+        at = datetime.fromisoformat(expires)
+    except (TypeError, ValueError):
+        raise InvalidInput(f"expires is not an instant in ISO 8601: {str(expires)[:40]!r}") from None
+    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)

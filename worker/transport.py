@@ -17,7 +17,7 @@ from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport import redis as stock
 from redis import Redis
 
-from shared import keys, scripts
+from shared import keys, messages, scripts
 from shared.logs import Event, get_logger
 from worker.holdings import Holdings
 
@@ -91,7 +91,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         self._flush(self._drainer)
         if not self._left:
             return
-        lists = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in self.active_queues]
+        lists = keys.drained_lists(list(self.active_queues), messages.VERSION)
         room = self.holdings.room(lists)
         if not any(room):
             return
@@ -99,9 +99,10 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         self._left = drained.left
         for list_name, raw in drained.messages:
             message = orjson.loads(raw)
+            _hide_expires(message["headers"])
             # A tag that is held is a redelivery of what this very process works on: its lease ran out meanwhile.
             if self.holdings.hold(message["properties"]["delivery_tag"], list_name):
-                self.connection._deliver(message, list_name.rsplit(self.sep, 1)[0])
+                self.connection._deliver(message, keys.queue_of(list_name))
 
     def tick(self) -> None:
         """Once a second: as if woken. Tracking is asked for again, since redis-py may have reconnected silently."""
@@ -130,6 +131,12 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
             self._drainer.close()
             self._drainer = None
         super().close()
+
+
+def _hide_expires(headers: dict[str, Any]) -> None:
+    """Celery would judge a plain producer's `expires` by this host's clock; `adopt` does by Redis TIME."""
+    if headers.get("expires") is not None:
+        headers[messages.EXPIRES], headers["expires"] = headers["expires"], None
 
 
 class Poller(stock.MultiChannelPoller):  # type: ignore[misc]

@@ -48,8 +48,13 @@ local function claim(id)
   end
   if suspect and solo ~= '1' then return { 'suspect', attempt, '' } end
   if state == 'queued' then
-    redis.call('HINCRBY', COUNTERS .. job[8], 'queued', -1)
-    redis.call('HINCRBY', COUNTERS .. job[8], 'running', 1)
+    local counters = COUNTERS .. job[8]
+    redis.call('HINCRBY', counters, 'queued', -1)
+    if redis.call('HINCRBY', counters, 'running', 1) == 1 then
+      -- Nobody served this queue until now: how long is no measure of its speed.
+      local mark = redis.call('HGET', counters, 'mark')
+      if mark and now - mark > 10000 then redis.call('HSET', counters, 'mark', now - 10000) end
+    end
   end
   redis.call('HSET', key, 'state', 'running', 'attempt', attempt + 1, 'runner', worker, 'worker', name,
     'solo', solo, 'started_at', now)

@@ -2,9 +2,11 @@
 -- Messages leave their lists and are filed as unacked in the same step, so a worker that dies loses none.
 -- The final LLENs are not only for the answer: with client-side tracking on, they subscribe this connection to the
 -- next change of any of the lists, whoever pushes.
+-- A message of a newer version than this worker knows is parked for the workers that do: never failed, never a loop.
 -- KEYS  the lists, the most urgent first
--- ARGV  for each list: how many messages there is room for
+-- ARGV  for each list: how many messages there is room for; then the newest message version that is understood
 -- RETURNS {how many are left in all lists, list, raw, list, raw, ...}
+local known = tonumber(ARGV[#KEYS + 1])
 local out = { 0 }
 for i, list in ipairs(KEYS) do
   local room = tonumber(ARGV[i])
@@ -13,7 +15,13 @@ for i, list in ipairs(KEYS) do
       local readable, message = pcall(cjson.decode, raw)
       local properties = readable and type(message) == 'table' and message.properties
       local tag = type(properties) == 'table' and properties.delivery_tag
-      if type(tag) == 'string' and type(message.headers) == 'table' then
+      local headers = readable and type(message) == 'table' and message.headers
+      local version = type(headers) == 'table' and tonumber(headers.ml)
+      if version and version > known then
+        local parked = list .. PARKED .. version
+        redis.call('LPUSH', parked, raw)
+        redis.call('PEXPIRE', parked, PARKED_TTL_MS)
+      elseif type(tag) == 'string' and type(headers) == 'table' then
         redis.call('HSET', UNACKED, tag, list .. '\n' .. raw)
         redis.call('ZADD', LEASES, now, tag)
         out[#out + 1] = list

@@ -7,7 +7,7 @@
 -- RETURNS {1 first | 0 there was an outcome already, the state that stands}
 local tag, id, state = ARGV[1], ARGV[2], ARGV[3]
 if tag ~= '' then forget_message(tag) end
-local job = redis.call('HMGET', JOB .. id, 'state', 'canceled')
+local job = redis.call('HMGET', JOB .. id, 'state', 'canceled', 'ref')
 if not job[1] then
   if redis.call('SET', OUTCOME .. id, ARGV[5], 'PX', tonumber(ARGV[7]), 'NX') then
     redis.call('PUBLISH', OUTCOME .. id, ARGV[5])
@@ -18,7 +18,9 @@ end
 if terminal[job[1]] then return { 0, job[1] } end
 if job[2] then
   end_job(id, 'canceled', 'canceled', revoked_meta(id, 'canceled', 'canceled', 'the job was canceled', ARGV[6]))
-  return { 1, 'canceled' }
+  state = 'canceled'
+else
+  end_job(id, state, ARGV[4], ARGV[5])
 end
-end_job(id, state, ARGV[4], ARGV[5])
+measure(COUNTERS .. job[3])
 return { 1, state }

@@ -1,8 +1,12 @@
 -- Put in front of every script by shared/scripts.py, after the constants of shared/keys.py (JOB, OUTCOME, PAYLOAD,
--- IDEMPOTENCY, COUNTERS, DEADLINES, UNACKED, LEASES, DEAD, WORKER). Time is Redis TIME in ms, never a host's clock.
+-- IDEMPOTENCY, COUNTERS, DEADLINES, UNACKED, LEASES, BEAT, DEAD, WORKER, WORKERS, PARKED). Time is Redis TIME in ms, never a
+-- host's clock.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- Of a version's counters: how fast its queue is served (see `measure`).
+local MEASURE = { 'mark', 'busy_ms', 'served' }
 
 local terminal = { succeeded = true, failed = true, canceled = true }
 
@@ -52,7 +56,8 @@ local function end_job(id, state, code, meta)
   redis.call('SET', OUTCOME .. id, meta, 'PX', ttl)
   redis.call('ZREM', DEADLINES, id)
   local counters = COUNTERS .. job[2]
-  redis.call('HINCRBY', counters, job[1], -1)
+  local left = redis.call('HINCRBY', counters, job[1], -1)
+  if job[1] == 'queued' and left <= 0 then redis.call('HDEL', counters, unpack(MEASURE)) end
   redis.call('HINCRBY', counters, 'bytes', -job[3])
   redis.call('HINCRBY', counters, state, 1)
   for n = 0, tonumber(job[6] or '0') - 1 do
@@ -67,10 +72,33 @@ local function end_job(id, state, code, meta)
   redis.call('PUBLISH', OUTCOME .. id, meta)
 end
 
--- A new record, counted, due, with its message pushed at the far end of its list.
-local function begin_job(id, list, raw, ref, deadline_ms, ttl_ms, size, fields)
+-- How fast a version's queue is served, measured only while others wait (an idle queue tells how fast jobs come, not how
+-- fast they could go): `served` jobs have ended in `busy_ms`, `mark` is the last end. Old ends lose weight.
+local function measure(counters)
+  local seen = redis.call('HMGET', counters, 'queued', unpack(MEASURE))
+  if tonumber(seen[1] or '0') <= 0 then
+    redis.call('HDEL', counters, unpack(MEASURE))
+    return
+  end
+  local mark, busy, served = tonumber(seen[2] or now), tonumber(seen[3] or '0'), tonumber(seen[4] or '0')
+  -- The batch whose first end began the measure took its time before it.
+  if busy > 0 or now > mark then served = served + 1 end
+  busy = busy + now - mark
+  if busy > 10000 and served > 64 then busy, served = busy / 2, served / 2 end
+  redis.call('HSET', counters, 'mark', now, 'busy_ms', busy, 'served', served)
+end
+
+-- How long (ms) so many jobs take by that measure; 0 while too little was measured to tell.
+local function time_for(counters, jobs)
+  local seen = redis.call('HMGET', counters, 'busy_ms', 'served')
+  local busy, served = tonumber(seen[1] or '0'), tonumber(seen[2] or '0')
+  if busy < 1000 or served < 4 then return 0 end
+  return math.floor(jobs * busy / served)
+end
+
+-- A new record, counted, due at `deadline` (ms), with its message pushed at the far end of its list.
+local function begin_job(id, list, raw, ref, deadline, ttl_ms, size, fields)
   local key = JOB .. id
-  local deadline = now + deadline_ms
   redis.call('HSET', key, 'state', 'queued', 'ref', ref, 'created_at', now, 'deadline_at', deadline,
     'ttl_ms', ttl_ms, 'size', size, 'attempt', 0, unpack(fields))
   redis.call('PEXPIREAT', key, deadline + ttl_ms)
@@ -78,5 +106,4 @@ local function begin_job(id, list, raw, ref, deadline_ms, ttl_ms, size, fields)
   redis.call('HINCRBY', COUNTERS .. ref, 'queued', 1)
   redis.call('HINCRBY', COUNTERS .. ref, 'bytes', size)
   redis.call('LPUSH', list, raw)
-  return deadline
 end

@@ -1,10 +1,13 @@
 #!lua flags=no-cluster
 -- Accept a job: idempotency, limits, record, waiter and message in one step. Refused at maxmemory on purpose.
+-- A job that could not begin before its deadline, by the measured speed of its queue, is refused: `late`.
 -- KEYS  none: all keys are named by the id
 -- ARGV  1 id, 2 list, 3 raw message, 4 ref, 5 deadline (ms from now), 6 result TTL (ms), 7 size (bytes),
 --       8 max jobs, 9 max bytes, 10 waiter's channel or '', 11 idempotency scope or '', 12 fingerprint,
---       13... more record fields as name, value pairs
--- RETURNS {'accepted', id, created_at, deadline_at} | {'existing', id} | {'mismatch', id} | {'full', jobs, bytes}
+--       13 the lists that are served before this job's own, each followed by a newline,
+--       14... more record fields as name, value pairs
+-- RETURNS {'accepted', id, created_at, deadline_at} | {'existing', id} | {'mismatch', id}
+--         | {'full', jobs, bytes, ms until they are done (0: not known)} | {'late', ms until its turn}
 local id, ref, channel, idem = ARGV[1], ARGV[4], ARGV[10], ARGV[11]
 local size = tonumber(ARGV[7])
 if idem ~= '' then
@@ -19,12 +22,18 @@ elseif redis.call('EXISTS', JOB .. id) == 1 then
   return { 'existing', id }
 end
 local counters = redis.call('HMGET', COUNTERS .. ref, 'queued', 'running', 'bytes')
-local jobs = tonumber(counters[1] or '0') + tonumber(counters[2] or '0')
+local queued = tonumber(counters[1] or '0')
+local jobs = queued + tonumber(counters[2] or '0')
 local bytes = tonumber(counters[3] or '0')
 if jobs >= tonumber(ARGV[8]) or (jobs > 0 and bytes + size > tonumber(ARGV[9])) then
-  return { 'full', jobs, bytes }
+  return { 'full', jobs, bytes, time_for(COUNTERS .. ref, jobs) }
 end
-local fields = { unpack(ARGV, 13) }
+-- The lists hold what has ended meanwhile too; the counter holds what is behind this job too.
+local ahead = redis.call('LLEN', ARGV[2])
+for list in string.gmatch(ARGV[13], '[^\n]+') do ahead = ahead + redis.call('LLEN', list) end
+local turn = time_for(COUNTERS .. ref, math.min(ahead, queued))
+if turn > tonumber(ARGV[5]) then return { 'late', turn } end
+local fields = { unpack(ARGV, 14) }
 if channel ~= '' then
   fields[#fields + 1] = 'waiters'
   fields[#fields + 1] = channel
@@ -33,7 +42,8 @@ if idem ~= '' then
   fields[#fields + 1] = 'idem'
   fields[#fields + 1] = idem
 end
-local deadline = begin_job(id, ARGV[2], ARGV[3], ref, tonumber(ARGV[5]), tonumber(ARGV[6]), size, fields)
+local deadline = now + tonumber(ARGV[5])
+begin_job(id, ARGV[2], ARGV[3], ref, deadline, tonumber(ARGV[6]), size, fields)
 if idem ~= '' then
   redis.call('SET', IDEMPOTENCY .. idem, id .. ' ' .. ARGV[12], 'PXAT', deadline + tonumber(ARGV[6]))
 end

@@ -1,22 +1,31 @@
-"""Retry-After of a full queue: what waits, divided by what ends a second."""
+"""Retry-After of a refusal: what the measured speed of the queue makes of what waits."""
 
 from __future__ import annotations
 
 import pytest
 
-from api.backlog import Backlog
+from api.backlog import refused
 from api.errors import STATUS
 from shared import errors
+from shared.catalog import Ref
+from shared.scripts import Submitted
+
+REF = Ref("m", "1")
 
 
-def test_the_rate_is_of_the_recent_past() -> None:
-    backlog = Backlog(None)  # type: ignore[arg-type]  # the rate is pure
-    assert backlog._update("a", 1000, 0.0) == 0.0, "nothing is known yet"
-    assert backlog._update("a", 1010, 0.5) == 0.0, "too early to say"
-    assert backlog._update("a", 1040, 2.0) == pytest.approx(20.0)
-    assert backlog._update("a", 1100, 10.0) == pytest.approx(10.0)
-    assert backlog._update("a", 1100, 20.0) == 0.0, "since the last window nothing has ended"
-    assert backlog._update("b", 5, 20.0) == 0.0
+@pytest.mark.parametrize(("wait_ms", "told"), [(0, 1), (900, 1), (1001, 2), (42_000, 42), (900_000, 60)])
+def test_a_full_queue_says_when_it_is_done(wait_ms: int, told: int) -> None:
+    error = refused(REF, Submitted("full", jobs=10, size=99, wait_ms=wait_ms), 1000)
+    assert isinstance(error, errors.QueueFull)
+    assert error.retry_after_s == told
+    assert "m@1" in error.message
+
+
+@pytest.mark.parametrize(("wait_ms", "deadline_ms", "told"), [(9_000, 5_000, 4), (5_001, 5_000, 1), (900_000, 1, 60)])
+def test_a_deadline_that_cannot_be_met_says_when_it_could(wait_ms: int, deadline_ms: int, told: int) -> None:
+    error = refused(REF, Submitted("late", wait_ms=wait_ms), deadline_ms)
+    assert isinstance(error, errors.DeadlineImpossible)
+    assert error.retry_after_s == told
 
 
 def test_every_code_has_a_status() -> None:

@@ -1,8 +1,4 @@
-"""The scripts under a Hypothesis state machine: any order of what API, workers and time may do to a few jobs.
-
-After every step: each job is in exactly the place its state says, its message is in a list or filed as unacked (or
-its job has ended), there is one outcome, and the counters equal what is there.
-"""
+"""The scripts, one by one, on a real server. Every order of them: test_scripts_machine.py."""
 
 from __future__ import annotations
 
@@ -10,9 +6,6 @@ from typing import Any
 
 import pytest
 import redis
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from local.server import EmbeddedServer
 from shared import keys, messages, scripts
@@ -20,209 +13,17 @@ from shared.types import State
 
 REF = "echo@1"
 LIST = keys.queue_list(keys.queue_name("echo", "1"), keys.NORMAL)
-PROCESSES = ("p1", "p2")
-MAX_ATTEMPTS = 2
-
-process = st.sampled_from(PROCESSES)
-anything = st.integers(0, 1_000_000)
 
 
-class Machine(RuleBasedStateMachine):
-    client: redis.Redis
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.client.flushall()
-        self.jobs: list[str] = []
-        self.held: dict[str, list[str]] = {name: [] for name in PROCESSES}
-        self.outcomes: dict[str, bytes] = {}
-        self.living = set(PROCESSES)
-        for name in PROCESSES:
-            self.client.set(keys.WORKER + name, "{}")
-
-    def run(self, call: scripts.Call[Any]) -> Any:
-        return scripts.one(scripts.run(self.client, [call]))
-
-    @rule(due=st.booleans(), key=st.sampled_from(["", "k1", "k2"]))
-    def submit(self, due: bool, key: str) -> None:
-        job_id = f"job-{len(self.jobs)}"
-        raw = messages.build(job_id, queue="q", priority=keys.NORMAL, model="echo", version="1", input=[])
-        reply = self.run(
-            scripts.submit(
-                job_id,
-                list_name=LIST,
-                raw=raw,
-                ref=REF,
-                deadline_ms=1 if due else 3_600_000,
-                ttl_ms=3_600_000,
-                size=10,
-                max_jobs=6,
-                max_bytes=1_000_000,
-                idempotency=key,
-                fingerprint="f",
-                fields={"model": "echo", "version": "1"},
-            )
-        )
-        waiting = [job for job in self.jobs if not self.state(job).terminal]
-        if reply.status == "accepted":
-            assert len(waiting) < 6
-            self.jobs.append(job_id)
-        elif reply.status == "existing":
-            assert key
-            assert reply.job_id in self.jobs
-        else:
-            assert (reply.status, reply.jobs) == ("full", len(waiting))
-
-    @rule(name=process, room=st.integers(1, 3))
-    def drain(self, name: str, room: int) -> None:
-        for _, raw in self.run(scripts.drain([LIST], [room])).messages:
-            job_id = next(job for job in self.jobs if f'"delivery_tag":"{job}"'.encode() in raw)
-            assert raw == messages.build(
-                job_id, queue="q", priority=keys.NORMAL, model="echo", version="1", input=[]
-            ), "the same bytes, however often it came back"
-            self.held[name].append(job_id)
-
-    @precondition(lambda self: any(self.held.values()))
-    @rule(name=process, solo=st.booleans())
-    def claim(self, name: str, solo: bool) -> None:
-        mine = list(dict.fromkeys(self.held[name]))[: 1 if solo else None]
-        if name not in self.living or not mine:
-            return
-        attempts = {job: int(self.record(job)["attempt"]) for job in mine}
-        runners = {job: self.record(job).get("runner") for job in mine}
-        call = scripts.claim(mine, process=name, worker=name, max_attempts=MAX_ATTEMPTS, solo=solo)
-        for job, verdict in zip(mine, self.run(call), strict=True):
-            if verdict.status == "run":
-                again = runners[job] == name
-                assert verdict.attempt == attempts[job] + (0 if again else 1)
-                assert self.state(job) is State.RUNNING
-            elif verdict.status == "suspect":
-                assert not solo
-            else:
-                assert verdict.status == "ended"
-                assert self.state(job).terminal
-                self.client.hdel(keys.UNACKED, job)  # as the worker's ack does
-                self.client.zrem(keys.LEASES, job)
-                self.forget(job)
-
-    @precondition(lambda self: any(self.held.values()))
-    @rule(name=process, n=anything, state=st.sampled_from([State.SUCCEEDED, State.FAILED]))
-    def finish(self, name: str, n: int, state: State) -> None:
-        mine = self.held[name]
-        if name not in self.living or not mine:
-            return
-        job = mine[n % len(mine)]
-        had = self.state(job)
-        marked = "canceled" in self.record(job)
-        reply = self.run(scripts.finish(job, tag=job, state=state, code="", meta=b'{"by":"worker"}', ttl_ms=1000))
-        assert reply.first is not had.terminal
-        assert self.state(job) is (had if had.terminal else State.CANCELED if marked else state)
-        self.forget(job)
-
-    @precondition(lambda self: self.jobs)
-    @rule(n=anything)
-    def cancel(self, n: int) -> None:
-        job = self.jobs[n % len(self.jobs)]
-        before = self.state(job)
-        assert self.run(scripts.cancel(job)) is before
-        assert self.state(job) is (State.CANCELED if before is State.QUEUED else before)
-
-    @rule(name=process)
-    def die(self, name: str) -> None:
-        """kill -9 and, at once, the end of its leases; another process of that name takes over later."""
-        if name in self.living:
-            self.living.discard(name)
-            self.client.delete(keys.WORKER + name)
-            for job in self.held[name]:
-                if self.client.zscore(keys.LEASES, job) is not None:
-                    self.client.zadd(keys.LEASES, {job: 1})
-            self.held[name] = []
-
-    @rule(name=process)
-    def live(self, name: str) -> None:
-        self.living.add(name)
-        self.client.set(keys.WORKER + name, "{}")
-
-    @rule()
-    def restore(self) -> None:
-        for job in self.run(scripts.restore_expired(lease_ms=60_000)):
-            assert self.state(job) is State.QUEUED
-
-    @precondition(lambda self: any(self.held.values()))
-    @rule(name=process, suspects=st.booleans())
-    def give_back(self, name: str, suspects: bool) -> None:
-        mine = list(dict.fromkeys(self.held[name]))
-        if name in self.living and mine:
-            self.run(scripts.give_back_suspects(mine) if suspects else scripts.give_back(mine))
-            self.held[name] = []
-
-    @rule()
-    def sweep(self) -> None:
-        for job in self.run(scripts.sweep()):
-            assert self.state(job) in (State.FAILED, State.CANCELED)
-
-    @invariant()
-    def each_job_is_where_its_state_says(self) -> None:
-        queued = [raw.decode() for raw in self.client.lrange(LIST, 0, -1)]
-        unacked = {tag.decode() for tag in self.client.hkeys(keys.UNACKED)}
-        assert unacked == {tag.decode() for tag in self.client.zrange(keys.LEASES, 0, -1)}
-        for job in self.jobs:
-            places = sum(f'"delivery_tag":"{job}"' in raw for raw in queued) + (job in unacked)
-            state = self.state(job)
-            assert places <= 1
-            assert state.terminal or places == 1, "what has not ended is in a list or filed"
-            assert state is not State.RUNNING or job in unacked
-            assert self.client.exists(keys.OUTCOME + job) == state.terminal
-            assert (self.client.zscore(keys.DEADLINES, job) is None) == state.terminal
-            assert self.client.pttl(keys.JOB + job) > 0
-
-    @invariant()
-    def an_outcome_never_changes(self) -> None:
-        for job in self.jobs:
-            outcome = self.client.get(keys.OUTCOME + job)
-            if outcome is not None:
-                assert self.outcomes.setdefault(job, outcome) == outcome
-
-    @invariant()
-    def counters_equal_what_is_there(self) -> None:
-        counters = {name.decode(): int(value) for name, value in self.client.hgetall(keys.COUNTERS + REF).items()}
-        states = [self.state(job) for job in self.jobs]
-        for state in State:
-            assert counters.get(state.value, 0) == states.count(state), state
-        assert counters.get("bytes", 0) == 10 * sum(not state.terminal for state in states)
-
-    def record(self, job: str) -> dict[str, str]:
-        return {k.decode(): v.decode() for k, v in self.client.hgetall(keys.JOB + job).items()}
-
-    def state(self, job: str) -> State:
-        return State(self.client.hget(keys.JOB + job, "state").decode())
-
-    def forget(self, job: str) -> None:
-        for name in PROCESSES:
-            self.held[name] = [other for other in self.held[name] if other != job]
-
-
-@pytest.mark.usefixtures("store")
-def test_any_order_keeps_the_promises(server: EmbeddedServer) -> None:
-    Machine.client = redis.Redis.from_url(server.url)
-    try:
-        run_state_machine_as_test(
-            Machine,
-            settings=settings(
-                max_examples=60,
-                stateful_step_count=40,
-                deadline=None,
-                suppress_health_check=[HealthCheck.too_slow],
-            ),
-        )
-    finally:
-        Machine.client.flushall()
-        Machine.client.close()
+def _ask(store: redis.Redis) -> None:
+    """As a worker does several times a lease: without it the next look finds an outage."""
+    scripts.one(scripts.run(store, [scripts.restore_expired(lease_ms=60_000)]))
 
 
 def _submit(store: redis.Redis, job_id: str, **options: Any) -> scripts.Submitted:
     raw = messages.build(job_id, queue="q", priority=keys.NORMAL, model="echo", version="1", input=[])
     defaults: dict[str, Any] = {
+        "list_name": LIST,
         "deadline_ms": 60_000,
         "ttl_ms": 60_000,
         "size": 10,
@@ -230,7 +31,7 @@ def _submit(store: redis.Redis, job_id: str, **options: Any) -> scripts.Submitte
         "max_bytes": 1000,
         "fields": {"model": "echo", "version": "1"},
     }
-    call = scripts.submit(job_id, list_name=LIST, raw=raw, ref=REF, **defaults | options)
+    call = scripts.submit(job_id, raw=raw, ref=REF, **defaults | options)
     reply: scripts.Submitted = scripts.one(scripts.run(store, [call]))
     return reply
 
@@ -244,8 +45,9 @@ def test_crashes_count_only_alone_and_end_in_the_dead_letters(store: redis.Redis
         call = scripts.claim(["a"], process=f"gone-{number}", worker="w", max_attempts=3, solo=solo)
         verdicts.append(scripts.one(scripts.run(store, [call]))[0].status)
         if verdicts[-1] == "run":  # it dies, and its lease runs out
+            _ask(store)
             store.zadd(keys.LEASES, {"a": 1})
-            scripts.run(store, [scripts.restore_expired(lease_ms=1000)])
+            scripts.run(store, [scripts.restore_expired(lease_ms=60_000)])
     assert verdicts == ["run", "run", "run", "run", "ended"], "one crash in company, three alone"
     assert store.hget(keys.JOB + "a", "code") == b"attempts_exhausted"
     ((_, letter),) = store.xrange(keys.DEAD)
@@ -258,8 +60,9 @@ def test_a_crash_of_a_living_worker_is_none(store: redis.Redis) -> None:
     store.set(keys.WORKER + "alive", "{}", ex=60)
     scripts.run(store, [scripts.drain([LIST], [1])])
     scripts.run(store, [scripts.claim(["a"], process="alive", worker="w", max_attempts=3)])
+    _ask(store)
     store.zadd(keys.LEASES, {"a": 1})
-    scripts.run(store, [scripts.restore_expired(lease_ms=1000), scripts.drain([LIST], [1])])
+    scripts.run(store, [scripts.restore_expired(lease_ms=60_000), scripts.drain([LIST], [1])])
     call = scripts.claim(["a"], process="other", worker="w", max_attempts=3)
     assert scripts.one(scripts.run(store, [call]))[0].status == "run"
 
@@ -345,3 +148,126 @@ def test_scripts_survive_a_server_that_forgets_them(store: redis.Redis) -> None:
     assert [reply.record["state"] for reply in (replies[0], replies[2])] == ["queued", "queued"]
     store.script_flush()
     assert scripts.run_on(store, scripts.watch("a")).record["state"] == "queued"
+
+
+# How fast a queue is served -------------------------------------------------------------------------------
+
+
+def _serve(store: redis.Redis, jobs: list[str], *, ms_each: int) -> None:
+    """Ends jobs so that, by the counters, each took `ms_each` while others waited."""
+    counters = keys.COUNTERS + REF
+    scripts.run(store, [scripts.drain([LIST], [len(jobs)])])
+    for job in jobs:
+        seconds, micros = store.time()
+        store.hset(counters, "mark", seconds * 1000 + micros // 1000 - ms_each)
+        finish = scripts.finish(job, tag=job, state=State.SUCCEEDED, code="", meta=b"{}", ttl_ms=60_000)
+        assert scripts.one(scripts.run(store, [finish])).first
+
+
+def test_a_deadline_that_the_queue_makes_impossible_is_refused(store: redis.Redis) -> None:
+    for n in range(30):
+        _submit(store, f"j{n}")
+    assert _submit(store, "early", deadline_ms=1).status == "accepted", "nothing is known of its speed yet"
+    _serve(store, [f"j{n}" for n in range(10)], ms_each=500)
+    late = _submit(store, "late", deadline_ms=9_000)
+    assert late.status == "late"
+    assert 10_000 <= late.wait_ms < 11_500, "21 wait, half a second each"
+    assert not store.exists(keys.JOB + "late")
+    assert _submit(store, "patient", deadline_ms=12_000).status == "accepted"
+    urgent = {"list_name": keys.queue_list(keys.queue_name("echo", "1"), keys.HIGH)}
+    assert _submit(store, "urgent", deadline_ms=100, **urgent).status == "accepted", "it overtakes them"
+    full = _submit(store, "more", max_jobs=5)
+    assert (full.status, full.jobs) == ("full", 23)
+    assert 11_000 <= full.wait_ms < 13_000
+
+
+def test_what_has_ended_in_the_lists_is_not_waited_for(store: redis.Redis) -> None:
+    for n in range(30):
+        _submit(store, f"j{n}")
+    _serve(store, [f"j{n}" for n in range(10)], ms_each=500)
+    scripts.run(store, [scripts.cancel(f"j{n}") for n in range(10, 29)])
+    assert store.llen(LIST) == 20
+    assert _submit(store, "late", deadline_ms=900).status == "accepted", "one job is before it"
+
+
+def test_an_idle_queue_has_no_speed(store: redis.Redis) -> None:
+    for n in range(10):
+        _submit(store, f"j{n}")
+    _serve(store, [f"j{n}" for n in range(10)], ms_each=500)
+    assert store.hmget(keys.COUNTERS + REF, "mark", "busy_ms", "served") == [None] * 3
+    for n in range(10):
+        _submit(store, f"k{n}")
+    assert _submit(store, "k", deadline_ms=1).status == "accepted"
+
+
+def test_time_without_a_worker_is_no_measure_of_its_speed(store: redis.Redis) -> None:
+    for n in range(60):
+        _submit(store, f"j{n}")
+    _serve(store, [f"j{n}" for n in range(20)], ms_each=100)
+    long_ago = int(store.time()[0]) * 1000 - 3_600_000
+    store.hset(keys.COUNTERS + REF, "mark", long_ago)
+    scripts.run(store, [scripts.drain([LIST], [1])])
+    scripts.run(store, [scripts.claim(["j20"], process="p", worker="w", max_attempts=3)])
+    assert int(store.hget(keys.COUNTERS + REF, "mark")) >= int(store.time()[0]) * 1000 - 11_000
+
+
+# Outages, newer messages, plain producers' clocks ---------------------------------------------------------
+
+
+def test_after_an_outage_all_leases_begin_anew(store: redis.Redis) -> None:
+    _submit(store, "a")
+    scripts.run(store, [scripts.drain([LIST], [1])])
+    store.zadd(keys.LEASES, {"a": 1})
+    look = scripts.restore_expired(lease_ms=60_000)
+    assert scripts.one(scripts.run(store, [look])) == [], "nobody has asked for long: its holder could not renew either"
+    assert store.zscore(keys.LEASES, "a") > 1
+    store.zadd(keys.LEASES, {"a": 1})
+    assert scripts.one(scripts.run(store, [look])) == ["a"], "now it has had its chance"
+
+
+def test_a_newer_message_is_parked_for_newer_workers(store: redis.Redis) -> None:
+    raw = messages.build("new", queue="q", priority=keys.NORMAL, model="echo", version="1", input=[])
+    newer = raw.replace(b'"ml":1', b'"ml":2')
+    assert newer != raw
+    store.lpush(LIST, newer)
+    _submit(store, "a")
+    queues = [keys.queue_name("echo", "1")]
+    old, new = keys.drained_lists(queues, 1), keys.drained_lists(queues, 2)
+    drained = scripts.one(scripts.run(store, [scripts.drain(old, [9] * len(old), version=1)]))
+    assert [b'"delivery_tag":"a"' in raw for _, raw in drained.messages] == [True]
+    drained = scripts.one(scripts.run(store, [scripts.drain(new, [9] * len(new), version=2)]))
+    assert drained.messages == [(f"{LIST}{keys.PARKED}2", newer)]
+    assert keys.queue_of(drained.messages[0][0]) == queues[0]
+    store.hdel(keys.UNACKED, "new")
+    store.zrem(keys.LEASES, "new")
+    assert scripts.one(scripts.run(store, [scripts.give_back(["a"])])) == ["a"]
+
+
+def test_a_parked_list_does_not_stay_for_ever(store: redis.Redis) -> None:
+    raw = messages.build("new", queue="q", priority=keys.NORMAL, model="echo", version="1", input=[])
+    store.lpush(LIST, raw.replace(b'"ml":1', b'"ml":7'))
+    scripts.run(store, [scripts.drain([LIST], [9])])
+    assert store.ttl(f"{LIST}{keys.PARKED}7") > keys.MAX_DEADLINE_S
+
+
+def test_lost_records_are_mended(store: redis.Redis) -> None:
+    for job in ("a", "b", "c"):
+        _submit(store, job)
+    store.delete(keys.JOB + "a")
+    store.zadd(keys.DEADLINES, {"a": 1})
+    swept = scripts.one(scripts.run(store, [scripts.sweep([REF, "other@1"])]))
+    assert (swept.ended, swept.strays) == ([], 1)
+    assert store.hmget(keys.COUNTERS + REF, "queued", "running", "bytes") == [b"2", b"0", b"20"]
+    assert scripts.one(scripts.run(store, [scripts.sweep([REF])])).strays == 0
+
+
+def test_a_sign_of_life_passes_a_full_store(tmp_path: Any) -> None:
+    with EmbeddedServer(tmp_path / "redis") as own, redis.Redis.from_url(own.url) as store:
+        _submit(store, "a")
+        scripts.run(store, [scripts.drain([LIST], [1])])
+        store.config_set("maxmemory", "1")
+        call = scripts.renew(["a", "gone"], process="p", sign=b"{}", sign_ms=1000)
+        assert scripts.one(scripts.run(store, [call])) == ["gone"]
+        assert store.get(keys.WORKER + "p") == b"{}"
+        assert store.zrange(keys.WORKERS, 0, -1) == [b"p"]
+        assert scripts.one(scripts.run(store, [scripts.restore_expired(lease_ms=60_000)])) == []

@@ -1,0 +1,466 @@
+"""The scripts under a Hypothesis state machine: any order of what API, workers and time may do to a few jobs.
+
+The machine keeps a model of each job beside the server. After every step: each job is in exactly the place its state
+says (a list, filed as unacked, or ended with one outcome that never changes), the counters equal what is there, every
+key lives as long as it should, and attempts and suspicion are what the model says.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import pytest
+import redis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from local.server import EmbeddedServer
+from shared import keys, messages, scripts
+from shared.types import State
+
+REFS = ("echo@1", "own@2")
+QUEUES = {ref: keys.queue_name(*ref.split("@")) for ref in REFS}
+LISTS = keys.drained_lists([keys.INTAKE, *QUEUES.values()], messages.VERSION)
+PROCESSES = ("p1", "p2")
+MAX_ATTEMPTS, MAX_JOBS, SIZE, TTL_MS, HOUR_MS = 2, 6, 10, 7_200_000, 3_600_000
+
+process = st.sampled_from(PROCESSES)
+ref_of = st.sampled_from(REFS)
+priority_of = st.sampled_from(keys.PRIORITIES)
+anything = st.integers(0, 1_000_000)
+rarely = st.sampled_from([False, False, False, True])
+some_rooms = st.lists(st.integers(0, 3), min_size=len(LISTS), max_size=len(LISTS))
+all_rooms = st.just([3] * len(LISTS))
+
+
+@dataclass
+class Model:
+    """What must be true of one job."""
+
+    ref: str
+    raw: bytes
+    list_name: str
+    key: str = ""
+    state: State = State.QUEUED
+    attempt: int = 0
+    runner: str = ""
+    solo: bool = False
+    suspect: bool = False
+    crashes: int = 0
+    marked: bool = False  # canceled while it ran
+    channels: int = 0
+
+
+class Machine(RuleBasedStateMachine):
+    client: redis.Redis
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.client.flushall()
+        self.jobs: dict[str, Model] = {}
+        self.made = 0
+        self.held: dict[str, list[str]] = {name: [] for name in PROCESSES}  # by process: job ids, and plain tags
+        self.plain: dict[str, bytes] = {}  # messages of plain producers that are not adopted, by tag
+        self.parked = 0
+        self.outcomes: dict[str, bytes] = {}
+        self.ended: Counter[tuple[str, State]] = Counter()
+        self.living: set[str] = set()
+        for name in PROCESSES:
+            self.live(name)
+        self.look()
+
+    def run(self, call: scripts.Call[Any]) -> Any:
+        return scripts.one(scripts.run(self.client, [call]))
+
+    # What callers do ------------------------------------------------------------------------------------
+
+    @rule(ref=ref_of, priority=priority_of, due=rarely, key=st.sampled_from(["", "", "k1", "k2"]))
+    def submit(self, ref: str, priority: int, due: bool, key: str) -> None:
+        job_id, list_name = self._new_id(), keys.queue_list(QUEUES[ref], priority)
+        raw = _message(job_id)
+        reply = self.run(
+            scripts.submit(
+                job_id,
+                list_name=list_name,
+                raw=raw,
+                ref=ref,
+                deadline_ms=1 if due else HOUR_MS,
+                ttl_ms=TTL_MS,
+                size=SIZE,
+                max_jobs=MAX_JOBS,
+                max_bytes=1_000_000,
+                idempotency=key,
+                fingerprint="f",
+                ahead=keys.urgent_lists(QUEUES[ref], priority),
+                fields={"model": "m", "version": "v", "payloads": 1},
+            )
+        )
+        waiting = sum(not job.state.terminal for job in self.jobs.values() if job.ref == ref)
+        first = next((name for name, job in self.jobs.items() if key and job.key == key), None)
+        if first is not None:
+            assert reply == scripts.Submitted("existing", first)
+        elif waiting >= MAX_JOBS:
+            assert (reply.status, reply.jobs, reply.size) == ("full", waiting, waiting * SIZE)
+        else:
+            assert reply.status == "accepted"
+            self.jobs[job_id] = Model(ref, raw, list_name, key)
+            self.client.set(keys.payload_key(job_id, 0), b"x", px=HOUR_MS + TTL_MS)
+
+    @rule()
+    def send_plain(self) -> None:
+        tag = f"plain-{self._new_id()}"
+        self.plain[tag] = _message(tag, ours=False)
+        self.client.lpush(keys.queue_list(keys.INTAKE, keys.NORMAL), self.plain[tag])
+
+    @precondition(lambda self: self.parked < 2)
+    @rule(ref=ref_of)
+    def a_newer_api_submits(self, ref: str) -> None:
+        self.parked += 1
+        self.client.lpush(QUEUES[ref], _message(f"newer-{self._new_id()}", version=messages.VERSION + 1))
+
+    @precondition(lambda self: self.jobs)
+    @rule(n=anything)
+    def cancel(self, n: int) -> None:
+        job_id, job = self._pick(n)
+        assert self.run(scripts.cancel(job_id)) is job.state
+        if job.state is State.QUEUED:
+            self._end(job_id, State.CANCELED)
+        job.marked |= job.state is State.RUNNING
+
+    @precondition(lambda self: self.jobs)
+    @rule(n=anything, channel=st.sampled_from(["c1", "c2"]))
+    def watch(self, n: int, channel: str) -> None:
+        job_id, job = self._pick(n)
+        seen = self.run(scripts.watch(job_id, channel=channel))
+        assert seen.record["state"] == job.state
+        assert bool(seen.meta) is job.state.terminal
+        waiters = self.client.hget(keys.JOB + job_id, "waiters") or b""
+        assert job.state.terminal or waiters.split(b"\n").count(channel.encode()) == 1
+
+    # What workers do ------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self._waits())
+    @rule(name=process, rooms=all_rooms | some_rooms)
+    def drain(self, name: str, rooms: list[int]) -> None:
+        if name not in self.living:
+            return
+        taken: Counter[str] = Counter()
+        for list_name, raw in self.run(scripts.drain(LISTS, rooms)).messages:
+            tag = orjson.loads(raw)["properties"]["delivery_tag"]
+            taken[list_name] += 1
+            known = self.jobs[tag].raw if tag in self.jobs else self.plain[tag]
+            assert raw == known, "the same bytes, however often it came back"
+            self.held[name].append(tag)
+        assert all(count <= rooms[LISTS.index(list_name)] for list_name, count in taken.items())
+
+    @precondition(lambda self: any(tag in self.plain for held in self.held.values() for tag in held))
+    @rule(name=process, ref=ref_of, priority=priority_of, due=rarely)
+    def adopt(self, name: str, ref: str, priority: int, due: bool) -> None:
+        tag = next((tag for tag in self.held[name] if tag in self.plain), None)
+        if name not in self.living or tag is None:
+            return
+        job_id, list_name = f"job-of-{tag}", keys.queue_list(QUEUES[ref], priority)
+        raw = _message(job_id)
+        call = scripts.adopt(
+            tag,
+            job_id,
+            list_name=list_name,
+            raw=raw,
+            ref=ref,
+            deadline_ms=HOUR_MS,
+            ttl_ms=TTL_MS,
+            size=SIZE,
+            deadline_at=1 if due else None,
+            fields={"model": "m", "version": "v"},
+        )
+        assert self.run(call)
+        assert not self.run(call), "adopting again is harmless"
+        del self.plain[tag]
+        self._forget(tag)
+        self.jobs[job_id] = Model(ref, raw, list_name)
+
+    @precondition(lambda self: any(self.held[name] for name in self.living))
+    @rule(name=process, solo=st.booleans())
+    def claim(self, name: str, solo: bool) -> None:
+        mine = [tag for tag in dict.fromkeys(self.held[name]) if tag in self.jobs][: 1 if solo else None]
+        if name not in self.living or not mine:
+            return
+        call = scripts.claim(mine, process=name, worker=name, max_attempts=MAX_ATTEMPTS, solo=solo)
+        for job_id, verdict in zip(mine, self.run(call), strict=True):
+            expected = self._expect_claim(job_id, name, solo)
+            assert verdict.status == expected
+            if expected == "ended":
+                assert verdict.state is self.jobs[job_id].state
+                self.client.hdel(keys.UNACKED, job_id)  # as the worker's ack does
+                self.client.zrem(keys.LEASES, job_id)
+                self._forget(job_id)
+            elif expected == "run":
+                assert verdict.attempt == self.jobs[job_id].attempt
+
+    def _expect_claim(self, job_id: str, name: str, solo: bool) -> str:
+        job = self.jobs[job_id]
+        if job.state.terminal:
+            return "ended"
+        if self._overdue(job_id):
+            self._end(job_id, State.FAILED)
+            return "ended"
+        if job.runner == name and job.state is State.RUNNING:
+            if job.marked:
+                self._end(job_id, State.CANCELED)
+            return "ended" if job.marked else "run"
+        if job.runner and job.runner != name and job.runner not in self.living:
+            job.suspect, job.runner = True, ""
+            job.crashes += job.solo
+            if job.solo and job.crashes >= MAX_ATTEMPTS:
+                self._end(job_id, State.FAILED)
+                return "ended"
+        if job.suspect and not solo:
+            return "suspect"
+        job.state, job.attempt, job.runner, job.solo = State.RUNNING, job.attempt + 1, name, solo
+        return "run"
+
+    @precondition(lambda self: any(self.held[name] for name in self.living))
+    @rule(name=process, n=anything, state=st.sampled_from([State.SUCCEEDED, State.FAILED]), again=st.booleans())
+    def finish(self, name: str, n: int, state: State, again: bool) -> None:
+        mine = [tag for tag in self.held[name] if tag in self.jobs]
+        if name not in self.living or not mine:
+            return
+        job_id = mine[n % len(mine)]
+        job = self.jobs[job_id]
+        had = job.state
+        stands = had if had.terminal else State.CANCELED if job.marked else state
+        call = scripts.finish(job_id, tag=job_id, state=state, code="", meta=b'{"by":"worker"}', ttl_ms=1000)
+        reply = self.run(call)
+        assert (reply.first, reply.state) == (not had.terminal, stands)
+        if not had.terminal:
+            self._end(job_id, stands)
+        if again:  # its answer was lost with the connection
+            assert self.run(call) == scripts.Finished(False, stands)
+        self._forget(job_id)
+
+    @precondition(lambda self: any(self.held[name] for name in self.living))
+    @rule(name=process)
+    def bury(self, name: str) -> None:
+        tag = next((tag for tag in self.held[name] if tag in self.plain), None)
+        if name in self.living and tag is not None:
+            before = self.client.xlen(keys.DEAD)
+            assert self.run(scripts.bury(tag, "rejected"))
+            assert not self.run(scripts.bury(tag, "rejected"))
+            assert self.client.xlen(keys.DEAD) == before + 1
+            del self.plain[tag]
+            self._forget(tag)
+
+    @precondition(lambda self: any(self.held[name] for name in self.living))
+    @rule(name=process)
+    def give_back(self, name: str) -> None:
+        mine = list(dict.fromkeys(self.held[name]))
+        if name in self.living and mine:
+            back = self.run(scripts.give_back(mine))
+            self._went_back(back)
+            for tag in back:
+                if tag in self.jobs:
+                    self.jobs[tag].runner = ""
+            self.held[name] = []
+
+    @rule(name=process)
+    def beat(self, name: str) -> None:
+        if name in self.living:
+            call = scripts.renew(self.held[name], process=name, sign=b"{}", sign_ms=HOUR_MS)
+            for tag in self.run(call):
+                self._forget(tag)
+
+    @rule(name=process)
+    def break_down(self, name: str) -> None:
+        """The device is lost: the sign of life goes, then what it held goes back as crashed."""
+        if name in self.living:
+            self._vanish(name)
+            self._went_back(self.run(scripts.give_back_crashed(list(dict.fromkeys(self.held[name])))))
+            self.held[name] = []
+
+    @rule(name=process)
+    def die(self, name: str) -> None:
+        """kill -9 and, at once, the end of its leases; another process of that name takes over later."""
+        if name in self.living:
+            self._vanish(name)
+            for tag in self.held[name]:
+                if self.client.zscore(keys.LEASES, tag) is not None:
+                    self.client.zadd(keys.LEASES, {tag: 1})
+            self.held[name] = []
+
+    @rule(name=process)
+    def live(self, name: str) -> None:
+        self.living.add(name)
+        self.run(scripts.renew((), process=name, sign=b"{}", sign_ms=HOUR_MS))
+
+    # What time does -------------------------------------------------------------------------------------
+
+    @rule()
+    def look(self) -> None:
+        """The leases that ran out."""
+        expired = {tag.decode() for tag in self.client.zrangebyscore(keys.LEASES, 0, 1)}
+        asked = self.client.exists(keys.BEAT)
+        back = set(self.run(scripts.restore_expired(lease_ms=60_000)))
+        self._went_back(back)
+        if asked:
+            ended = {tag for tag in expired if tag in self.jobs and self.jobs[tag].state.terminal}
+            assert back == expired - ended
+        else:
+            assert not back
+            assert not self.client.zrangebyscore(keys.LEASES, 0, 1), "after an outage all leases begin anew"
+
+    @precondition(lambda self: self.client.zcard(keys.LEASES))
+    @rule()
+    def redis_was_away(self) -> None:
+        self.client.delete(keys.BEAT)
+
+    @rule()
+    def sweep(self) -> None:
+        overdue = {job_id for job_id, job in self.jobs.items() if not job.state.terminal and self._overdue(job_id)}
+        swept = self.run(scripts.sweep(REFS))
+        assert set(swept.ended) >= overdue
+        for job_id in swept.ended:
+            self._end(job_id, State.CANCELED if self.jobs[job_id].marked else State.FAILED)
+
+    @precondition(lambda self: len(self.jobs) > 5)
+    @rule(n=anything)
+    def lose_a_record(self, n: int) -> None:
+        """As if no API had swept until the record was past its TTL, or by hand; then a sweep."""
+        job_id, job = self._pick(n)
+        if not job.state.terminal:
+            self.client.zadd(keys.DEADLINES, {job_id: 1})
+            self.client.delete(keys.JOB + job_id, keys.payload_key(job_id, 0))
+            self.client.lrem(job.list_name, 0, job.raw)
+            self.client.hdel(keys.UNACKED, job_id)  # its lease stays, a stray
+            del self.jobs[job_id]
+            self._forget(job_id)
+            self.sweep()
+
+    # What must be true ----------------------------------------------------------------------------------
+
+    @invariant()
+    def each_message_is_in_one_place(self) -> None:
+        queued = Counter(raw for name in LISTS for raw in self.client.lrange(name, 0, -1))
+        unacked = {tag.decode(): held for tag, held in self.client.hgetall(keys.UNACKED).items()}
+        assert unacked.keys() == {tag.decode() for tag in self.client.zrange(keys.LEASES, 0, -1)}
+        for job_id, job in self.jobs.items():
+            places = queued[job.raw] + (job_id in unacked)
+            assert places <= 1
+            assert job.state.terminal or places == 1, "what has not ended is in a list or filed"
+            assert job.state is not State.RUNNING or job_id in unacked
+            if job_id in unacked:
+                assert unacked[job_id] == job.list_name.encode() + b"\n" + job.raw
+        for tag, raw in self.plain.items():
+            assert queued[raw] + (tag in unacked) == 1
+        newer = sum(self.client.llen(f"{queue}{mark}") for queue in QUEUES.values() for mark in ("", f"{keys.PARKED}2"))
+        assert newer >= self.parked, "what is newer than we know stays for others"
+
+    @invariant()
+    def the_record_is_what_the_model_says(self) -> None:
+        for job_id, job in self.jobs.items():
+            record = {k.decode(): v.decode() for k, v in self.client.hgetall(keys.JOB + job_id).items()}
+            assert (record["state"], int(record["attempt"])) == (job.state, job.attempt)
+            assert ("suspect" in record, int(record.get("crashes", 0))) == (job.suspect, job.crashes)
+            assert (self.client.zscore(keys.DEADLINES, job_id) is None) == job.state.terminal
+            outcome = self.client.get(keys.OUTCOME + job_id)
+            assert (outcome is not None) == job.state.terminal
+            if outcome is not None:
+                assert self.outcomes.setdefault(job_id, outcome) == outcome, "an outcome never changes"
+
+    @invariant()
+    def every_key_lives_as_long_as_it_should(self) -> None:
+        for job_id, job in self.jobs.items():
+            ttl, record = self.client.pttl(keys.JOB + job_id), self.client.hgetall(keys.JOB + job_id)
+            if job.state.terminal:
+                assert TTL_MS - 60_000 < ttl <= TTL_MS
+                assert abs(self.client.pttl(keys.OUTCOME + job_id) - ttl) < 1000
+            else:
+                ends = int(self.client.pexpiretime(keys.JOB + job_id))
+                assert ends == int(record[b"deadline_at"]) + TTL_MS
+            if job.key:
+                assert abs(self.client.pttl(keys.IDEMPOTENCY + job.key) - ttl) < 1000
+            kept = self.client.exists(keys.payload_key(job_id, 0))
+            assert kept <= (not job.state.terminal or job.state is State.FAILED), "nobody needs it any more"
+        for key in self.client.scan_iter(count=1000):
+            assert self.client.ttl(key) != -1 or keys.NO_TTL.match(key.decode()), key
+
+    @invariant()
+    def counters_equal_what_is_there(self) -> None:
+        for ref in REFS:
+            counters = {k.decode(): float(v) for k, v in self.client.hgetall(keys.COUNTERS + ref).items()}
+            jobs = [job for job in self.jobs.values() if job.ref == ref]
+            for state in (State.QUEUED, State.RUNNING):
+                assert counters.get(state.value, 0) == sum(job.state is state for job in jobs), state
+            assert counters.get("bytes", 0) == SIZE * sum(not job.state.terminal for job in jobs)
+            for state in (State.SUCCEEDED, State.FAILED, State.CANCELED):
+                assert counters.get(state.value, 0) == self.ended[ref, state]
+
+    # Helpers --------------------------------------------------------------------------------------------
+
+    def _waits(self) -> bool:
+        return any(self.client.llen(name) for name in LISTS)
+
+    def _new_id(self) -> str:
+        self.made += 1
+        return f"job-{self.made}"
+
+    def _pick(self, n: int) -> tuple[str, Model]:
+        job_id = list(self.jobs)[n % len(self.jobs)]
+        return job_id, self.jobs[job_id]
+
+    def _overdue(self, job_id: str) -> bool:
+        seconds, micros = self.client.time()
+        score = self.client.zscore(keys.DEADLINES, job_id)
+        return score is not None and score <= seconds * 1000 + micros // 1000
+
+    def _end(self, job_id: str, state: State) -> None:
+        job = self.jobs[job_id]
+        job.state, job.runner = state, ""
+        self.ended[job.ref, state] += 1
+
+    def _vanish(self, name: str) -> None:
+        self.living.discard(name)
+        self.client.delete(keys.WORKER + name)
+
+    def _went_back(self, tags: Any) -> None:
+        for tag in tags:
+            job = self.jobs.get(tag)
+            if job is not None:
+                assert not job.state.terminal
+                job.state = State.QUEUED
+
+    def _forget(self, tag: str) -> None:
+        for name in PROCESSES:
+            self.held[name] = [other for other in self.held[name] if other != tag]
+
+
+def _message(job_id: str, *, ours: bool = True, version: int = messages.VERSION) -> bytes:
+    raw = messages.build(job_id, queue="q", priority=keys.NORMAL, model="m", version="v", input=[])
+    message = orjson.loads(raw)
+    if ours:
+        message["headers"]["ml"] = version
+    else:
+        del message["headers"]["ml"]
+    return orjson.dumps(message)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("store")
+def test_any_order_keeps_the_promises(server: EmbeddedServer) -> None:
+    Machine.client = redis.Redis.from_url(server.url)
+    try:
+        run_state_machine_as_test(
+            Machine,
+            settings=settings(
+                max_examples=80,
+                stateful_step_count=60,
+                deadline=None,
+                suppress_health_check=[HealthCheck.too_slow],
+            ),
+        )
+    finally:
+        Machine.client.flushall()
+        Machine.client.close()
