@@ -121,10 +121,19 @@ class Engine:
             self._gone(work)
             self.reporter.forget(work)
 
+    @property
+    def device_lost(self) -> str:
+        """Why the device is gone; empty when all is well."""
+        return self._runner.device_lost
+
+    def healthy(self) -> bool:
+        """The device works, and no predict is overdue."""
+        return not self.device_lost and not self.stalled()
+
     def stalled(self) -> list[Work]:
         """The jobs on the device for longer than their model's timeout; empty when all is well."""
         current = self._runner.current
-        if current is None:
+        if current is None or self.device_lost:
             return []
         begun, units = current
         model = units[0].work.model
@@ -136,18 +145,21 @@ class Engine:
             return []
         return list(dict.fromkeys(unit.work for unit in units))
 
-    def settle_stalled(self, works: list[Work]) -> None:
-        """The device hangs and this process is about to die. Alone on the device a job has failed (`timeout`); in
-        company all go back and run alone from now on. What else is held goes back as it was."""
+    def settle(self, works: list[Work]) -> None:
+        """This process is about to die, and its sign of life is gone: `works` have overrun their timeout, or (none
+        given) the device is lost. A job that overran alone has failed (`timeout`); else what is on the device goes back
+        as crashed, to run alone from now on. What else is held goes back as it was."""
         self.holdings.close()
-        stuck = [work.tag for work in works]
+        current = self._runner.current
+        stuck = [work.tag for work in works] or list({unit.work.tag: None for unit in current[1]} if current else {})
         if len(works) == 1:
             model, own = works[0].model, works[0].timeout_s
             message = f"predict took longer than {own or (model.timeout_s if model else 0):g} s"
             self._finisher.end(works[0], Outcome(State.FAILED, code="timeout", message=message))
             self._finisher.stop(10)
-        else:
-            scripts.run(self._client, [scripts.give_back_suspects(stuck)])
+        elif stuck:
+            self._finisher.flush(10)  # jobs that have finished did not crash
+            scripts.run(self._client, [scripts.give_back_crashed(stuck)])
         rest = [tag for tag in self.holdings.tags() if tag not in stuck]
         if rest:
             scripts.run(self._client, [scripts.give_back(rest)])
@@ -187,7 +199,7 @@ class Engine:
     def _room(self, list_name: str) -> int:
         """How many messages of one list may be held: two batches of normal jobs, one of the others, so that the next
         batch is ready while one runs and the other replicas still get their share."""
-        queue, _, priority = list_name.partition("\x06\x16")
+        queue = keys.queue_of(list_name)
         sizes = [m.max_size for ref, m in self._models.items() if keys.queue_name(ref.model, ref.version) == queue]
         size = max(sizes, default=64)
-        return 2 * size if priority == str(keys.NORMAL) else size
+        return 2 * size if list_name == keys.queue_list(queue, keys.NORMAL) else size

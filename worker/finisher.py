@@ -69,11 +69,11 @@ class Finisher:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def flush(self) -> None:
-        """Wait until all that was delivered before has its outcome in Redis."""
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until all that was delivered before has its outcome in Redis, or for so many seconds."""
         written = threading.Event()
         self._inbox.put(written)
-        written.wait()
+        written.wait(timeout)
 
     def deliver(self, units: list[Unit], outputs: list[Any], predict_ms: float) -> None:
         """A batch has run."""

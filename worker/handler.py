@@ -56,6 +56,11 @@ class ItemError(Exception):
         self.message, self.code, self.pointer = message, code, pointer
 
 
+class DeviceLost(Exception):
+    """Raise it in `predict` when the device is gone or broken for this process. Its jobs go back to the queue, and the
+    worker ends (exit code 70), to be started again. CUDA's own errors are recognised without it."""
+
+
 @dataclass(slots=True, frozen=True)
 class Context:
     """What `load` gets. `source` is a hub id, a folder's path or whatever stands in models.yaml, already resolved:

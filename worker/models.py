@@ -38,7 +38,8 @@ AnyHandler = Handler[Any, Any]
 
 @dataclass(slots=True)
 class LoadedModel:
-    """One version, ready to run. `max_size` may be lowered while it runs (out of memory)."""
+    """One version, ready to run. `max_size` may be lowered while it runs (out of memory); `failed_batches` counts those
+    in which every item failed."""
 
     ref: Ref
     spec: ModelSpec
@@ -55,6 +56,7 @@ class LoadedModel:
     host_bytes: int = 0
     device_bytes: int = 0
     example_output: Any = None
+    failed_batches: int = 0
 
     def card(self) -> dict[str, Any]:
         """What the worker publishes about this version; JSON data."""
@@ -70,6 +72,7 @@ class LoadedModel:
             "parameters_schema": self.task.parameters.model_json_schema(),
             "limits": self.spec.limits.model_dump(mode="json")
             | {"max_batch_size": self.max_size, "max_batch_cost": self.max_cost, "max_wait_s": self.max_wait_s},
+            "failed_batches": self.failed_batches,
             "memory": {"host_bytes": self.host_bytes, "device_bytes": self.device_bytes},
             "timing": {"load_s": round(self.load_s, 3), "warm_s": round(self.warm_s, 3)},
             "example": example.model_dump(mode="json", exclude_none=True)

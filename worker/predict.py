@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from shared.logs import Event, get_logger
-from worker.handler import ItemError
+from worker.handler import DeviceLost, ItemError
 from worker.models import LoadedModel
 
 logger = get_logger("worker")
@@ -16,10 +16,13 @@ logger = get_logger("worker")
 def predict(model: LoadedModel, batch: list[Any]) -> list[Any]:
     """One output for each of `batch`, an ItemError where it failed. Never raises for a fault of the input: a batch
     that raises is halved until the culprits are alone; out of memory halves it too and lowers the model's
-    `max_size` for this process. A wrong number of outputs fails the whole batch (`handler_contract`)."""
+    `max_size` for this process. A wrong number of outputs fails the whole batch (`handler_contract`). Raises
+    DeviceLost: then none of `batch` has an output."""
     try:
         outputs = model.handler.predict(batch)
     except Exception as error:
+        if is_device_lost(error):
+            raise DeviceLost(f"{type(error).__name__}: {error}") from error
         failure = error
     else:
         return _checked(model, batch, outputs)
@@ -57,7 +60,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     kinds: tuple[type[BaseException], ...] = (MemoryError,)
     if torch is not None:
         kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds)
+    # The libraries above CUDA say it in words.
+    return isinstance(error, kinds) or (isinstance(error, RuntimeError) and "STATUS_ALLOC_FAILED" in str(error))
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """An error after which this process's CUDA context is of no use (https://docs.nvidia.com/cuda/cuda-runtime-api/,
+    "sticky" errors): torch.AcceleratorError, or CUDA's in words. Not out of memory."""
+    if isinstance(error, DeviceLost):
+        return True
+    torch = sys.modules.get("torch")
+    if torch is None or is_out_of_memory(error):
+        return False
+    told = isinstance(error, RuntimeError) and str(error).startswith("CUDA error")
+    return told or isinstance(error, torch.AcceleratorError)
 
 
 def _release_memory() -> None:

@@ -1,8 +1,8 @@
 """The life signs of a worker, from a thread with its own connection: a model that holds the interpreter for long, or
 a busy event loop, must not cost the leases.
 
-Every quarter of a lease: renew what is held, tell what is served (cards, this process), put back what dead workers
-held. The health file's age is what `python -m worker healthcheck` looks at.
+Every quarter of a lease: renew what is held, put back what dead workers held, tell what is served (cards). The health
+file's age is what `python -m worker healthcheck` looks at.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import orjson
 import redis
 
 from shared import keys, scripts
+from shared.catalog import Ref
 from shared.logs import Event, get_logger
 from shared.settings import Settings
 from worker.holdings import Holdings
@@ -51,13 +52,12 @@ class Presence:
         self._stop = threading.Event()
         self._thread = vital_thread("presence", self._loop)
         self.interval_s = min(settings.heartbeat_s, settings.lease_s / 4)
-        # Shorter than the lease: who finds an expired lease must also find its holder gone.
-        self._ttl_ms = int(settings.lease_s * 900)
+        self._ttl_ms = sign_ms(settings)
 
     def start(self) -> None:
-        """The first signs are there when this returns."""
+        """The first signs are there when this returns, if Redis is."""
         self.started = True
-        self.beat()
+        self._try_beat()
         self._thread.start()
 
     def stop(self) -> None:
@@ -66,6 +66,7 @@ class Presence:
         if self.started:
             self._thread.join(self.interval_s + 5)
         try:
+            self._client.zrem(keys.WORKERS, self._process)
             self._client.delete(keys.WORKER + self._process, *self._card_keys())
         except redis.RedisError as error:
             logger.warning(Event.REDIS_LOST, step="presence", error=str(error))
@@ -73,30 +74,32 @@ class Presence:
 
     def beat(self) -> None:
         """One round of signs. Raises redis errors."""
-        tags = self._holdings.tags()
-        calls: list[scripts.Call[Any]] = [scripts.renew(tags)] if tags else []
-        calls.append(scripts.restore_expired(lease_ms=int(self._settings.lease_s * 1000)))
-        self._tell()
-        replies = scripts.run(self._client, calls)
-        if tags and not isinstance(replies[0], Exception):
-            for tag in replies[0]:
-                self._on_lost(tag)
-        restored = replies[-1]
-        if restored and not isinstance(restored, Exception):
+        sign = orjson.dumps(self._sign())
+        renew = scripts.renew(self._holdings.tags(), process=self._process, sign=sign, sign_ms=self._ttl_ms)
+        for tag in scripts.one(scripts.run(self._client, [renew])):
+            self._on_lost(tag)
+        # Not in the same trip: on a server that has forgotten the scripts it could run before the renewal.
+        restore = scripts.restore_expired(lease_ms=int(self._settings.lease_s * 1000))
+        restored = scripts.one(scripts.run(self._client, [restore]))
+        if restored:
             logger.warning(Event.JOB_RESTORED, jobs=len(restored))
         if self._healthy():
             touch(self._settings.health_path())
+        self._tell()
 
     def _tell(self) -> None:
+        """What is served. A Redis that is full refuses it; leases and signs of life are scripts that pass."""
         pipe = self._client.pipeline(transaction=False)
-        pipe.set(keys.WORKER + self._process, orjson.dumps(self._sign()), px=self._ttl_ms)
         for model in self._models:
             card = model.card()
             schemas = {name: card[name] for name in ("task", "input_schema", "parameters_schema")}
             told = orjson.dumps(card | {"worker": self._settings.worker_name}, default=str)
             pipe.set(keys.card_key(str(model.ref), self._settings.worker_name), told, px=self._ttl_ms)
             pipe.set(keys.SCHEMA + str(model.ref), orjson.dumps(schemas), ex=keys.SCHEMA_TTL_S)
-        pipe.execute()
+        try:
+            pipe.execute()
+        except redis.exceptions.OutOfMemoryError as error:
+            logger.warning(Event.STORE_FULL, step="presence", error=str(error))
 
     def _sign(self) -> dict[str, Any]:
         return {
@@ -116,10 +119,34 @@ class Presence:
 
     def _loop(self) -> None:
         while not self._stop.wait(self.interval_s):
-            try:
-                self.beat()
-            except redis.RedisError as error:
-                logger.warning(Event.LEASE_RENEWAL_FAILED, error=str(error))
+            self._try_beat()
+
+    def _try_beat(self) -> None:
+        try:
+            self.beat()
+        except redis.RedisError as error:
+            logger.warning(Event.LEASE_RENEWAL_FAILED, error=str(error))
+
+
+def tell_failed(client: redis.Redis, settings: Settings, *, process: str, ref: Ref, device: str, error: str) -> None:
+    """A version that does not load or warm up on this worker. Told for as long as a sign of life lasts: the process
+    ends, and each new try tells it again."""
+    worker, ttl_ms = settings.worker_name, sign_ms(settings)
+    sign = {"process": process, "worker": worker, "state": "failed", "refs": [str(ref)]}
+    card = {"model": ref.model, "version": ref.version, "state": "failed", "error": error[:500]}
+    card |= {"worker": worker, "device": device}
+    try:
+        renew = scripts.renew((), process=process, sign=orjson.dumps(sign), sign_ms=ttl_ms)
+        scripts.one(scripts.run(client, [renew]))
+        client.set(keys.card_key(str(ref), worker), orjson.dumps(card), px=ttl_ms)
+    except redis.RedisError as lost:
+        logger.warning(Event.REDIS_LOST, step="presence", error=str(lost))
+
+
+def sign_ms(settings: Settings) -> int:
+    """How long a sign of life lives. Shorter than the lease: who finds an expired lease must also find its holder
+    gone."""
+    return int(settings.lease_s * 900)
 
 
 def touch(path: Path) -> None:

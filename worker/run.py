@@ -7,7 +7,8 @@ import signal
 import threading
 import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -28,7 +29,7 @@ from worker.device import Device, claim_device
 from worker.engine import Engine
 from worker.models import LoadedModel, load_model
 from worker.pool import BatchPool
-from worker.presence import Presence
+from worker.presence import Presence, tell_failed
 from worker.watchdog import start_watchdog
 
 logger = get_logger("worker")
@@ -42,8 +43,8 @@ def run(settings: Settings) -> int:
     device = claim_device(settings)
     client = connect(settings)
     check_server(client)
-    models = load_all(catalog, device, settings)
     process = f"{settings.worker_name}-{uuid.uuid4().hex[:12]}"
+    models = load_all(catalog, device, settings, tell_failed=partial(tell_failed, client, settings, process=process))
     engine = Engine(settings, catalog, models, client, process=process)
     presence = Presence(
         connect(settings),
@@ -53,19 +54,21 @@ def run(settings: Settings) -> int:
         device=device.name,
         models=models.values(),
         on_lost=engine.lost,
-        healthy=lambda: not engine.stalled(),
+        healthy=engine.healthy,
     )
     engine.start()
-    start_watchdog(engine, interval_s=0.5, exit_process=os._exit)
+    start_watchdog(engine, leave=presence.stop, interval_s=0.5, exit_process=os._exit)
     try:
         return consume(settings, models, engine, presence)
     finally:
         presence.stop()
 
 
-def load_all(catalog: Catalog, device: Device, settings: Settings) -> dict[Ref, LoadedModel]:
+def load_all(
+    catalog: Catalog, device: Device, settings: Settings, *, tell_failed: Callable[..., None]
+) -> dict[Ref, LoadedModel]:
     """Every version, in the order of the file, warm. Raises ConfigError: a worker that cannot serve what it was
-    configured for is not ready."""
+    configured for is not ready. The one that failed is told before, with device and reason."""
     models = {}
     for ref, spec, version in catalog.refs():
         logger.info(Event.MODEL_LOADING, model=str(ref), source=version.source)
@@ -73,6 +76,7 @@ def load_all(catalog: Catalog, device: Device, settings: Settings) -> dict[Ref, 
             model = load_model(ref, spec, version, device=device.name, settings=settings)
         except Exception as error:
             logger.error(Event.MODEL_FAILED, model=str(ref), error=str(error), exc_info=error)
+            tell_failed(ref=ref, device=device.name, error=f"{type(error).__name__}: {error}")
             raise ConfigError(f"{ref} does not load: {error}") from error
         models[ref] = model
         logger.info(Event.MODEL_READY, model=str(ref), load_s=round(model.load_s, 2), warm_s=round(model.warm_s, 2))

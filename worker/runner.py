@@ -13,6 +13,7 @@ from shared import scripts
 from shared.logs import Event, get_logger
 from worker.batcher import Batcher
 from worker.finisher import Finisher
+from worker.handler import DeviceLost, ItemError
 from worker.predict import predict
 from worker.report import Reporter
 from worker.vital import vital_thread
@@ -46,6 +47,8 @@ class Runner:
         self._thread = vital_thread("device", self._loop)
         self.current: tuple[float, list[Unit]] | None = None
         """Since when which batch is on the device; read by the watchdog."""
+        self.device_lost = ""
+        """Why the device is gone, with the batch still in `current`; the watchdog ends the process."""
 
     def start(self) -> None:
         """Once."""
@@ -82,7 +85,11 @@ class Runner:
                     self._condition.wait(self._batcher.ready_in())
                 if self._stopping:
                     return
-            self._run(units)
+            try:
+                self._run(units)
+            except DeviceLost as error:
+                self.device_lost = str(error)
+                return
 
     def _run(self, units: list[Unit]) -> None:
         alone = units[0].work.alone
@@ -99,6 +106,8 @@ class Runner:
         outputs = predict(model, [unit.prepared.item for unit in units])
         predict_ms = (self._clock() - begun) * 1000
         self.current = None
+        if all(isinstance(output, ItemError) for output in outputs):
+            model.failed_batches += 1
         logger.debug(Event.BATCH_DONE, model=str(model.ref), size=len(units), predict_ms=round(predict_ms, 2))
         self._finisher.deliver(units, outputs, predict_ms)
         if alone:

@@ -1,6 +1,7 @@
-"""The watchdog: a predict that takes longer than its model's timeout.
+"""The watchdog: a predict that takes longer than its model's timeout, or a device that is lost.
 
-A kernel cannot be interrupted, so the jobs are settled and the process exits 70, to be restarted by whoever runs it.
+A kernel cannot be interrupted and a broken CUDA context cannot be mended, so the jobs are settled and the process exits
+70, to be restarted by whoever runs it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from worker.vital import EXIT_SOFTWARE, vital_thread
 logger = get_logger("worker")
 
 
-def start_watchdog(engine: Engine, *, interval_s: float, exit_process: Callable[[int], None]) -> None:
-    """In a daemon thread. `exit_process` must not return and must not wait for the device thread (`os._exit`)."""
+def start_watchdog(
+    engine: Engine, *, leave: Callable[[], None], interval_s: float, exit_process: Callable[[int], None]
+) -> None:
+    """In a daemon thread. `leave` takes the worker's sign of life away; `exit_process` must not return and must not
+    wait for the device thread (`os._exit`)."""
 
     def watch() -> None:
         pause = threading.Event()
@@ -24,9 +28,14 @@ def start_watchdog(engine: Engine, *, interval_s: float, exit_process: Callable[
             works = engine.stalled()
             if works:
                 logger.error(Event.PREDICT_STALLED, jobs=len(works), model=str(works[0].ref))
-                try:
-                    engine.settle_stalled(works)
-                finally:
-                    exit_process(EXIT_SOFTWARE)
+            elif engine.device_lost:
+                logger.error(Event.DEVICE_LOST, error=engine.device_lost)
+            else:
+                continue
+            try:
+                leave()
+                engine.settle(works)
+            finally:
+                exit_process(EXIT_SOFTWARE)
 
     vital_thread("watchdog", watch).start()
