@@ -14,7 +14,7 @@ from api.metrics import Metrics
 from api.middleware import BodyCap, RequestId
 from api.routes import inference, jobs, models, ops
 from shared.catalog import load_catalog
-from shared.errors import StoreTooOld
+from shared.errors import ServiceError
 from shared.logs import Event, get_logger
 from shared.settings import Settings
 
@@ -27,14 +27,14 @@ Errors are `application/problem+json` (RFC 9457) with a `code` to act on and JSO
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Raises ConfigError for a models file that is wrong. Its lifespan raises StoreTooOld."""
+    """Raises ConfigError for a models file that is wrong. Its lifespan raises what `check_store` raises."""
     parts = make_services(settings, load_catalog(settings.models_file))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
             await parts.check_store()
-        except StoreTooOld as error:
+        except ServiceError as error:
             logger.error(Event.CONFIG_REFUSED, error=error.message)
             raise
         parts.start()

@@ -11,6 +11,7 @@ from fastapi import Request
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
+from api.disk import Disk
 from api.jobs import JobService
 from api.presence import Presence
 from api.submitter import LOST, Submitter
@@ -32,18 +33,21 @@ class Services:
     submitter: Submitter
     waiter: Waiter
     presence: Presence
+    disk: Disk | None
     jobs: JobService
     sweeper: Sweeper
     draining: bool = False
     started_at: int = field(default_factory=lambda: int(time.time()))
 
     async def check_store(self) -> None:
-        """Raises StoreTooOld. A Redis that does not answer yet is no reason not to start."""
+        """Raises StoreTooOld, or ConfigError for a server that cannot do what the settings ask. A Redis that does not
+        answer yet is no reason not to start."""
         try:
-            told = await self.client.info("server")
+            refuse_old(await self.client.info("server"))
+            if self.disk is not None:
+                await self.disk.check()
         except LOST:
             return
-        refuse_old(told)
 
     def start(self) -> None:
         """Begin to listen and to sweep."""
@@ -67,8 +71,10 @@ def make_services(settings: Settings, catalog: Catalog) -> Services:
     submitter = Submitter(client)
     waiter = Waiter(client, submitter, keys.REPLY + uuid.uuid4().hex)
     presence = Presence(client, submitter, catalog)
-    jobs = JobService(settings, catalog, submitter, waiter, presence)
-    return Services(settings, catalog, client, submitter, waiter, presence, jobs, Sweeper(submitter))
+    disk = Disk(client) if settings.durability == "fsync" else None
+    jobs = JobService(settings, catalog, submitter, waiter, presence, disk=disk)
+    sweeper = Sweeper(submitter, catalog)
+    return Services(settings, catalog, client, submitter, waiter, presence, disk, jobs, sweeper)
 
 
 def services(request: Request) -> Services:

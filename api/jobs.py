@@ -10,7 +10,8 @@ from typing import Any
 
 from starlette.types import Receive
 
-from api.backlog import Backlog
+from api.backlog import refused
+from api.disk import Disk
 from api.inputs import InInput, place
 from api.presence import Presence
 from api.submission import NewJob, Submission, compose
@@ -58,18 +59,26 @@ class JobService:
     """For one event loop. All methods raise StoreUnavailable when Redis is away or takes no writes."""
 
     def __init__(
-        self, settings: Settings, catalog: Catalog, submitter: Submitter, waiter: Waiter, presence: Presence
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        submitter: Submitter,
+        waiter: Waiter,
+        presence: Presence,
+        *,
+        disk: Disk | None,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
         self._submitter = submitter
         self._waiter = waiter
         self._presence = presence
-        self._backlog = Backlog(submitter)
+        self._disk = disk
 
     async def submit(self, new: NewJob, *, wait: bool = False) -> Ticket:
-        """Check and accept a job. With `wait` the ticket must go to `wait`. Raises UnknownModel, InvalidInput (faults
-        point into the input, or begin with /parameters), TooLarge, QueueFull, IdempotencyMismatch."""
+        """Check and accept a job. With `wait` the ticket must go to `wait`, which then sees to its durability. Raises
+        UnknownModel, InvalidInput (faults point into the input, or begin with /parameters), TooLarge, QueueFull,
+        DeadlineImpossible, IdempotencyMismatch."""
         ref = self._catalog.resolve(new.model, new.version)
         spec = self._catalog.spec(ref.model)
         check = await self._presence.input_check(ref)
@@ -95,7 +104,13 @@ class JobService:
             job, waiting = await self.follow(ticket.job_id)
             created_at = int(job.created_at.timestamp() * 1000)
             return Ticket(job.id, Ref(job.model, job.version), False, created_at, waiting=waiting)
+        if not wait:
+            await self._on_disk(ticket.job_id)
         return ticket
+
+    async def _on_disk(self, job_id: str) -> None:
+        if self._disk is not None:
+            await self._disk.holds(job_id)
 
     async def _accept(self, asked: Submission, labels: dict[str, str], waiting: Waiting | None) -> Ticket:
         try:
@@ -117,8 +132,8 @@ class JobService:
             raise refusal(broken)
         if submitted.status == "mismatch":
             raise IdempotencyMismatch
-        if submitted.status == "full":
-            raise await self._backlog.queue_full(asked.ref, submitted.jobs, submitted.size)
+        if submitted.status in ("full", "late"):
+            raise refused(asked.ref, submitted, asked.deadline_ms)
         # `existing` with our own id: the connection broke after the first try, and the second found the job.
         times = submitted.created_at, submitted.deadline_at
         return Ticket(submitted.job_id, asked.ref, accepted, *times, labels, waiting if accepted else None)
@@ -148,7 +163,8 @@ class JobService:
         return job, waiting
 
     async def wait(self, job_id: str, waiting: Waiting, timeout_s: float, receive: Receive) -> News | None:
-        """The job's end, or None when the time is over or the process drains. Raises CallerGone."""
+        """The job's end, or None when the time is over or the process drains: the job is as durable then as one that
+        nobody waited for. Raises CallerGone."""
         gone = asyncio.ensure_future(_until_gone(receive))
         try:
             await asyncio.wait((waiting, gone), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -156,6 +172,7 @@ class JobService:
                 return waiting.result()
             if gone.done():
                 raise CallerGone
+            await self._on_disk(job_id)
             return None
         finally:
             gone.cancel()

@@ -25,7 +25,7 @@ _SCHEMA_FRESH_S = 5.0
 
 @dataclass(slots=True)
 class Workers:
-    """The living workers, and the cards of the versions they serve."""
+    """The living workers, and the cards of the versions they serve, or have failed to load a moment ago."""
 
     workers: list[dict[str, Any]] = field(default_factory=list)
     cards: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by ref
@@ -67,16 +67,17 @@ class Presence:
 
     async def _read_workers(self) -> Workers:
         try:
-            return await self._scan()
+            return await self._look()
         except LOST as error:
             raise refusal(error) from None
 
-    async def _scan(self) -> Workers:
-        names = [key async for key in self._client.scan_iter(keys.WORKER + "*", count=1000)]
-        if not names:
+    async def _look(self) -> Workers:
+        processes: Any = await self._client.zrange(keys.WORKERS, 0, -1)
+        if not processes:
             return Workers()
-        found = [orjson.loads(raw) for raw in await self._client.mget(names) if raw]
-        result = Workers(found)
+        signs = await self._client.mget([f"{keys.WORKER}{process.decode()}" for process in processes])
+        found = [orjson.loads(raw) for raw in signs if raw]
+        result = Workers([worker for worker in found if worker["state"] != "failed"])
         pairs = [(ref, worker["worker"]) for worker in found for ref in worker.get("refs", ())]
         if pairs:
             raws = await self._client.mget([keys.card_key(ref, worker) for ref, worker in pairs])

@@ -12,6 +12,7 @@ from pydantic import AliasChoices, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.errors import ConfigError
+from shared.keys import MAX_DEADLINE_S
 
 
 class Settings(BaseSettings):
@@ -39,9 +40,11 @@ class Settings(BaseSettings):
     """On SIGTERM: how long the API holds waiting callers for their outcome."""
 
     # Jobs
-    default_deadline_s: float = Field(86_400.0, gt=0)
+    default_deadline_s: float = Field(86_400.0, gt=0, le=MAX_DEADLINE_S)
     result_ttl_s: float = Field(3600.0, gt=0)
     """How long a finished job and its output can be read."""
+    durability: Literal["everysec", "fsync"] = "everysec"
+    """What 202 promises: the job is in Redis, which writes it to disk within a second; or it is on the disk."""
     inline_bytes: int = Field(32_000, ge=0)
     """A larger input does not travel in the message but in the payload store."""
     max_attempts: int = Field(3, ge=1)

@@ -34,6 +34,8 @@ def appear(store: redis.Redis, worker: str, *refs: str, state: str = "ready") ->
     """What a worker publishes of itself."""
     sign = {"process": f"p-{worker}", "worker": worker, "refs": refs, "state": "ready"}
     store.set(f"{keys.WORKER}p-{worker}", orjson.dumps(sign), ex=60)
+    store.zadd(keys.WORKERS, {f"p-{worker}": 1})
+    store.expire(keys.WORKERS, 60)
     for ref in refs:
         card: dict[str, Any] = {"worker": worker, "task": "custom", "state": state, "device": "cpu", "memory": {}}
         card |= {"input_schema": {"type": "object"}, "output_schema": {}, "parameters_schema": {}, "example": {"a": 1}}

@@ -1,0 +1,94 @@
+"""`ML_DURABILITY=fsync`: no job is called accepted before Redis has it on its disk.
+
+`WAITAOF` (Redis 7.2, Valkey) answers once the server's append-only file is synced up to the last write of the asking
+connection (https://redis.io/docs/latest/commands/waitaof/). One connection asks for all: its own small write comes
+after theirs, so one question serves every submit that was answered before it. A server that has lost its last second
+meanwhile would say yes too, so each job is looked up behind the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import redis.asyncio
+from redis.exceptions import RedisError, ResponseError
+
+from api.submitter import LOST
+from shared import keys
+from shared.errors import ConfigError, StoreTooOld, StoreUnavailable
+
+_ASK_MS = 2000  # below the client's socket timeout
+_PATIENCE_S = 15.0
+
+
+_Waiting = tuple[str, asyncio.Future[None]]
+
+
+class Disk:
+    """For one event loop."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._client = client
+        self._waiting: list[_Waiting] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def check(self) -> None:
+        """Raises StoreTooOld or ConfigError where the server cannot do it, redis errors where it does not answer."""
+        try:
+            await self._client.execute_command("WAITAOF", 1, 0, 1)  # type: ignore[no-untyped-call]  # redis-py's own
+        except ResponseError as error:
+            if "unknown command" in str(error):
+                raise StoreTooOld(
+                    "ML_DURABILITY=fsync needs WAITAOF: Redis 7.2 or newer, or Valkey; an older Redis can be run with "
+                    "`appendfsync always` and ML_DURABILITY=everysec"
+                ) from None
+            raise ConfigError(f"ML_DURABILITY=fsync: the server has no append-only file: {error}") from None
+
+    async def holds(self, job_id: str) -> None:
+        """Returns when a job that was written before is on the server's disk. Raises StoreUnavailable when that cannot
+        be told in time: then it may not survive a power cut."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((job_id, future))
+        if self._task is None:
+            self._task = asyncio.create_task(self._ask_all())
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                await future
+        except TimeoutError:
+            raise StoreUnavailable(_UNSURE) from None
+
+    async def _ask_all(self) -> None:
+        try:
+            while self._waiting:
+                asking, self._waiting = self._waiting, []
+                try:
+                    synced, there = await self._ask([job_id for job_id, _ in asking])
+                except (RedisError, *LOST):
+                    synced, there = True, [False] * len(asking)
+                open_ones = [one for one in zip(asking, there, strict=True) if not one[0][1].done()]
+                if not synced:
+                    self._waiting += [waiting for waiting, _ in open_ones]
+                    continue
+                for (_, future), exists in open_ones:
+                    if exists:
+                        future.set_result(None)
+                    else:
+                        future.set_exception(StoreUnavailable(_UNSURE))
+        finally:
+            self._task = None
+
+    async def _ask(self, job_ids: list[str]) -> tuple[bool, list[bool]]:
+        """Whether all was synced, and which jobs the server has."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.set(keys.PROBE, "1", px=10_000)
+        pipe.execute_command("WAITAOF", 1, 0, _ASK_MS)
+        for job_id in job_ids:
+            pipe.exists(keys.JOB + job_id)
+        _, (local, _), *there = await pipe.execute()
+        return bool(local), [bool(exists) for exists in there]
+
+
+_UNSURE = (
+    "the job was queued, but Redis has not confirmed it on its disk: it may be lost with the power; with an "
+    "Idempotency-Key it is safe to send it again"
+)
