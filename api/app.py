@@ -36,6 +36,7 @@ def create_app(settings: Settings) -> FastAPI:
             await parts.check_store()
         except ServiceError as error:
             logger.error(Event.CONFIG_REFUSED, error=error.message)
+            await parts.client.aclose()
             raise
         parts.start()
         try:

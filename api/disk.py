@@ -4,11 +4,15 @@
 connection (https://redis.io/docs/latest/commands/waitaof/). One connection asks for all: its own small write comes
 after theirs, so one question serves every submit that was answered before it. A server that has lost its last second
 meanwhile would say yes too, so each job is looked up behind the answer.
+
+Redis 7.4.0 to 7.4.2 and Valkey from 8.0 answer too early while `appendfsync` is everysec
+(https://github.com/redis/redis/pull/13793 tells why; Valkey 9.1 measured): there it must be always.
 """
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import redis.asyncio
 from redis.exceptions import RedisError, ResponseError
@@ -43,6 +47,19 @@ class Disk:
                     "`appendfsync always` and ML_DURABILITY=everysec"
                 ) from None
             raise ConfigError(f"ML_DURABILITY=fsync: the server has no append-only file: {error}") from None
+        if answers_early(await self._client.info("server")) and await self._policy() != "always":
+            raise ConfigError(
+                "ML_DURABILITY=fsync: this server's WAITAOF answers before the disk has the data, unless it runs with "
+                "`appendfsync always` (Valkey, and Redis 7.4.0 to 7.4.2)"
+            )
+
+    async def _policy(self) -> str:
+        """`appendfsync`; empty where the server does not tell."""
+        try:
+            told: dict[str | None, str | None] = await self._client.config_get("appendfsync")
+        except ResponseError:
+            return ""
+        return told.get("appendfsync") or ""
 
     async def holds(self, job_id: str) -> None:
         """Returns when a job that was written before is on the server's disk. Raises StoreUnavailable when that cannot
@@ -86,6 +103,13 @@ class Disk:
             pipe.exists(keys.JOB + job_id)
         _, (local, _), *there = await pipe.execute()
         return bool(local), [bool(exists) for exists in there]
+
+
+def answers_early(info: dict[str, Any]) -> bool:
+    """By INFO's server section."""
+    if info.get("server_name") == "valkey":
+        return not str(info.get("valkey_version")).startswith("7.2.")
+    return str(info.get("redis_version")) in ("7.4.0", "7.4.1", "7.4.2")
 
 
 _UNSURE = (

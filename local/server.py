@@ -51,12 +51,15 @@ def find_server() -> str:
         ) from None
 
 
-def server_command(binary: str, data_dir: Path, port: int, extra: Sequence[str] = ()) -> list[str]:
-    """Its command line: loopback only, every write in the AOF within a second, nothing evicted."""
+def server_command(
+    binary: str, data_dir: Path, port: int, extra: Sequence[str] = (), *, appendfsync: str = "everysec"
+) -> list[str]:
+    """Its command line: loopback only, every write in the AOF (on the disk within a second, or `always` before it is
+    answered), nothing evicted."""
     # fmt: off
     return [
         binary, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(data_dir.resolve()),
-        "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction",
+        "--appendonly", "yes", "--appendfsync", appendfsync, "--save", "", "--maxmemory-policy", "noeviction",
         "--daemonize", "no", "--loglevel", "warning", *extra,
     ]
     # fmt: on

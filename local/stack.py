@@ -65,9 +65,10 @@ def build(options: Options, settings: Settings, lock_fd: int) -> Stack:
         redis_url = f"redis://127.0.0.1:{redis_port}/0"
         folder = options.data_dir / "redis"
         folder.mkdir(exist_ok=True, mode=0o700)
+        appendfsync = "always" if settings.durability == "fsync" else "everysec"
         redis = Spec(
             "redis",
-            tuple(server_command(find_server(), folder, redis_port)),
+            tuple(server_command(find_server(), folder, redis_port, appendfsync=appendfsync)),
             stop_s=60,
             orphan_signal=signal.SIGTERM,  # it flushes the AOF even then
             keep_fds=(lock_fd,),
