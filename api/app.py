@@ -46,7 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="ml-service", version="0.1.0", description=_ABOUT, lifespan=lifespan, redirect_slashes=False)
     app.state.services = parts
-    app.state.metrics = Metrics(parts.submitter, parts.catalog)
+    app.state.metrics = Metrics(parts.submitter, parts.catalog, parts.presence)
     # The last added is the outermost.
     app.add_middleware(BodyCap, most=settings.max_body_bytes)
     app.add_middleware(RequestId, draining=lambda: parts.draining)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from api.presence import Presence
 from api.submitter import Command, Submitter
 from shared import keys
 from shared.catalog import Catalog
@@ -33,6 +35,7 @@ class _Jobs(Collector):
 
     def __init__(self) -> None:
         self.counters: dict[tuple[str, str], dict[str, int]] = {}
+        self.cards: list[dict[str, Any]] = []
         self.up = False
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -47,13 +50,29 @@ class _Jobs(Collector):
                 jobs.add_metric([model, version, state], count)
         yield depth
         yield jobs
+        names = ["model", "version", "worker"]
+        ceiling = GaugeMetricFamily(
+            "ml_max_batch_size",
+            "Items a batch may have on this worker; lowered when it runs out of memory",
+            labels=names,
+        )
+        failed = GaugeMetricFamily(
+            "ml_failed_batches", "Batches on this worker in which every item failed", labels=names
+        )
+        for card in self.cards:
+            if card["state"] == "ready":
+                labels = [card["model"], card["version"], card["worker"]]
+                ceiling.add_metric(labels, card["limits"]["max_batch_size"])
+                failed.add_metric(labels, card["failed_batches"])
+        yield ceiling
+        yield failed
 
 
 class Metrics:
     """One registry an app, so that two apps in one process do not meet."""
 
-    def __init__(self, submitter: Submitter, catalog: Catalog) -> None:
-        self._submitter, self._catalog = submitter, catalog
+    def __init__(self, submitter: Submitter, catalog: Catalog, presence: Presence) -> None:
+        self._submitter, self._catalog, self._presence = submitter, catalog, presence
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._jobs = _Jobs()
@@ -63,7 +82,8 @@ class Metrics:
         """The exposition; without the queues while Redis is away."""
         try:
             counters, up = await read_counters(self._submitter, self._catalog), True
+            cards = [card for cards in (await self._presence.workers()).cards.values() for card in cards]
         except StoreUnavailable:
-            counters, up = {}, False
-        self._jobs.counters, self._jobs.up = counters, up
+            counters, up, cards = {}, False, []
+        self._jobs.counters, self._jobs.up, self._jobs.cards = counters, up, cards
         return generate_latest(self._registry)

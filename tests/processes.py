@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from shared import keys
 from tests.conftest import wait_until
 
 REPOSITORY = Path(__file__).parent.parent
+WORKER = (sys.executable, "-m", "worker")
+API = (sys.executable, "-m", "api")
 
 
 def environment(redis_url: str, models: Path, **extra: str) -> dict[str, str]:
@@ -33,11 +35,14 @@ def environment(redis_url: str, models: Path, **extra: str) -> dict[str, str]:
 
 
 @contextmanager
-def worker(redis_url: str, models: Path, name: str = "w1", **extra: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`python -m worker`, ready when it yields; killed at the end if the test has not stopped it."""
+def worker(
+    redis_url: str, models: Path, name: str = "w1", *, program: Sequence[str] = WORKER, **extra: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """`python -m worker` (or another program in its place), ready when it yields; killed at the end if the test has not
+    stopped it."""
     store = redis.Redis.from_url(redis_url)
     process = subprocess.Popen(
-        [sys.executable, "-m", "worker"],
+        program,
         env=environment(redis_url, models, ML_WORKER_NAME=name, **extra),
         cwd=REPOSITORY,
     )
@@ -68,12 +73,10 @@ def refused_worker(env: dict[str, str]) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def api(redis_url: str, models: Path, **extra: str) -> Iterator[str]:
-    """`python -m api` on a free port; its URL."""
+def api(redis_url: str, models: Path, *, program: Sequence[str] = API, **extra: str) -> Iterator[str]:
+    """`python -m api` (or another program in its place) on a free port; its URL."""
     port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "api"], env=environment(redis_url, models, ML_PORT=str(port), **extra), cwd=REPOSITORY
-    )
+    process = subprocess.Popen(program, env=environment(redis_url, models, ML_PORT=str(port), **extra), cwd=REPOSITORY)
     url = f"http://127.0.0.1:{port}"
 
     def ready() -> bool:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from worker.handler import Handler, ItemError, Prepared
+from worker.handler import DeviceLost, Handler, ItemError, Prepared
 
 
 class Order(BaseModel):
-    """What to do: `ok`, `item-error`, `raise`, `abort`, `hang`, `memory`, `short`, `odd`."""
+    """What to do: `ok`, `item-error`, `raise`, `abort`, `hang`, `memory`, `short`, `odd`, `lose-device`; where a `flag`
+    file is named, only while it exists. `journal`: a file that gets a line for each run."""
 
     do: str = "ok"
     n: int = 0
+    flag: str = ""
+    journal: str = ""
 
 
 class Moody(Handler[Order, Order]):
@@ -34,13 +38,21 @@ class Moody(Handler[Order, Order]):
 
     def predict(self, batch: list[Order]) -> Any:
         """One output an item, unless told otherwise."""
-        todo = {order.do for order in batch}
+        for order in batch:
+            if order.journal:
+                with Path(order.journal).open("a") as journal:
+                    journal.write(f"{order.n} {len(batch)}\n")
+        todo = {order.do for order in batch if not order.flag or Path(order.flag).exists()}
+        if "lose-device" in todo:
+            raise DeviceLost("told to")
         if "abort" in todo:
             os.abort()
         if "hang" in todo:
             time.sleep(3600)
         if "raise" in todo:
             raise ValueError("told to")
+        if "long" in todo:
+            time.sleep(5)
         if ("memory" in todo and len(batch) > 2) or "too-big" in todo:
             raise MemoryError("the device is full")
         if "short" in todo:
@@ -52,3 +64,11 @@ class Moody(Handler[Order, Order]):
     def finish(self, outputs: list[Any], item: Order, parameters: Any) -> Any:
         """`odd` is not JSON data."""
         return object() if item.do == "odd" else outputs[0]
+
+
+class Broken(Moody):
+    """Does not load."""
+
+    def load(self, ctx: Any) -> None:
+        """Raises."""
+        raise OSError("no weights here")
