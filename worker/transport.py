@@ -115,6 +115,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         held = self.holdings
         if requeued := list(held.requeued):
             scripts.run_on(client, scripts.give_back(requeued))
+            self._left = 1  # this connection is not told of its own changes, and the lists are tracked no more
             del held.requeued[: len(requeued)]
         for tag in list(held.rejected):
             scripts.run_on(client, scripts.bury(tag, "rejected"))
