@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up dev test lint types imports check format bench gpu compose-test clean
+.PHONY: help install demo up dev test slow lint types imports check format bench gpu compose-test clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ dev: $(STAMP) ## Like up, and restart what a changed file touches
 
 test: $(STAMP) ## The tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+slow: $(STAMP) ## The tests that take minutes
+	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(STAMP) ## Style and common faults
 	@$(BIN)/ruff check

@@ -29,7 +29,7 @@ def stock_app(redis_url: str, **conf: Any) -> Iterator[Celery]:
 
 @contextmanager
 def stock_worker(
-    module: Path, redis_url: str, name: str, *arguments: str, ready_s: float = 60.0
+    module: Path, redis_url: str, name: str, *arguments: str, **env: str
 ) -> Iterator[subprocess.Popen[bytes]]:
     """`celery -A MODULE worker`, answering when it yields; stopped by SIGTERM at the end if the test has not ended
     it. `module` is a file with the app; it reads the URL from `STOCK_URL`."""
@@ -38,7 +38,7 @@ def stock_worker(
         [*command, *arguments],
         cwd=module.parent,
         # Celery itself warns: of root, of settings that its next version drops.
-        env=os.environ | {"STOCK_URL": redis_url, "PYTHONWARNINGS": "ignore"},
+        env=os.environ | {"STOCK_URL": redis_url, "PYTHONWARNINGS": "ignore"} | env,
     )
     try:
         with stock_app(redis_url) as app:
@@ -47,7 +47,7 @@ def stock_worker(
                 assert process.poll() is None, "the stock worker has exited"
                 return bool(app.control.inspect(destination=[f"{name}@stock"], timeout=0.5).ping())
 
-            wait_until(answers, timeout_s=ready_s, what=f"stock worker {name} answers")
+            wait_until(answers, timeout_s=60, what=f"stock worker {name} answers")
         yield process
     finally:
         if process.poll() is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -183,37 +182,6 @@ def test_two_workers_share(http: httpx.Client, redis_url: str, models: Path) -> 
     with worker(redis_url, models, "one"), worker(redis_url, models, "two"):
         ids = _submit(http, 120, parameters={"sleep_ms": 100})
         assert {_ended(http, job_id)["timing"]["worker"] for job_id in ids} == {"one", "two"}
-
-
-def test_beside_a_backends_own_celery(
-    http: httpx.Client, redis_url: str, models: Path, store: redis.Redis, tmp_path: Path
-) -> None:
-    """A stock app on the same database: its tasks reach its worker, ours reach ours, its keys stay its own."""
-    (tmp_path / "backend_app.py").write_text(
-        "from celery import Celery\n"
-        f"app = Celery('backend', broker={redis_url!r}, backend={redis_url!r})\n"
-        "@app.task(name='backend.add')\n"
-        "def add(a, b):\n"
-        "    return a + b\n"
-    )
-    stock = subprocess.Popen(
-        [sys.executable, "-m", "celery", "-A", "backend_app", "worker", "-P", "solo", "-l", "ERROR"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONWARNINGS": "ignore"},
-    )
-    app = Celery("backend", broker=redis_url, backend=redis_url, set_as_current=False)
-    try:
-        with worker(redis_url, models, **QUICK):
-            theirs = [app.send_task("backend.add", args=(n, 1)) for n in range(20)]
-            ours = [app.send_task("ml.predict", kwargs={"model": "echo", "input": n}, queue="ml") for n in range(20)]
-            assert [result.get(timeout=30) for result in theirs] == [n + 1 for n in range(20)]
-            assert [result.get(timeout=30) for result in ours] == list(range(20))
-    finally:
-        stock.terminate()
-        stock.wait(30)
-        app.close()
-    # What stock Celery leaves behind has no TTL either; it is not ours.
-    store.delete(*[key for key in store.keys("*") if b"celery" in key or key.startswith(b"unacked")] or ["none"])
 
 
 def test_healthcheck(redis_url: str, models: Path) -> None:
