@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up dev test slow lint types imports check format bench gpu compose-test clean
+.PHONY: help install demo up dev test slow lint types imports check format bench bench-wake bench-loss gpu compose-test clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,12 @@ format: $(STAMP) ## Let ruff write the style
 
 bench: $(STAMP) ## The figures of docs/benchmarks.md
 	@$(BIN)/python -m benchmarks.run $(ARGS)
+
+bench-wake: $(STAMP) ## How fast idle workers wake: docs/benchmarks/wake.md
+	@$(BIN)/python -m benchmarks.wake $(ARGS)
+
+bench-loss: $(STAMP) ## What stock Celery loses and we do not: docs/benchmarks/loss.md
+	@$(BIN)/python -m benchmarks.stock $(ARGS)
 
 gpu: $(STAMP) ## The tests that need a GPU
 	@$(BIN)/python -m pytest -m gpu $(ARGS)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import page
 from benchmarks.figures import FOREIGN_LIMIT, median
-
-BEGIN, END = "<!-- made by `make bench`: begin -->", "<!-- made by `make bench`: end -->"
 
 
 def texts(data: dict[str, Any]) -> str:
@@ -105,20 +103,12 @@ def _lone(rounds: Sequence[dict[str, Any]]) -> str:
 
 def write(data: dict[str, Any], folder: Path) -> None:
     """`benchmarks/<device>.json` and the part between the marks of `benchmarks.md` in `folder`."""
-    (folder / "benchmarks").mkdir(parents=True, exist_ok=True)
     name = data["device"].partition(":")[0]
-    (folder / "benchmarks" / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
-    page = folder / "benchmarks.md"
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    machine = data["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    page.keep(folder / "benchmarks" / f"{name}.json", data)
     parts = (
-        f"Made {data['when']} by `{data['command']}`. Machine: {machine['cores']} cores {machine['cpu']} "
-        f"({', '.join(machine['vector_units'])}), {machine['memory_gb']} GB, {machine['system']}, "
-        f"Python {machine['python']}; {versions}.",
+        f"Made {data['when']} by `{data['command']}`. {page.machine(data['machine'])}",
         f"Texts: {texts(data['texts'])}.",
         in_process(data["in_process"]),
         levels(data),
     )
-    page.write_text(before + BEGIN + "\n\n" + "\n\n".join(parts) + "\n\n" + END + after, encoding="utf-8")
+    page.put(folder / "benchmarks.md", "make bench", "\n\n".join(parts))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import page
 from benchmarks.figures import mean_batch, median, percentile
 from benchmarks.machine import Meter, tree
 from benchmarks.report import clean
@@ -57,3 +59,15 @@ def test_the_meter_counts_this_process() -> None:
     meter = Meter(os.getpid())
     sum(i * i for i in range(3_000_000))
     assert meter.read().own_s > 0
+
+
+def test_a_page_is_changed_between_its_marks_only(tmp_path: Path) -> None:
+    file = tmp_path / "page.md"
+    file.write_text("before\n<!-- made by `make x`: begin -->\nold\n<!-- made by `make x`: end -->\nafter\n")
+    page.put(file, "make x", page.table(["a", "b"], [["1", "2"]]))
+    lines = file.read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("before", "after")
+    assert [line for line in lines if line.startswith("|")] == ["| a | b |", "|---|---|", "| 1 | 2 |"]
+    assert "old" not in lines
+    with pytest.raises(ValueError, match="lacks the marks"):
+        page.put(file, "make y", "")

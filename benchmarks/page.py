@@ -1,0 +1,40 @@
+"""What a command has made, put between its two marks in a page whose other words are written by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def put(page: Path, command: str, text: str) -> None:
+    """Replace what stands between the marks of `command`. Raises ValueError where the page lacks them."""
+    begin, end = (f"<!-- made by `{command}`: {edge} -->" for edge in ("begin", "end"))
+    before, opened, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not opened or not closed:
+        raise ValueError(f"{page} lacks the marks of `{command}`")
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
+
+
+def keep(file: Path, data: dict[str, Any]) -> None:
+    """The raw data, as JSON."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(data, indent=1) + "\n")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """In Markdown."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
+    lines.insert(1, "|" + "---|" * len(head))
+    return "\n".join(lines)
+
+
+def machine(data: dict[str, Any]) -> str:
+    """One sentence."""
+    versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items())
+    return (
+        f"Machine: {data['cores']} cores {data['cpu']} ({', '.join(data['vector_units'])}), {data['memory_gb']} GB, "
+        f"{data['system']}, Python {data['python']}; {versions}."
+    )
