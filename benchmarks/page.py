@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ def put(page: Path, command: str, text: str) -> None:
     if not opened or not closed:
         raise ValueError(f"{page} lacks the marks of `{command}`")
     page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
+
+
+def command(target: str) -> str:
+    """`make TARGET`, with the arguments that this process was given."""
+    return f"{target} ARGS='{' '.join(sys.argv[1:])}'" if sys.argv[1:] else target
 
 
 def keep(file: Path, data: dict[str, Any]) -> None:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import argparse
 import datetime
 import platform
-import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import forward, report
+from benchmarks import forward, page, report
 from benchmarks.figures import percentile
 from benchmarks.levels import Bench, Level, lone, measure, quietly
 from benchmarks.machine import describe
@@ -79,7 +78,7 @@ def _measure(options: argparse.Namespace, plan: Plan, rounds: int, stack: Stack)
     bench = Bench(packed, options.model, stack, made, plan.sizes[0], 0 if options.quick else options.patience)
     data: dict[str, Any] = {
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": f"make bench ARGS='{' '.join(sys.argv[1:])}'" if sys.argv[1:] else "make bench",
+        "command": page.command("make bench"),
         "device": packed.device,
         "machine": describe(),
         "texts": _describe_texts(packed, made),

@@ -150,6 +150,7 @@ def main() -> int:
     jobs, idle_s, rounds = (30, 2.0, 1) if options.quick else (options.jobs, 10.0, options.rounds)
     data: dict[str, Any] = {
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": page.command(COMMAND),
         "machine": describe(),
         "jobs": jobs,
         "rounds": [],
@@ -161,7 +162,7 @@ def main() -> int:
     print(report(data))
     if not options.quick:
         page.keep(options.out / "benchmarks" / "wake.json", data)
-        made = f"Made {data['when']} by `{COMMAND}`. {page.machine(data['machine'])}"
+        made = f"Made {data['when']} by `{data['command']}`. {page.machine(data['machine'])}"
         page.put(options.out / "benchmarks" / "wake.md", COMMAND, f"{made}\n\n{report(data)}")
     return 0
 
