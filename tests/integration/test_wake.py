@@ -131,6 +131,8 @@ class Pushers:
 
     def __init__(self, redis_url: str) -> None:
         self._client = redis.Redis.from_url(redis_url)
+        # As workers do all the time: who has not looked for long takes expired leases for an outage.
+        scripts.run(self._client, [scripts.restore_expired(lease_ms=MINUTE_MS)])
         self._stock = Connection(redis_url, transport="kombu.transport.redis:Transport")
         self._producer = self._stock.Producer(serializer="json")
         self._lock = threading.Lock()  # kombu's producer is for one thread
