@@ -316,8 +316,8 @@ def give_back(tags: Sequence[str]) -> Call[list[str]]:
 
 
 def bury(tag: str, reason: str) -> Call[bool]:
-    """A held message that cannot be worked on becomes a dead letter."""
-    return Call(script("bury"), (), [tag, reason], bool)
+    """A held message that cannot be worked on becomes a dead letter; its job, if it has one, fails."""
+    return Call(script("bury"), (), [tag, reason, iso_now()], bool)
 
 
 def give_back_crashed(tags: Sequence[str]) -> Call[list[str]]:
