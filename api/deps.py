@@ -73,7 +73,7 @@ def make_services(settings: Settings, catalog: Catalog) -> Services:
     presence = Presence(client, submitter, catalog)
     disk = Disk(client) if settings.durability == "fsync" else None
     jobs = JobService(settings, catalog, submitter, waiter, presence, disk=disk)
-    sweeper = Sweeper(submitter, catalog)
+    sweeper = Sweeper(submitter, catalog, dead_ttl_s=settings.dead_ttl_s)
     return Services(settings, catalog, client, submitter, waiter, presence, disk, jobs, sweeper)
 
 

@@ -83,6 +83,7 @@ def compose(
             "priority": priority,
             "timeout_ms": int(spec.limits.timeout_s * 1000),
             "payloads": len(detached.parts),
+            "dead_ttl_ms": int(settings.dead_ttl_s * 1000),
             "labels": orjson.dumps(new.labels).decode(),
             "owner": new.owner,
         },

@@ -1,4 +1,5 @@
-"""Deadlines: every API process ends overdue jobs each second, and mends what lost records left behind. One idempotent
+"""Deadlines: every API process ends overdue jobs each second, mends what lost records left behind, and drops dead letters
+that are too old. One idempotent
 script, so no leader is needed."""
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ _MOST = 500
 class Sweeper:
     """`store_up` tells whether Redis took the last sweep."""
 
-    def __init__(self, submitter: Submitter, catalog: Catalog) -> None:
+    def __init__(self, submitter: Submitter, catalog: Catalog, *, dead_ttl_s: float) -> None:
         self._submitter = submitter
         self._refs = [str(ref) for ref, _, _ in catalog.refs()]
+        self._dead_ttl_ms = int(dead_ttl_s * 1000)
         self._task: asyncio.Task[None] | None = None
         self.store_up = True
 
@@ -49,7 +51,7 @@ class Sweeper:
             await asyncio.sleep(_EVERY_S)
 
     async def _sweep(self) -> int:
-        swept: Swept = await self._submitter.one(sweep(self._refs, limit=_MOST))
+        swept: Swept = await self._submitter.one(sweep(self._refs, limit=_MOST, dead_ttl_ms=self._dead_ttl_ms))
         if swept.ended:
             logger.info(Event.JOBS_SWEPT, jobs=len(swept.ended))
         if swept.strays:

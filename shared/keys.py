@@ -17,7 +17,7 @@ DEADLINES = "ml:deadlines"  # sorted set: job id by deadline, ms
 UNACKED = "ml.unacked"  # hash: delivery tag -> list name, newline, raw message
 LEASES = "ml.unacked_index"  # sorted set: delivery tag by last renewal, ms
 BEAT = "ml:beat"  # string: when a worker last looked for leases that ran out, ms
-DEAD = "ml:dead"  # stream: dead letters
+DEAD = "ml:dead"  # stream: dead letters; the old are swept
 WORKER = "ml:worker:"  # string: one worker process, alive while the key is
 WORKERS = "ml:workers"  # sorted set: worker processes by last sign of life, ms; lives as long as any of them
 CARD = "ml:card:"  # string: ml:card:<model>@<version>:<worker>, what it serves; lives like the worker
@@ -30,6 +30,7 @@ CONTROL_EXCHANGE = "ml.pidbox"
 EVENT_EXCHANGE = "ml.ev"
 
 SCHEMA_TTL_S = 30 * 24 * 3600
+DEAD_TTL_S = 7 * 24 * 3600
 
 # Priorities in Celery's Redis numbers: 0 is the highest (the other way round than AMQP).
 HIGH, NORMAL, LOW = 0, 3, 6

@@ -102,3 +102,32 @@ def readdress(
         "delivery_info": {"exchange": queue, "routing_key": queue},
     }
     return orjson.dumps(message)
+
+
+def reissue(message: dict[str, Any], job_id: str) -> bytes:
+    """One of our messages for a new job with the same input: new ids, all else as it was (body, callbacks, the
+    payloads' pointers). `message` as `unpack` gives it."""
+    headers, properties = dict(message["headers"]), dict(message["properties"])
+    if headers.get("root_id") == headers.get("id"):
+        headers["root_id"] = job_id
+    headers["id"] = properties["correlation_id"] = properties["delivery_tag"] = job_id
+    return orjson.dumps({**message, "headers": headers, "properties": properties})
+
+
+def unpack(raw: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A message, ours or a plain producer's, and its keyword arguments. Raises ValueError when it is not a task
+    message with a JSON body."""
+    try:
+        message = orjson.loads(raw)
+        if message["content-type"] != "application/json":
+            raise ValueError(f"its content type is {message['content-type']}")
+        body = message["body"]
+        if message["properties"].get("body_encoding") == "base64":
+            body = base64.b64decode(body)
+        _, kwargs, _ = orjson.loads(body)
+        headers = message["headers"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"it is not a task message: {error}") from None
+    if not isinstance(kwargs, dict) or not isinstance(headers, dict):
+        raise ValueError("its headers and its arguments must be objects")
+    return message, kwargs

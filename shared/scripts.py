@@ -334,9 +334,50 @@ class Swept:
     strays: int
 
 
-def sweep(refs: Sequence[str] = (), *, limit: int = 500) -> Call[Swept]:
-    """End overdue jobs; mend what is left of lost records, and then the counters of `refs`."""
-    return Call(script("sweep"), (), (limit, iso_now(), *refs), lambda reply: Swept(_strings(reply[0]), reply[1]))
+def sweep(refs: Sequence[str] = (), *, limit: int = 500, dead_ttl_ms: int = keys.DEAD_TTL_S * 1000) -> Call[Swept]:
+    """End overdue jobs; mend what is left of lost records, and then the counters of `refs`. Dead letters older than
+    `dead_ttl_ms` go."""
+    args = (limit, iso_now(), dead_ttl_ms, *refs)
+    return Call(script("sweep"), (), args, lambda reply: Swept(_strings(reply[0]), reply[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """`status` retried: the new job; gone: no such letter; payload: one of its payloads is gone."""
+
+    status: Literal["retried", "gone", "payload"]
+    created_at: int = 0
+    deadline_at: int = 0
+
+
+def retry(
+    letter: str,
+    *,
+    old_id: str,
+    payloads: int,
+    job_id: str,
+    list_name: str,
+    raw: bytes,
+    ref: str,
+    deadline_ms: int,
+    ttl_ms: int,
+    size: int,
+    fields: dict[str, str | int],
+) -> Call[Retried]:
+    """A dead letter becomes the new job `job_id`; `raw` is its message. `old_id`: the job that the letter is of."""
+    pairs = [part for item in fields.items() for part in item]
+    args = [letter, old_id, payloads, job_id, list_name, raw, ref, deadline_ms, ttl_ms, size, *pairs]
+    return Call(script("retry"), (), args, _retried)
+
+
+def _retried(reply: list[Any]) -> Retried:
+    status = reply[0].decode()
+    return Retried(status, int(reply[1]), int(reply[2])) if status == "retried" else Retried(status)
+
+
+def drop(letter: str, *, job_id: str, payloads: int) -> Call[bool]:
+    """A dead letter goes, and its payloads. False: no such letter."""
+    return Call(script("drop"), (), [letter, job_id, payloads], bool)
 
 
 def _strings(reply: list[bytes]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import AliasChoices, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared import keys
 from shared.errors import ConfigError
 from shared.keys import MAX_DEADLINE_S
 
@@ -49,6 +50,8 @@ class Settings(BaseSettings):
     """A larger input does not travel in the message but in the payload store."""
     max_attempts: int = Field(3, ge=1)
     """A job whose worker process died this often while it ran alone has failed."""
+    dead_ttl_s: float = Field(float(keys.DEAD_TTL_S), gt=0)
+    """How long dead letters and their payloads are kept."""
 
     # Worker
     worker_name: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")

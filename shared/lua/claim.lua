@@ -39,9 +39,9 @@ local function claim(id)
       if crashes >= limit then
         local raw = redis.call('HGET', UNACKED, id) or ''
         local list, message = string.match(raw, '^([^\n]*)\n(.*)$')
-        dead_letter('attempts_exhausted', id, list or '', message or '')
         end_job(id, 'failed', 'attempts_exhausted', failed_meta(id, 'attempts_exhausted',
           'the worker process died each of the ' .. crashes .. ' times it ran this job alone', iso))
+        dead_letter('attempts_exhausted', id, list or '', message or '')
         return { 'ended', attempt, 'failed' }
       end
     end

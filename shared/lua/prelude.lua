@@ -24,8 +24,25 @@ local function forget_message(tag)
   redis.call('ZREM', LEASES, tag)
 end
 
+-- A message that nobody can work on is kept, with what a human and a retry need of its record. Call it after
+-- `end_job`: from now on the payloads live as long as the letter, not as long as the outcome.
 local function dead_letter(reason, id, list, raw)
-  redis.call('XADD', DEAD, 'MAXLEN', '~', '100000', '*', 'reason', reason, 'id', id, 'list', list, 'raw', raw)
+  local key = JOB .. id
+  local names = { 'ref', 'payloads', 'dead_ttl_ms', 'attempt', 'crashes', 'worker', 'size', 'ttl_ms', 'timeout_ms',
+    'labels', 'owner' }
+  local job = redis.call('HMGET', key, unpack(names))
+  local letter = { 'reason', reason, 'id', id, 'list', list, 'raw', raw }
+  for i, name in ipairs(names) do
+    if job[i] then
+      letter[#letter + 1] = name
+      letter[#letter + 1] = job[i]
+    end
+  end
+  local number = redis.call('XADD', DEAD, 'MAXLEN', '~', '100000', '*', unpack(letter))
+  if not job[1] then return end
+  redis.call('HSET', key, 'letter', number)
+  if not job[3] then return end -- plain Celery's jobs have no payloads
+  for n = 0, tonumber(job[2]) - 1 do redis.call('PEXPIRE', PAYLOAD .. id .. ':' .. n, job[3]) end
 end
 
 -- Celery's shape for a job that ended without an answer of the model's.

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom,no-cluster
 -- Jobs whose deadline has passed end, queued or running, with or without a living worker. What a lost record or a hand
--- in the database has left behind is mended.
+-- in the database has left behind is mended. Dead letters that are too old go; their payloads have a TTL of the same length.
 -- KEYS  none
--- ARGV  1 how many at most, 2 ISO time, 3... the refs whose counters are mended
+-- ARGV  1 how many at most, 2 ISO time, 3 how long a dead letter is kept (ms), 4... the refs whose counters are mended
 -- RETURNS {the ids that ended, how many strays were mended}
 local ended, strays = {}, 0
 
@@ -19,7 +19,7 @@ local function recount()
       found[job[1]] = sum
     end
   end
-  for i = 3, #ARGV do found[ARGV[i]] = found[ARGV[i]] or { queued = 0, running = 0, bytes = 0 } end
+  for i = 4, #ARGV do found[ARGV[i]] = found[ARGV[i]] or { queued = 0, running = 0, bytes = 0 } end
   for ref, sum in pairs(found) do
     redis.call('HSET', COUNTERS .. ref, 'queued', sum.queued, 'running', sum.running, 'bytes', sum.bytes)
   end
@@ -57,4 +57,5 @@ if redis.call('HLEN', UNACKED) ~= redis.call('ZCARD', LEASES) then
     end
   end
 end
+redis.call('XTRIM', DEAD, 'MINID', now - tonumber(ARGV[3]))
 return { ended, strays }

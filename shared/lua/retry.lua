@@ -1,0 +1,25 @@
+#!lua flags=no-cluster
+-- A dead letter becomes a new job, under a new id: a job has one outcome for ever. The payloads move to it and the
+-- letter goes, so of many retries one makes a job. Refused at maxmemory on purpose, like any new job.
+-- KEYS  none
+-- ARGV  1 letter, 2 its job's id, 3 how many payloads, 4 new id, 5 list, 6 raw message, 7 ref, 8 deadline (ms from
+--       now), 9 result TTL (ms), 10 size (bytes), 11... more record fields as name, value pairs
+-- RETURNS {'retried', created_at, deadline_at} (also when run again) | {'gone'} (no such letter) | {'payload', n} (which
+--         is gone; nothing has changed)
+local letter, old, payloads, id = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local times = redis.call('HMGET', JOB .. id, 'created_at', 'deadline_at')
+if times[1] then return { 'retried', times[1], times[2] } end
+if #redis.call('XRANGE', DEAD, letter, letter) == 0 then return { 'gone' } end
+for n = 0, payloads - 1 do
+  if redis.call('EXISTS', PAYLOAD .. old .. ':' .. n) == 0 then return { 'payload', n } end
+end
+redis.call('XDEL', DEAD, letter)
+redis.call('HDEL', JOB .. old, 'letter')
+local ttl = tonumber(ARGV[9])
+local deadline = now + tonumber(ARGV[8])
+begin_job(id, ARGV[5], ARGV[6], ARGV[7], deadline, ttl, tonumber(ARGV[10]), { unpack(ARGV, 11) })
+for n = 0, payloads - 1 do
+  redis.call('RENAME', PAYLOAD .. old .. ':' .. n, PAYLOAD .. id .. ':' .. n)
+  redis.call('PEXPIREAT', PAYLOAD .. id .. ':' .. n, deadline + ttl)
+end
+return { 'retried', now, deadline }
