@@ -12,7 +12,7 @@ from api.docs import describe
 from api.errors import add_error_handlers
 from api.metrics import Metrics
 from api.middleware import BodyCap, RequestId
-from api.routes import inference, jobs, models, ops
+from api.routes import dead, inference, jobs, models, ops
 from shared.catalog import load_catalog
 from shared.errors import ServiceError
 from shared.logs import Event, get_logger
@@ -50,7 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
     # The last added is the outermost.
     app.add_middleware(BodyCap, most=settings.max_body_bytes)
     app.add_middleware(RequestId, draining=lambda: parts.draining)
-    for face in (inference, jobs, models, ops):
+    for face in (inference, jobs, models, ops, dead):
         app.include_router(face.router)
     add_error_handlers(app)
     describe(app)

@@ -11,6 +11,7 @@ from fastapi import Request
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
+from api.dead import DeadLetters
 from api.disk import Disk
 from api.jobs import JobService
 from api.presence import Presence
@@ -35,6 +36,7 @@ class Services:
     presence: Presence
     disk: Disk | None
     jobs: JobService
+    dead: DeadLetters
     sweeper: Sweeper
     draining: bool = False
     started_at: int = field(default_factory=lambda: int(time.time()))
@@ -73,8 +75,9 @@ def make_services(settings: Settings, catalog: Catalog) -> Services:
     presence = Presence(client, submitter, catalog)
     disk = Disk(client) if settings.durability == "fsync" else None
     jobs = JobService(settings, catalog, submitter, waiter, presence, disk=disk)
+    dead = DeadLetters(settings, catalog, client, submitter)
     sweeper = Sweeper(submitter, catalog, dead_ttl_s=settings.dead_ttl_s)
-    return Services(settings, catalog, client, submitter, waiter, presence, disk, jobs, sweeper)
+    return Services(settings, catalog, client, submitter, waiter, presence, disk, jobs, dead, sweeper)
 
 
 def services(request: Request) -> Services:

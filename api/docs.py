@@ -25,8 +25,9 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 _MEANING = {
     400: "The body cannot be read",
-    404: "Unknown model, version or job",
-    409: "The job was canceled",
+    403: "Administration answers only to this machine",
+    404: "Unknown model, version, job or dead letter",
+    409: "The job was canceled, or the dead letter cannot be retried",
     413: "The body or the input is too large",
     415: "This content type is not supported",
     422: "The input does not fit; `errors` name the fields",
@@ -74,6 +75,17 @@ JOBS_BODY = _body(JOBS)
 WAIT_QUERY = {
     "parameters": [
         {"name": "wait", "in": "query", "schema": {"type": "number", "minimum": 0}, "description": "seconds, clamped"}
+    ]
+}
+DEAD_QUERY = {
+    "parameters": [
+        {"name": name, "in": "query", "schema": schema, "description": told}
+        for name, schema, told in (
+            ("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 50}, "letters of a page"),
+            ("after", {"type": "string"}, "`next` of the page before"),
+            ("reason", {"type": "string"}, "only these"),
+            ("model", {"type": "string"}, "only of this model, or `name@version`"),
+        )
     ]
 }
 

@@ -36,6 +36,7 @@ class _Jobs(Collector):
     def __init__(self) -> None:
         self.counters: dict[tuple[str, str], dict[str, int]] = {}
         self.cards: list[dict[str, Any]] = []
+        self.letters: int | None = None
         self.up = False
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -66,6 +67,8 @@ class _Jobs(Collector):
                 failed.add_metric(labels, card["failed_batches"])
         yield ceiling
         yield failed
+        if self.letters is not None:
+            yield GaugeMetricFamily("ml_dead_letters", "Dead letters, see /v1/dead", value=self.letters)
 
 
 class Metrics:
@@ -83,7 +86,9 @@ class Metrics:
         try:
             counters, up = await read_counters(self._submitter, self._catalog), True
             cards = [card for cards in (await self._presence.workers()).cards.values() for card in cards]
+            letters = await self._submitter.one(Command("XLEN", keys.DEAD))
         except StoreUnavailable:
-            counters, up, cards = {}, False, []
+            counters, up, cards, letters = {}, False, [], None
         self._jobs.counters, self._jobs.up, self._jobs.cards = counters, up, cards
+        self._jobs.letters = letters
         return generate_latest(self._registry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -122,3 +123,50 @@ class Health(BaseModel):
     models: dict[str, dict[str, Any]] = Field(examples=[{"bert": {"workers": 2, "queue_depth": 0}}])
     workers: int
     queue_depth: int
+
+
+class Letter(BaseModel):
+    """A dead letter: a message that nobody could work on."""
+
+    id: str = Field(examples=["1767225600000-0"])
+    reason: str = Field(
+        examples=["attempts_exhausted"],
+        description="attempts_exhausted: its job killed the process each time it ran alone; rejected: a worker could "
+        "not read the message or had no record of its job; unparsable: not a task message at all",
+    )
+    created_at: datetime
+    job_id: str | None = None
+    model: str | None = None
+    version: str | None = None
+    queue: str
+    attempts: int = Field(0, description="how often a worker started it")
+    crashes: int = Field(0, description="how often the worker died of it while it ran alone")
+    worker: str | None = Field(None, description="the last that started it")
+    input_bytes: int | None = None
+    message_bytes: int
+    labels: dict[str, str] = Field(default_factory=dict)
+
+
+class LetterPayload(BaseModel):
+    """A part of the input that lies beside the message."""
+
+    key: str = Field(description="in Redis", examples=["ml:in:c5f3edde-7d1b-4787-bb57-854dba8915dd:0"])
+    pointer: str = Field(description="where in the input it belongs, by JSON pointer; empty: it is the input")
+    bytes: int | None = Field(None, description="null: it is gone")
+
+
+class LetterDetail(Letter):
+    """A dead letter and its message."""
+
+    obstacle: str | None = Field(None, description="why it cannot be retried; null if it can")
+    arguments: dict[str, Any] | None = Field(None, description="what the message asks for, if it can be read")
+    payloads: list[LetterPayload] = Field(default_factory=list)
+    message: str = Field(description="as it lay in the queue")
+    message_encoding: Literal["utf-8", "base64"]
+
+
+class LetterPage(BaseModel):
+    """Dead letters, the newest first."""
+
+    letters: list[Letter]
+    next: str | None = Field(None, description="`after` of the next page; null: this is the last")

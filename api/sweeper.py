@@ -1,6 +1,5 @@
-"""Deadlines: every API process ends overdue jobs each second, mends what lost records left behind, and drops dead letters
-that are too old. One idempotent
-script, so no leader is needed."""
+"""Deadlines: every API process ends overdue jobs each second, mends what lost records left behind, and drops dead
+letters that are too old. One idempotent script, so no leader is needed."""
 
 from __future__ import annotations
 

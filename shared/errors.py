@@ -167,6 +167,24 @@ class DeadlineImpossible(ServiceError):
         self.retry_after_s = retry_after_s
 
 
+class Forbidden(ServiceError):
+    """Administration answers only to this machine."""
+
+    code = "forbidden"
+
+
+class UnknownLetter(ServiceError):
+    """No such dead letter: it never existed, was retried or dropped, or was too old."""
+
+    code = "letter_not_found"
+
+
+class CannotRetry(ServiceError):
+    """This dead letter cannot be retried."""
+
+    code = "cannot_retry"
+
+
 class StoreUnavailable(ServiceError):
     """Redis does not answer or takes no writes; nothing was accepted."""
 

@@ -33,6 +33,8 @@ class Event(enum.StrEnum):
     JOB_RESTORED = enum.auto()
     JOBS_SWEPT = enum.auto()
     STRAYS_MENDED = enum.auto()
+    LETTER_RETRIED = enum.auto()
+    LETTER_DROPPED = enum.auto()
     BATCH_DONE = enum.auto()
     BATCH_FAILED = enum.auto()
     BATCH_HALVED = enum.auto()

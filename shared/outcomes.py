@@ -81,4 +81,6 @@ def job_view(job_id: str, record: dict[str, str], meta: bytes) -> Job:
         attempt=int(ours.get("attempt") or record.get("attempt", 0)),
         timing=timing,
         labels=orjson.loads(record.get("labels", "{}")),
+        letter=record.get("letter"),
+        retried_from=record.get("retried_from"),
     )

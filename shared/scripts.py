@@ -337,8 +337,12 @@ class Swept:
 def sweep(refs: Sequence[str] = (), *, limit: int = 500, dead_ttl_ms: int = keys.DEAD_TTL_S * 1000) -> Call[Swept]:
     """End overdue jobs; mend what is left of lost records, and then the counters of `refs`. Dead letters older than
     `dead_ttl_ms` go."""
-    args = (limit, iso_now(), dead_ttl_ms, *refs)
-    return Call(script("sweep"), (), args, lambda reply: Swept(_strings(reply[0]), reply[1]))
+    return Call(
+        script("sweep"),
+        (),
+        (limit, iso_now(), dead_ttl_ms, *refs),
+        lambda reply: Swept(_strings(reply[0]), reply[1]),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,8 @@ class Job(BaseModel):
     attempt: int = Field(0, description="how often a worker started it; above 1 after a redelivery")
     timing: Timing = Timing()
     labels: dict[str, str] = Field(default_factory=dict)
+    letter: str | None = Field(None, description="its dead letter, while there is one: see /v1/dead")
+    retried_from: str | None = Field(None, description="the job that this one is a retry of, from the dead letters")
 
 
 @dataclass(slots=True)

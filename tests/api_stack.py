@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -65,12 +66,13 @@ def settings(redis_url: str, folder: Path, models: str = MODELS, **more: Any) ->
 
 
 @asynccontextmanager
-async def serving(asked: Settings) -> AsyncIterator[Api]:
-    """The API in this event loop, through the same server class as `python -m api`, without its signal handlers."""
+async def serving(asked: Settings, *, sockets: list[socket.socket] | None = None) -> AsyncIterator[Api]:
+    """The API in this event loop, through the same server class as `python -m api`, without its signal handlers.
+    `sockets`: bound ones, instead of one of its own."""
     app = create_app(asked)
     config = uvicorn.Config(app, port=0, log_config=None, lifespan="on", access_log=False)
     server = Server(config, app.state.services)
-    task = asyncio.create_task(server._serve())
+    task = asyncio.create_task(server._serve(sockets))
     try:
         await until(lambda: server.started or task.done(), "the API has started")
         if task.done():

@@ -1,0 +1,45 @@
+"""Who may administer: until there are keys, only who asks from this very machine."""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from fastapi import Request
+
+from shared.errors import Forbidden
+
+# A proxy on this machine speaks for somebody else. Any of these also means that `request.client` may not be the
+# socket's peer: uvicorn puts X-Forwarded-For there when the peer is one that it trusts.
+_FORWARDING = ("forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip")
+
+
+def admin_only(request: Request) -> None:
+    """A dependency of administrative routes. Raises Forbidden unless the connection comes from a loopback address, no
+    proxy has passed it on, and it was made to a loopback name (a page in a browser on this machine could otherwise
+    ask, in its own name or, by DNS rebinding, in ours)."""
+    for name in request.headers:
+        if name in _FORWARDING or name.startswith("x-forwarded"):
+            raise Forbidden(f"administration answers only to this machine, and this request was passed on ({name})")
+    if request.client is None or not is_loopback(request.client.host):
+        raise Forbidden("administration answers only to this machine: ask from a loopback address")
+    for name, url in (("Host", f"//{request.headers.get('host', '')}"), ("Origin", request.headers.get("origin"))):
+        if url is not None and not _is_local_name(url):
+            raise Forbidden(f"administration answers only to this machine: {name} must be localhost or 127.0.0.1")
+
+
+def is_loopback(address: str) -> bool:
+    """127.0.0.0/8, ::1, or the former written as IPv6."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
+
+
+def _is_local_name(url: str) -> bool:
+    try:
+        name = urlsplit(url).hostname or ""
+    except ValueError:
+        return False
+    return name == "localhost" or is_loopback(name)

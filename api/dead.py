@@ -1,0 +1,121 @@
+"""The dead letters: messages that nobody could work on, kept for a human to look at, retry or drop."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import redis.asyncio
+
+from api.letters import Entry, compose_retry, detail, obstacle, summary
+from api.schemas import LetterDetail, LetterPage
+from api.submitter import LOST, Command, Submitter, refusal
+from shared import keys, scripts
+from shared.catalog import Catalog
+from shared.errors import CannotRetry, InvalidInput, UnknownLetter
+from shared.logs import Event, get_logger
+from shared.settings import Settings
+from shared.types import Job, State, from_ms
+
+logger = get_logger("api")
+
+_ID = re.compile(r"\d{1,19}-\d{1,19}")
+_READ = 100  # letters of one round trip while looking for what a filter lets through
+_MOST_READS = 10  # of one page
+
+
+class DeadLetters:
+    """For one event loop. All methods raise StoreUnavailable when Redis is away or takes no writes."""
+
+    def __init__(self, settings: Settings, catalog: Catalog, client: redis.asyncio.Redis, submitter: Submitter) -> None:
+        self._settings, self._catalog = settings, catalog
+        self._client, self._submitter = client, submitter
+
+    async def page(
+        self, limit: int, *, after: str | None = None, reason: str | None = None, model: str | None = None
+    ) -> LetterPage:
+        """The newest first, at most `limit`, older than `after`. Where a filter lets few through a page may be short,
+        or empty, and yet not the last. Raises InvalidInput for an `after` that is no letter's id."""
+        if after is not None and not _ID.fullmatch(after):
+            raise InvalidInput("after must be the id of a letter")
+        read = limit if reason is None and model is None else _READ
+        found: list[Entry] = []
+        for _ in range(_MOST_READS):
+            entries = await self._older(after, read)
+            for entry in entries:
+                after = entry.id
+                if entry.is_of(reason, model):
+                    found.append(entry)
+                if len(found) == limit:
+                    return LetterPage(letters=[summary(entry) for entry in found], next=after)
+            if len(entries) < read:
+                after = None
+                break
+        return LetterPage(letters=[summary(entry) for entry in found], next=after)
+
+    async def get(self, letter: str) -> LetterDetail:
+        """Raises UnknownLetter."""
+        entry = await self._entry(letter)
+        sizes = [await self._size(key) for key in entry.payload_keys]
+        why = obstacle(entry, self._catalog)
+        if why is None and None in sizes:
+            why = _GONE
+        return detail(entry, sizes, why)
+
+    async def retry(self, letter: str) -> Job:
+        """A new job, queued; the letter is gone. Raises UnknownLetter, CannotRetry."""
+        entry = await self._entry(letter)
+        asked = compose_retry(entry, str(uuid.uuid4()), catalog=self._catalog, settings=self._settings)
+        made: scripts.Retried = await self._submitter.one(asked.call)
+        if made.status == "gone":
+            raise UnknownLetter
+        if made.status == "payload":
+            raise CannotRetry(_GONE)
+        logger.info(Event.LETTER_RETRIED, letter=letter, job_id=asked.job_id, retried_from=entry.text("id"))
+        return Job(
+            id=asked.job_id,
+            model=asked.ref.model,
+            version=asked.ref.version,
+            state=State.QUEUED,
+            created_at=datetime.fromtimestamp(made.created_at / 1000, UTC),
+            deadline_at=from_ms(made.deadline_at),
+            labels=asked.labels,
+            retried_from=entry.text("id"),
+        )
+
+    async def drop(self, letter: str) -> None:
+        """The letter and its payloads are gone. Raises UnknownLetter."""
+        entry = await self._entry(letter)
+        job_id = entry.text("id")
+        if not await self._submitter.one(scripts.drop(letter, job_id=job_id, payloads=len(entry.payload_keys))):
+            raise UnknownLetter
+        logger.info(Event.LETTER_DROPPED, letter=letter, job_id=job_id)
+
+    async def _entry(self, letter: str) -> Entry:
+        if not _ID.fullmatch(letter):
+            raise UnknownLetter
+        found = await self._submitter.one(Command("XRANGE", keys.DEAD, letter, letter))
+        if not found:
+            raise UnknownLetter
+        return _entry(*found[0])
+
+    async def _size(self, key: str) -> int | None:
+        size = int(await self._submitter.one(Command("STRLEN", key)))
+        return size if size or await self._submitter.one(Command("EXISTS", key)) else None
+
+    async def _older(self, after: str | None, count: int) -> list[Entry]:
+        # Not among the submits: a page of letters is large, and theirs would wait for it.
+        try:
+            found: Any = await self._client.xrevrange(keys.DEAD, max=f"({after}" if after else "+", count=count)
+        except LOST as error:
+            raise refusal(error) from None
+        return [_entry(*one) for one in found]
+
+
+_GONE = "a part of its input is gone"
+
+
+def _entry(number: bytes, fields: dict[bytes, bytes]) -> Entry:
+    return Entry(number.decode(), fields)

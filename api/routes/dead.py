@@ -1,0 +1,85 @@
+"""`/v1/dead`: list, show, retry and drop dead letters. Only from this machine."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+from pydantic import BaseModel
+
+from api.admin import admin_only
+from api.deps import services
+from api.docs import DEAD_QUERY, problems
+from api.routes.jobs import job_response
+from api.schemas import LetterDetail, LetterPage
+from shared.errors import InvalidInput
+from shared.types import Job
+
+router = APIRouter(prefix="/v1/dead", dependencies=[Depends(admin_only)])
+
+_DEFAULT, _MOST = 50, 100
+
+
+@router.get(
+    "",
+    summary="Dead letters",
+    response_model=None,
+    responses={200: {"model": LetterPage}, **problems(403, 422, 503)},
+    openapi_extra=DEAD_QUERY,
+)
+async def page(request: Request) -> Response:
+    """Messages that nobody could work on, the newest first. `next` is the `after` of the next page: with a filter a
+    page may be short, or empty, and yet not the last."""
+    query = request.query_params
+    found = await services(request).dead.page(
+        _limit(query.get("limit")), after=query.get("after"), reason=query.get("reason"), model=query.get("model")
+    )
+    return _json(found)
+
+
+def _limit(given: str | None) -> int:
+    if given is None:
+        return _DEFAULT
+    if not (given.isascii() and given.isdigit() and len(given) < 4 and 1 <= int(given) <= _MOST):
+        raise InvalidInput(f"limit must be a number from 1 to {_MOST}, not {given[:40]!r}")
+    return int(given)
+
+
+@router.get(
+    "/{letter}",
+    summary="One dead letter",
+    response_model=None,
+    responses={200: {"model": LetterDetail}, **problems(403, 404, 503)},
+)
+async def read(request: Request, letter: str) -> Response:
+    """With its message, the input in it, and where the rest of the input lies."""
+    return _json(await services(request).dead.get(letter))
+
+
+@router.post(
+    "/{letter}/retry",
+    summary="Retry a dead letter",
+    status_code=202,
+    response_model=None,
+    responses={202: {"model": Job, "description": "The new job"}, **problems(403, 404, 409, 503)},
+)
+async def retry(request: Request, letter: str) -> Response:
+    """A new job with the same input, under a new id; the letter is gone. It runs alone, with the service's default
+    deadline, and is not refused when the queue is full."""
+    return job_response(await services(request).dead.retry(letter), status=202)
+
+
+@router.delete(
+    "/{letter}",
+    summary="Drop a dead letter",
+    status_code=204,
+    response_model=None,
+    responses={204: {"description": "The letter and its payloads are gone"}, **problems(403, 404, 503)},
+)
+async def drop(request: Request, letter: str) -> Response:
+    """For good. Its job, if there is one, has failed and stays readable as long as any."""
+    await services(request).dead.drop(letter)
+    return Response(status_code=204)
+
+
+def _json(body: BaseModel) -> Response:
+    return Response(body.model_dump_json(), media_type="application/json")
