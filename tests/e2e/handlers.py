@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from worker.handler import DeviceLost, Handler, ItemError, Prepared
+from worker.handler import Context, DeviceLost, Handler, ItemError, Prepared
 
 
 class Order(BaseModel):
@@ -72,3 +72,27 @@ class Broken(Moody):
     def load(self, ctx: Any) -> None:
         """Raises."""
         raise OSError("no weights here")
+
+
+class Note(BaseModel):
+    """Some text, and whether it is of the kind that kills."""
+
+    text: str
+    deadly: bool = False
+
+
+class Brittle(Handler[Note, Note]):
+    """A deadly note kills the process, as long as the file `flag` is there: taking it away is the bug fix."""
+
+    task = "brittle"
+    example = [Note(text="hello")]
+
+    def load(self, ctx: Context) -> None:
+        """The file's path is an option in models.yaml."""
+        self.flag = Path(ctx.options["flag"])
+
+    def predict(self, batch: list[Note]) -> Any:
+        """The same notes."""
+        if any(note.deadly for note in batch) and self.flag.exists():
+            os.abort()
+        return batch

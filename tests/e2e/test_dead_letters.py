@@ -1,0 +1,177 @@
+"""Poison, end to end: what kills workers or cannot be read is kept, looked at, and retried or dropped."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+from celery import Celery
+
+from shared import keys, messages
+from tests.conftest import wait_until
+from tests.processes import REPOSITORY, api, environment, worker
+
+QUICK = {"ML_LEASE_S": "2", "ML_HEARTBEAT_S": "0.5", "ML_MAX_ATTEMPTS": "1"}
+ECHO = keys.queue_list(keys.queue_name("echo", "1"), keys.NORMAL)
+
+
+@pytest.fixture
+def flag(tmp_path: Path) -> Path:
+    """While this file is there, the model has a bug."""
+    path = tmp_path / "bug"
+    path.touch()
+    return path
+
+
+@pytest.fixture
+def models(tmp_path: Path, flag: Path) -> Path:
+    path = tmp_path / "models.yaml"
+    path.write_text(
+        "models:\n"
+        '  echo: {task: echo, versions: {"1": {}}}\n'
+        f'  brittle: {{handler: "tests/e2e/handlers.py:Brittle", versions: {{"1": {{flag: {flag}}}}}}}\n'
+    )
+    return path
+
+
+@pytest.fixture
+def http(redis_url: str, models: Path) -> Iterator[httpx.Client]:
+    """An API without a worker; whatever is longer than a few letters travels beside the message."""
+    with api(redis_url, models, ML_INLINE_BYTES="20") as url, httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+def _ended(http: httpx.Client, job_id: str) -> dict[str, Any]:
+    job: dict[str, Any] = http.get(f"/v1/jobs/{job_id}", params={"wait": 40}).json()
+    return job
+
+
+def _letters(http: httpx.Client, **query: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = http.get("/v1/dead", params=query).json()["letters"]
+    return found
+
+
+class Restarted:
+    """A worker that is started again whenever it has died, as orchestrators do."""
+
+    def __init__(self, http: httpx.Client, env: dict[str, str]) -> None:
+        self._http, self._env = http, env
+        self.process: subprocess.Popen[bytes] | None = None
+        self.starts = 0
+
+    def until_failed(self, job_id: str) -> dict[str, Any]:
+        """The job, once it has failed; the worker that found out lives."""
+        while (job := self._http.get(f"/v1/jobs/{job_id}", params={"wait": 0.2}).json())["state"] != "failed":
+            if self.process is None or self.process.poll() is not None:
+                self.starts += 1
+                assert self.starts < 9
+                self.process = subprocess.Popen([sys.executable, "-m", "worker"], env=self._env, cwd=REPOSITORY)
+        assert self.process is not None
+        assert self.process.poll() is None
+        found: dict[str, Any] = job
+        return found
+
+
+@pytest.fixture
+def restarted(http: httpx.Client, redis_url: str, models: Path) -> Iterator[Restarted]:
+    found = Restarted(http, environment(redis_url, models, ML_WORKER_NAME="brittle", **QUICK))
+    yield found
+    if found.process is not None:
+        found.process.terminate()
+        found.process.wait(20)
+
+
+def test_a_job_that_kills_is_retried_until_the_bug_is_fixed(
+    http: httpx.Client, restarted: Restarted, store: redis.Redis, flag: Path
+) -> None:
+    note = {"text": "what was the matter with it " * 10, "deadly": True}
+    first = http.post("/v1/jobs", json={"model": "brittle", "input": note, "labels": {"a": "b"}}).json()["id"]
+    failed = restarted.until_failed(first)
+    assert restarted.starts == 3, "one death in company, one alone, and one start that finds out"
+    assert failed["error"]["code"] == "attempts_exhausted"
+    (letter,) = _letters(http, reason="attempts_exhausted", model="brittle")
+    assert (letter["job_id"], letter["crashes"], letter["attempts"]) == (first, 1, 2)
+    assert letter["id"] == failed["letter"]
+    shown = http.get(f"/v1/dead/{letter['id']}").json()
+    assert (shown["obstacle"], shown["worker"], shown["labels"]) == (None, "brittle", {"a": "b"})
+    assert [part["bytes"] for part in shown["payloads"]] == [shown["input_bytes"]]
+
+    second = http.post(f"/v1/dead/{letter['id']}/retry").json()["id"]
+    restarted.until_failed(second)
+    assert restarted.starts == 4, "it ran alone from the start: one death of the worker that lived, one more start"
+    (letter,) = _letters(http)
+    assert (letter["job_id"], letter["crashes"], letter["attempts"]) == (second, 1, 1)
+
+    flag.unlink()
+    answer = http.post(f"/v1/dead/{letter['id']}/retry")
+    assert answer.status_code == 202
+    third = _ended(http, answer.json()["id"])
+    assert (third["state"], third["output"], third["attempt"]) == ("succeeded", note, 1)
+    assert (third["retried_from"], third["labels"]) == (second, {"a": "b"})
+    assert store.hget(keys.JOB + third["id"], "solo") == b"1", "it ran alone"
+    assert _letters(http) == []
+    assert _ended(http, first) == failed | {"letter": None}, "the old outcome stands"
+    assert list(store.scan_iter(keys.PAYLOAD + "*")) == []
+    assert store.hlen(keys.UNACKED) == store.zcard(keys.LEASES) == 0
+    assert restarted.starts == 4
+
+
+def _pickled(queue: str) -> bytes:
+    """What stock Celery with the pickle serializer sends."""
+    message = json.loads(messages.build("pickled", queue=queue, priority=3, model="echo", version="1", input=1))
+    del message["headers"]["ml"]
+    body = pickle.dumps(((), {"model": "echo", "input": 1}, {"callbacks": None}))
+    message["body"] = base64.b64encode(body).decode()
+    message["content-type"], message["content-encoding"] = "application/x-python-serialize", "binary"
+    return json.dumps(message).encode()
+
+
+def test_what_cannot_be_read_is_kept_and_dropped_and_the_worker_goes_on(
+    http: httpx.Client, redis_url: str, models: Path, store: redis.Redis
+) -> None:
+    newer = http.post("/v1/jobs", json={"model": "echo", "input": 1}).json()["id"]
+    message = json.loads(store.rpop(ECHO) or b"")
+    message["headers"]["ml"] = messages.VERSION + 1
+    garbage = {
+        ECHO: [pickle.dumps({"model": "echo"}), b"not json", b'{"no": "message"}', json.dumps(message).encode()],
+        keys.INTAKE: [_pickled(keys.INTAKE), b"\xff\xfe"],
+    }
+    with worker(redis_url, models, "w1", **QUICK) as process:
+        for list_name, raws in garbage.items():
+            store.lpush(list_name, *raws)
+        jobs = [http.post("/v1/jobs", json={"model": "echo", "input": n}).json()["id"] for n in range(3)]
+        app = Celery("backend", broker=redis_url, backend=redis_url, set_as_current=False)
+        plain = app.send_task("ml.predict", kwargs={"model": "echo", "input": 7}, queue="ml")
+        assert plain.get(timeout=30) == 7
+        app.close()
+        assert [_ended(http, job)["output"] for job in jobs] == [0, 1, 2]
+        wait_until(lambda: store.xlen(keys.DEAD) == 6, what="a letter for each")
+        found = _letters(http)
+        assert sorted(letter["reason"] for letter in found) == ["rejected"] * 2 + ["unparsable"] * 4
+        assert sorted(letter["queue"] for letter in found) == ["ml"] * 2 + ["ml.echo.1"] * 4
+        shown = [http.get(f"/v1/dead/{letter['id']}").json() for letter in found]
+        raws = {
+            base64.b64decode(one["message"]) if one["message_encoding"] == "base64" else one["message"].encode()
+            for one in shown
+        }
+        assert raws == {raw for raws in garbage.values() for raw in raws}, "byte for byte"
+        assert [one["job_id"] for one in shown if one["arguments"]] == [newer], "nothing was unpickled"
+        assert _ended(http, newer)["error"]["code"] == "model_unavailable"
+        for one in shown:
+            assert http.post(f"/v1/dead/{one['id']}/retry").status_code == 409
+            assert http.delete(f"/v1/dead/{one['id']}").status_code == 204
+        assert _letters(http) == []
+        assert store.hlen(keys.UNACKED) == store.zcard(keys.LEASES) == 0
+        assert store.llen(ECHO) == store.llen(keys.INTAKE) == 0, "nothing came back"
+        job = http.post("/v1/jobs", json={"model": "echo", "input": "on"}).json()["id"]
+        assert _ended(http, job)["output"] == "on"
+        assert process.poll() is None
