@@ -165,7 +165,7 @@ def _retriable(entry: Entry, catalog: Catalog) -> tuple[dict[str, Any], Ref]:
     if ours is None:
         raise CannotRetry("the message was never a job of this service: its producer must send it again")
     if not isinstance(ours, int) or ours > messages.VERSION:
-        raise CannotRetry("the message is of a newer version than this API knows")
+        raise CannotRetry("the message has a version that this API does not know")
     model, version = kwargs.get("model"), kwargs.get("version")
     if not (isinstance(model, str) and isinstance(version, str)):
         raise CannotRetry("the message names no model and version")

@@ -12,7 +12,6 @@ import redis
 from shared import keys, scripts
 from shared.catalog import Catalog, Ref
 from shared.logs import Event, get_logger
-from shared.messages import VERSION
 from shared.settings import Settings
 from shared.types import Outcome, State
 from worker.adopter import Adopter
@@ -84,13 +83,13 @@ class Engine:
             return  # it is held, and goes back with the rest
         headers = request.request_dict
         ours = headers.get("ml")
-        if ours is not None and ours > VERSION:
-            # From a newer API than this worker knows: not ours to fail. A human sees it among the dead letters.
-            logger.error(Event.JOB_FAILED, job_id=request.id, code="message_version", version=ours)
+        kwargs = request.kwargs
+        ref = Ref(kwargs.get("model", ""), kwargs.get("version", "")) if ours is not None else Ref("", "")
+        if not (isinstance(ref.model, str) and isinstance(ref.version, str) and isinstance(ours, int | None)):
+            # Says that it is ours, and is not what our API writes (newer ones were parked by the transport).
+            logger.error(Event.JOB_FAILED, job_id=request.id, code="message_unreadable")
             self.reporter.call(lambda: request.reject(requeue=False))
             return
-        kwargs = request.kwargs
-        ref = Ref(kwargs.get("model", ""), kwargs.get("version", "")) if ours else Ref("", "")
         properties = request.message.properties
         work = Work(
             job_id=request.id,
@@ -102,11 +101,11 @@ class Engine:
         )
         with self._works_lock:
             self._works[work.tag] = work
-        if ours and ref not in self._models:
+        if ours is not None and ref not in self._models:
             logger.error(Event.JOB_FAILED, job_id=work.job_id, code="not_served", model=str(ref))
             self._finisher.end(work, Outcome(State.FAILED, code="model_unavailable", message=f"{ref} is not served"))
             return
-        self._preparer.submit(work, adopt=not ours)
+        self._preparer.submit(work, adopt=ours is None)
 
     def lost(self, tag: str) -> None:
         """This tag's lease ran out and another worker has the job: drop it unless it has started."""

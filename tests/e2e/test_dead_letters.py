@@ -138,9 +138,9 @@ def _pickled(queue: str) -> bytes:
 def test_what_cannot_be_read_is_kept_and_dropped_and_the_worker_goes_on(
     http: httpx.Client, redis_url: str, models: Path, store: redis.Redis
 ) -> None:
-    newer = http.post("/v1/jobs", json={"model": "echo", "input": 1}).json()["id"]
+    odd = http.post("/v1/jobs", json={"model": "echo", "input": 1}).json()["id"]
     message = json.loads(store.rpop(ECHO) or b"")
-    message["headers"]["ml"] = messages.VERSION + 1
+    message["headers"]["ml"] = "one"
     garbage = {
         ECHO: [pickle.dumps({"model": "echo"}), b"not json", b'{"no": "message"}', json.dumps(message).encode()],
         keys.INTAKE: [_pickled(keys.INTAKE), b"\xff\xfe"],
@@ -164,8 +164,8 @@ def test_what_cannot_be_read_is_kept_and_dropped_and_the_worker_goes_on(
             for one in shown
         }
         assert raws == {raw for raws in garbage.values() for raw in raws}, "byte for byte"
-        assert [one["job_id"] for one in shown if one["arguments"]] == [newer], "nothing was unpickled"
-        assert _ended(http, newer)["error"]["code"] == "model_unavailable"
+        assert [one["job_id"] for one in shown if one["arguments"]] == [odd], "nothing was unpickled"
+        assert _ended(http, odd)["error"]["code"] == "model_unavailable"
         for one in shown:
             assert http.post(f"/v1/dead/{one['id']}/retry").status_code == 409
             assert http.delete(f"/v1/dead/{one['id']}").status_code == 204

@@ -1,7 +1,7 @@
 """The state machine of the scripts, with dead letters in between: buried, retried and dropped in any order.
 
 After every step: a job knows its letter and the letter its job, which has failed; no letter comes back; and all that
-tests/unit/test_scripts.py holds the jobs to holds for retries too.
+test_scripts_machine.py holds the jobs to holds for retries too.
 """
 
 from __future__ import annotations
@@ -12,9 +12,19 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import invariant, precondition, rule, run_state_machine_as_test
 
 from local.server import EmbeddedServer
-from shared import keys, messages, scripts
+from shared import keys, scripts
 from shared.types import State
-from tests.unit.test_scripts import LIST, MAX_ATTEMPTS, REF, Machine, anything, process
+from tests.unit.test_scripts_machine import (
+    HOUR_MS,
+    MAX_ATTEMPTS,
+    SIZE,
+    TTL_MS,
+    Machine,
+    Model,
+    anything,
+    message,
+    process,
+)
 
 
 class WithLetters(Machine):
@@ -23,92 +33,115 @@ class WithLetters(Machine):
         self.letters: dict[str, str] = {}
         self.gone: dict[str, str] = {}
 
-    @precondition(lambda self: any(self.held.values()))
+    @precondition(lambda self: any(self.held[name] for name in self.living))
     @rule(name=process, n=anything)
-    def bury(self, name: str, n: int) -> None:
-        mine = self.held[name]
+    def bury_a_job(self, name: str, n: int) -> None:
+        mine = [tag for tag in self.held[name] if tag in self.jobs]
         if name not in self.living or not mine:
             return
-        job = mine[n % len(mine)]
-        held, had = self.client.hexists(keys.UNACKED, job), self.state(job)
-        assert self.run(scripts.bury(job, "rejected")) is (held and not had.terminal)
-        assert self.state(job) is (State.FAILED if held and not had.terminal else had)
-        self.forget(job)
+        job_id = mine[n % len(mine)]
+        held, had = self.client.hexists(keys.UNACKED, job_id), self.jobs[job_id].state
+        assert self.run(scripts.bury(job_id, "rejected")) is (held and not had.terminal)
+        if held and not had.terminal:
+            self._end(job_id, State.FAILED)
+        self._forget(job_id)
 
-    @precondition(lambda self: any(self.held.values()))
+    @precondition(lambda self: any(self.held[name] for name in self.living))
     @rule(name=process, n=anything)
     def kill(self, name: str, n: int) -> None:
         """Each process that runs this job alone dies of it, until it has ended."""
-        mine = self.held[name]
+        mine = [tag for tag in self.held[name] if tag in self.jobs]
         if name not in self.living or not mine:
             return
-        job = mine[n % len(mine)]
+        job_id = mine[n % len(mine)]
         for number in range(2 + MAX_ATTEMPTS):
-            call = scripts.claim([job], process=f"gone-{number}", worker="w", max_attempts=MAX_ATTEMPTS, solo=True)
+            gone = f"gone-{number}"
+            expected = self._expect_claim(job_id, gone, True)
+            call = scripts.claim([job_id], process=gone, worker="w", max_attempts=MAX_ATTEMPTS, solo=True)
             (verdict,) = self.run(call)
-            if verdict.status == "ended":
+            assert verdict.status == expected
+            if expected == "ended":
                 break
-        assert verdict.state is self.state(job)
-        assert self.state(job).terminal
-        self.client.hdel(keys.UNACKED, job)  # as the worker's ack does
-        self.client.zrem(keys.LEASES, job)
-        self.forget(job)
+        assert self.jobs[job_id].state.terminal
+        self.client.hdel(keys.UNACKED, job_id)  # as the worker's ack does
+        self.client.zrem(keys.LEASES, job_id)
+        self._forget(job_id)
 
     @precondition(lambda self: self.letters)
     @rule(n=anything)
     def retry(self, n: int) -> None:
         letter = sorted(self.letters)[n % len(self.letters)]
-        job_id = f"job-{len(self.jobs)}"
-        old = self.letters.pop(letter)
-        assert self.run(self.call(letter, old, job_id)).status == "retried"
+        job_id, old = self._new_id(), self.letters.pop(letter)
+        payloads = self._payloads(old)
+        call = self._retry(letter, old, job_id)
+        assert self.run(call).status == "retried"
+        assert self.run(call).status == "retried", "its answer was lost with the connection"
         self.gone[letter] = old
-        self.jobs.append(job_id)
-        assert (self.state(job_id), self.record(job_id)["retried_from"]) == (State.QUEUED, old)
+        was = self.jobs[old]
+        self.jobs[job_id] = Model(was.ref, message(job_id), was.list_name, suspect=True)
+        assert self.client.hget(keys.JOB + job_id, "retried_from") == old.encode()
+        assert self.client.exists(keys.payload_key(job_id, 0)) == payloads, "the input has moved"
+        assert not self.client.exists(keys.payload_key(old, 0))
 
     @precondition(lambda self: self.letters)
     @rule(n=anything)
     def drop(self, n: int) -> None:
         letter = sorted(self.letters)[n % len(self.letters)]
         old = self.gone[letter] = self.letters.pop(letter)
-        assert self.run(scripts.drop(letter, job_id=old, payloads=0))
+        assert self.run(scripts.drop(letter, job_id=old, payloads=self._payloads(old)))
+        assert not self.client.exists(keys.payload_key(old, 0))
 
     @precondition(lambda self: self.gone)
     @rule(n=anything)
     def too_late(self, n: int) -> None:
         letter = sorted(self.gone)[n % len(self.gone)]
-        assert self.run(self.call(letter, self.gone[letter], "never")).status == "gone"
-        assert not self.run(scripts.drop(letter, job_id=self.gone[letter], payloads=0))
+        old = self.gone[letter]
+        assert self.run(self._retry(letter, old, "never")).status == "gone"
+        assert not self.run(scripts.drop(letter, job_id=old, payloads=self._payloads(old)))
 
     @invariant()
     def each_letter_is_of_a_failed_job(self) -> None:
-        letters = {number.decode(): fields[b"id"].decode() for number, fields in self.client.xrange(keys.DEAD)}
-        for letter, job in letters.items():
-            assert (self.state(job), self.record(job)["letter"]) == (State.FAILED, letter)
-        assert {job for job in self.jobs if "letter" in self.record(job)} == set(letters.values())
+        found = {number.decode(): fields[b"id"].decode() for number, fields in self.client.xrange(keys.DEAD)}
+        letters = {letter: job_id for letter, job_id in found.items() if job_id in self.jobs}
+        for letter, job_id in letters.items():
+            assert self.jobs[job_id].state is State.FAILED
+            assert self.client.hget(keys.JOB + job_id, "letter") == letter.encode()
+        assert {job_id for job_id in self.jobs if self._field(job_id, "letter")} == set(letters.values())
         assert len(set(letters.values())) == len(letters), "one letter a job"
         assert letters.items() >= self.letters.items()
-        dead = {job for job in self.jobs if self.record(job).get("code") in ("attempts_exhausted", "model_unavailable")}
+        codes = ("attempts_exhausted", "model_unavailable")
+        dead = {job_id for job_id in self.jobs if self._field(job_id, "code") in codes}
         assert dead == {*letters.values(), *self.gone.values()}
         assert not letters.keys() & self.gone.keys()
         self.letters = letters
 
-    def call(self, letter: str, old: str, job_id: str) -> scripts.Call[scripts.Retried]:
-        raw = messages.build(job_id, queue="q", priority=keys.NORMAL, model="echo", version="1", input=[])
+    def _field(self, job_id: str, name: str) -> str:
+        return (self.client.hget(keys.JOB + job_id, name) or b"").decode()
+
+    def _payloads(self, job_id: str) -> int:
+        return int(self._field(job_id, "payloads") or 0)
+
+    def _retry(self, letter: str, old: str, job_id: str) -> scripts.Call[scripts.Retried]:
+        was, payloads = self.jobs[old], self._payloads(old)
+        fields: dict[str, str | int] = {"model": "m", "version": "v", "retried_from": old, "suspect": "1"}
+        if payloads:
+            fields["payloads"] = payloads
         return scripts.retry(
             letter,
             old_id=old,
-            payloads=0,
+            payloads=payloads,
             job_id=job_id,
-            list_name=LIST,
-            raw=raw,
-            ref=REF,
-            deadline_ms=3_600_000,
-            ttl_ms=3_600_000,
-            size=10,
-            fields={"model": "echo", "version": "1", "retried_from": old, "suspect": "1"},
+            list_name=was.list_name,
+            raw=message(job_id),
+            ref=was.ref,
+            deadline_ms=HOUR_MS,
+            ttl_ms=TTL_MS,
+            size=SIZE,
+            fields=fields,
         )
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("store")
 def test_any_order_keeps_the_promises_with_letters(server: EmbeddedServer) -> None:
     WithLetters.client = redis.Redis.from_url(server.url)
@@ -116,8 +149,8 @@ def test_any_order_keeps_the_promises_with_letters(server: EmbeddedServer) -> No
         run_state_machine_as_test(
             WithLetters,
             settings=settings(
-                max_examples=60,
-                stateful_step_count=40,
+                max_examples=40,
+                stateful_step_count=60,
                 deadline=None,
                 suppress_health_check=[HealthCheck.too_slow],
             ),

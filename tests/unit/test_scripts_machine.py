@@ -81,7 +81,7 @@ class Machine(RuleBasedStateMachine):
     @rule(ref=ref_of, priority=priority_of, due=rarely, key=st.sampled_from(["", "", "k1", "k2"]))
     def submit(self, ref: str, priority: int, due: bool, key: str) -> None:
         job_id, list_name = self._new_id(), keys.queue_list(QUEUES[ref], priority)
-        raw = _message(job_id)
+        raw = message(job_id)
         reply = self.run(
             scripts.submit(
                 job_id,
@@ -114,14 +114,14 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def send_plain(self) -> None:
         tag = f"plain-{self._new_id()}"
-        self.plain[tag] = _message(tag, ours=False)
+        self.plain[tag] = message(tag, ours=False)
         self.client.lpush(keys.queue_list(keys.INTAKE, keys.NORMAL), self.plain[tag])
 
     @precondition(lambda self: self.parked < 2)
     @rule(ref=ref_of)
     def a_newer_api_submits(self, ref: str) -> None:
         self.parked += 1
-        self.client.lpush(QUEUES[ref], _message(f"newer-{self._new_id()}", version=messages.VERSION + 1))
+        self.client.lpush(QUEUES[ref], message(f"newer-{self._new_id()}", version=messages.VERSION + 1))
 
     @precondition(lambda self: self.jobs)
     @rule(n=anything)
@@ -165,7 +165,7 @@ class Machine(RuleBasedStateMachine):
         if name not in self.living or tag is None:
             return
         job_id, list_name = f"job-of-{tag}", keys.queue_list(QUEUES[ref], priority)
-        raw = _message(job_id)
+        raw = message(job_id)
         call = scripts.adopt(
             tag,
             job_id,
@@ -440,7 +440,7 @@ class Machine(RuleBasedStateMachine):
             self.held[name] = [other for other in self.held[name] if other != tag]
 
 
-def _message(job_id: str, *, ours: bool = True, version: int = messages.VERSION) -> bytes:
+def message(job_id: str, *, ours: bool = True, version: int = messages.VERSION) -> bytes:
     raw = messages.build(job_id, queue="q", priority=keys.NORMAL, model="m", version="v", input=[])
     message = orjson.loads(raw)
     if ours:
