@@ -17,9 +17,9 @@ import orjson
 import redis.asyncio
 import uvicorn
 
-from api.__main__ import Server
 from api.app import create_app
 from api.deps import Services
+from api.server import Server
 from shared import keys, scripts
 from shared.catalog import load_catalog
 from shared.outcomes import encode_outcome
@@ -56,6 +56,7 @@ class Api:
     parts: Services
     client: httpx.AsyncClient
     port: int
+    server: Server
 
 
 def settings(redis_url: str, folder: Path, models: str = MODELS, **more: Any) -> Settings:
@@ -81,7 +82,7 @@ async def serving(asked: Settings, *, sockets: list[socket.socket] | None = None
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         base_url = f"http://127.0.0.1:{port}"
         async with httpx.AsyncClient(base_url=base_url, timeout=30, limits=limits, trust_env=False) as client:
-            yield Api(app.state.services, client, port)
+            yield Api(app.state.services, client, port, server)
     finally:
         server.should_exit = True
         app.state.services.waiter.release()

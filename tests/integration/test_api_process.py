@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import httpx
 import orjson
 import pytest
 
+from api.server import LINGER_S
 from shared import keys
 from tests.api_stack import MODELS, Hands, settings, until
 
@@ -113,16 +115,87 @@ async def test_the_rest_is_released_when_the_drain_is_over(start: Start, hands: 
     assert api.popen.returncode == 0
 
 
-async def test_a_second_ctrl_c_releases_at_once(start: Start, hands: Hands) -> None:
+async def test_open_connections_are_served_through_the_drain(start: Start, hands: Hands) -> None:
+    """A new connection is refused by then, so each answer came on a kept one."""
+    api = await start(ML_DRAIN_S="20")
+    kept = [httpx.AsyncClient(base_url=api.client.base_url, timeout=30, trust_env=False) for _ in range(4)]
+    for client in kept:
+        assert "connection" not in (await client.get("/livez")).headers
+    api.popen.send_signal(signal.SIGTERM)
+    await until(lambda: refused(api), "it accepts nobody")
+    answers = await asyncio.gather(
+        kept[0].get("/livez"),
+        kept[1].get("/readyz"),
+        kept[2].post("/v1/jobs", json={"model": "echo", "input": "late"}),
+    )
+    assert [answer.status_code for answer in answers] == [200, 503, 202]
+    assert {answer.headers["connection"] for answer in answers} == {"close"}
+    assert (await hands.take())[0].kwargs["input"] == "late"
+    await until(lambda: api.popen.poll() is not None, "it exits, though one connection stays idle")
+    assert api.popen.returncode == 0
+    assert took_s(api) < 10, "an idle connection does not hold it up to ML_DRAIN_S"
+    for client in kept:
+        await client.aclose()
+
+
+async def test_nobody_lingers_without_a_connection(start: Start) -> None:
+    api = await start()
+    await api.client.get("/livez")
+    await api.client.aclose()
+    api.popen.send_signal(signal.SIGTERM)
+    await until(lambda: api.popen.poll() is not None, "it exits")
+    assert took_s(api) < LINGER_S
+
+
+async def test_the_linger_is_never_longer_than_the_drain(start: Start) -> None:
+    api = await start(ML_DRAIN_S="0")
+    await api.client.get("/livez")
+    api.popen.send_signal(signal.SIGTERM)
+    await until(lambda: api.popen.poll() is not None, "it exits")
+    assert api.events()[-2]["connections"] == 1
+    assert took_s(api) < LINGER_S
+
+
+async def test_who_comes_to_wait_while_it_drains_is_not_held_longer(start: Start) -> None:
+    api = await start(ML_DRAIN_S="1.5")
+    kept = [httpx.AsyncClient(base_url=api.client.base_url, timeout=30, trust_env=False) for _ in range(3)]
+    asked = {"model": "echo", "input": 1}
+    queued = (await kept[0].post("/v1/jobs", json=asked)).json()["id"]
+    for client in kept[1:]:
+        await client.get("/livez")
+    api.popen.send_signal(signal.SIGTERM)
+    await until(lambda: refused(api), "it accepts nobody")
+    polled, submitted, inference = await asyncio.gather(
+        kept[0].get(f"/v1/jobs/{queued}?wait=30"),
+        kept[1].post("/v1/jobs", json=asked, headers={"Prefer": "wait=30"}),
+        kept[2].post("/inference", json={"model_type": "echo", "data": 1}),
+    )
+    assert (polled.status_code, polled.json()["state"]) == (200, "queued")
+    assert (submitted.status_code, submitted.json()["state"]) == (202, "queued")
+    assert (inference.status_code, inference.json()["code"]) == (504, "wait_ended")
+    assert {answer.headers["connection"] for answer in (polled, submitted, inference)} == {"close"}
+    await until(lambda: api.popen.poll() is not None, "it exits")
+    assert took_s(api) < 10
+    for client in kept:
+        await client.aclose()
+
+
+async def test_a_second_ctrl_c_releases_at_once_and_a_third_ends(start: Start, hands: Hands) -> None:
     api = await start(ML_DRAIN_S="60")
     call = asyncio.create_task(api.client.post("/inference", json={"model_type": "echo", "data": 1}))
     await hands.take()
+    reader, stuck = await asyncio.open_connection("127.0.0.1", api.client.base_url.port)
+    stuck.write(b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n")
+    assert b"100 Continue" in await reader.readline()
     api.popen.send_signal(signal.SIGINT)
     await until(lambda: b'"stopping"' in api.log.read_bytes(), "it drains")
     api.popen.send_signal(signal.SIGINT)
+    assert (await call).json()["code"] == "wait_ended"
+    assert api.popen.poll() is None, "the body is still to come"
+    api.popen.send_signal(signal.SIGINT)
     await until(lambda: api.popen.poll() is not None, "it exits")
     assert api.popen.returncode == 0
-    assert (await call).json()["code"] == "wait_ended"
+    stuck.close()
 
 
 @pytest.mark.parametrize(
@@ -137,6 +210,12 @@ async def test_a_wrong_configuration_is_refused(start: Start, variables: dict[st
     assert api.popen.wait() == 2
     assert "config_refused" in api.log.read_text()
     assert told in api.log.read_text()
+
+
+def took_s(api: Process) -> float:
+    """From `stopping` to `stopped`."""
+    began, ended = (datetime.fromisoformat(event["at"]) for event in api.events()[-2:])
+    return (ended - began).total_seconds()
 
 
 async def refused(api: Process) -> bool:
