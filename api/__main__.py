@@ -7,6 +7,7 @@ import sys
 import uvicorn
 
 from api.app import create_app
+from api.listener import inherited
 from api.server import Server
 from shared.errors import ConfigError, StoreTooOld
 from shared.logs import Event, configure_logs, get_logger
@@ -16,8 +17,9 @@ logger = get_logger("api")
 
 
 def serve(settings: Settings) -> int:
-    """The exit code: 0 after a drain, 1 when it could not start."""
+    """The exit code: 0 after a drain, 1 when it could not start. Raises ConfigError."""
     app = create_app(settings)
+    sockets = None if settings.listen_fd is None else [inherited(settings.listen_fd)]
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -29,7 +31,7 @@ def serve(settings: Settings) -> int:
         timeout_keep_alive=75,  # longer than clients keep an idle connection: they close it, not we under their feet
     )
     server = Server(config, app.state.services)
-    server.run()
+    server.run(sockets)
     return 0 if server.started else 1
 
 

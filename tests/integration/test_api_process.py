@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -44,13 +45,16 @@ async def start(redis_url: str, tmp_path: Path, repository: Path) -> AsyncIterat
     (tmp_path / "models.yaml").write_text(MODELS)
     running: list[Process] = []
 
-    async def begin(**more: str) -> Process:
+    async def begin(listen: socket.socket | None = None, **more: str) -> Process:
         environment = os.environ | {"ML_REDIS_URL": redis_url, "ML_PORT": "0"}
         environment |= {"ML_MODELS_FILE": str(tmp_path / "models.yaml"), **more}
+        fds = [listen.fileno()] if listen else []
+        if fds:
+            environment["ML_LISTEN_FD"] = str(fds[0])
         log = tmp_path / f"api-{len(running)}.log"
         with log.open("wb") as output:
             command = [sys.executable, "-m", "api"]
-            popen = subprocess.Popen(command, cwd=repository, env=environment, stderr=output)  # noqa: ASYNC220 - brief
+            popen = subprocess.Popen(command, cwd=repository, env=environment, stderr=output, pass_fds=fds)  # noqa: ASYNC220 - brief
         client = httpx.AsyncClient(timeout=30, trust_env=False)
         process = Process(popen, log, client)
         running.append(process)
@@ -198,11 +202,43 @@ async def test_a_second_ctrl_c_releases_at_once_and_a_third_ends(start: Start, h
     stuck.close()
 
 
+async def test_processes_on_one_inherited_socket_refuse_nobody(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as shared:
+        port = shared.getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
+        first, second = await start(listen=shared), await start(listen=shared)
+        assert [api.events()[-1]["port"] for api in (first, second)] == [port, port]
+
+        async def ask() -> int:
+            async with httpx.AsyncClient(trust_env=False, timeout=30) as fresh:
+                return (await fresh.get(f"{url}/livez")).status_code
+
+        async def stop(api: Process) -> list[int]:
+            """Stop it; the answers to all who came meanwhile."""
+            api.popen.send_signal(signal.SIGTERM)
+            answers = []
+            while api.popen.poll() is None:
+                answers.append(await ask())
+            return answers
+
+        assert set(await stop(first)) == {200}
+        assert {await ask() for _ in range(20)} == {200}
+        second.popen.send_signal(signal.SIGTERM)
+        await until(lambda: second.popen.poll() is not None, "it exits")
+        early = asyncio.create_task(ask())  # nobody is there to accept
+        await start(listen=shared)
+        assert await early == 200
+        assert [api.popen.returncode for api in (first, second)] == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("variables", "told"),
     [
         ({"ML_PORT": "x"}, "ML_PORT"),
         ({"ML_MODELS_FILE": "/nowhere/models.yaml"}, "/nowhere/models.yaml"),
+        ({"ML_LISTEN_FD": "x"}, "ML_LISTEN_FD"),
+        ({"ML_LISTEN_FD": "999"}, "ML_LISTEN_FD: 999 is no socket"),
+        ({"ML_LISTEN_FD": "2"}, "ML_LISTEN_FD: 2 is no socket"),
     ],
 )
 async def test_a_wrong_configuration_is_refused(start: Start, variables: dict[str, str], told: str) -> None:

@@ -96,11 +96,12 @@ def test_settings_are_all_told_with_their_defaults() -> None:
         if name in ("worker_name", "lock_dir", "model_cache_dir"):
             continue  # made at start, or none
         default = field.default
-        assert (
-            told == f"`{default:g}`"
-            if isinstance(default, float) and default < 1000
-            else told == f"`{default}`".replace(".0`", "`")
-        )
+        if default is None:
+            assert told == "-"
+        elif isinstance(default, float) and default < 1000:
+            assert told == f"`{default:g}`"
+        else:
+            assert told == f"`{default}`".replace(".0`", "`")
 
 
 @pytest.mark.parametrize(
