@@ -28,7 +28,17 @@ class Answers:
 def ask(url: str, bodies: Sequence[Any], connections: int) -> Answers:
     """POST every body (JSON data) to `url`, each of `connections` sending its next when the last is answered."""
     place = urlsplit(url)
-    requests = [_request(place.netloc, place.path, orjson.dumps(body)) for body in bodies]
+    return _run(url, [_request(place.netloc, place.path, orjson.dumps(body)) for body in bodies], connections)
+
+
+def read(url: str, paths: Sequence[str], connections: int) -> Answers:
+    """GET every path of `url`, in the same way."""
+    host = urlsplit(url).netloc
+    return _run(url, [f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode() for path in paths], connections)
+
+
+def _run(url: str, requests: list[bytes], connections: int) -> Answers:
+    place = urlsplit(url)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_ask(place.hostname or "", place.port or 80, requests, connections))
 
