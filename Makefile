@@ -1,7 +1,7 @@
 # `make` tells what there is. Everything runs in .venv, which the first target that needs it makes.
 # Variables: PYTHON (3.11 or later; default: the first found), TORCH_INDEX_URL (a pip index with the torch build you
 # want: PyPI's for Linux carries CUDA and is large; PyTorch's own index of CPU builds gives a small one),
-# ARGS (more arguments for up, dev, demo, test, bench).
+# ARGS (more arguments for up, dev, demo, test, bench, chaos, soak).
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 TORCH_INDEX_URL ?=
@@ -13,7 +13,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up dev test slow lint types imports check format bench bench-wake bench-loss gpu compose-test clean
+.PHONY: help install demo up dev test slow lint types imports check format bench bench-wake bench-loss chaos soak gpu compose-test \
+	clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +75,12 @@ bench-wake: $(STAMP) ## How fast idle workers wake: docs/benchmarks/wake.md
 
 bench-loss: $(STAMP) ## What stock Celery loses and we do not: docs/benchmarks/loss.md
 	@$(BIN)/python -m benchmarks.stock $(ARGS)
+
+chaos: $(STAMP) ## Kill everything under load and lose nothing (about 12 minutes; ARGS="--seeds 1 --jobs 2000")
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
+soak: $(STAMP) ## Many jobs, flat memory (about 8 minutes; ARGS="--jobs 20000")
+	@$(BIN)/python -m tests.chaos.soak $(ARGS)
 
 gpu: $(STAMP) ## The tests that need a GPU
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
