@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 
 import redis.asyncio
 from fastapi import Request
-from redis.asyncio.retry import Retry
-from redis.backoff import ConstantBackoff
 
 from api.dead import DeadLetters
 from api.disk import Disk
@@ -21,7 +19,7 @@ from api.waiter import Waiter
 from shared import keys
 from shared.catalog import Catalog
 from shared.settings import Settings
-from shared.store import client_url, refuse_old
+from shared.store import aconnect, refuse_unfit
 
 
 @dataclass(slots=True)
@@ -45,7 +43,7 @@ class Services:
         """Raises StoreTooOld, or ConfigError for a server that cannot do what the settings ask. A Redis that does not
         answer yet is no reason not to start."""
         try:
-            refuse_old(await self.client.info("server"))
+            refuse_unfit(await self.client.info("server") | await self.client.info("cluster"))
             if self.disk is not None:
                 await self.disk.check()
         except LOST:
@@ -66,10 +64,7 @@ class Services:
 
 def make_services(settings: Settings, catalog: Catalog) -> Services:
     """Nothing is connected yet."""
-    # One quick retry: a pooled connection may have died with the last Redis. More would only delay the 503.
-    client = redis.asyncio.Redis.from_url(
-        client_url(settings), socket_timeout=5, socket_connect_timeout=2, retry=Retry(ConstantBackoff(0.05), 1)
-    )
+    client = aconnect(settings)
     submitter = Submitter(client)
     waiter = Waiter(client, submitter, keys.REPLY + uuid.uuid4().hex)
     presence = Presence(client, submitter, catalog)

@@ -20,6 +20,8 @@ import redis
 
 from local.ports import free_port
 from shared.errors import ConfigError
+from shared.redis_url import parse
+from shared.store import client
 
 MINIMUM = (7, 0)
 TETHER = str(Path(__file__).with_name("tether.py"))
@@ -161,11 +163,9 @@ class EmbeddedServer:
 
 def answers(url: str, pid: int | None = None) -> bool:
     """Whether a server there answers now (False while it still loads its data); with `pid`, whether it is that one
-    and not another that held the port before."""
-    # kombu's spelling of a socket and redis-py's
-    url = url.replace("redis+socket://", "unix://", 1)
-    with redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1) as client:
+    and not another that held the port before. Raises ConfigError for a URL that is none."""
+    with client(parse(url), timeout_s=1, connect_s=1) as store:
         try:
-            return bool(client.ping()) and (pid is None or client.info("server").get("process_id") == pid)
+            return bool(store.ping()) and (pid is None or store.info("server").get("process_id") == pid)
         except redis.RedisError:
             return False

@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from typing import Any
-from urllib.parse import urlsplit
 
 from local.console import Console
 from local.folder import DataFolder
@@ -18,6 +17,7 @@ from local.stack import Options, Stack, build
 from local.supervisor import Supervisor
 from shared.catalog import Catalog, load_catalog
 from shared.errors import ConfigError
+from shared.redis_url import parse
 from shared.settings import load_settings
 
 START_DEATHS = 3  # a process that dies so often before the first ready will not get better by itself
@@ -136,11 +136,5 @@ class _Up:
 
 
 def _check_url(url: str) -> None:
-    try:
-        if answers(url):
-            return
-        place = urlsplit(url)
-    except ValueError as error:
-        raise ConfigError(f"ML_REDIS_URL: {error}") from None
-    where = f"{place.hostname}:{place.port or 6379}" if place.hostname else place.path  # never its password
-    raise ConfigError(f"ML_REDIS_URL: no server answers at {where}")
+    if not answers(url):
+        raise ConfigError(f"ML_REDIS_URL: no server answers at {parse(url).place()}")

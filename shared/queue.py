@@ -9,14 +9,22 @@ from kombu import Exchange, Queue
 
 from shared import keys
 from shared.messages import TASK
+from shared.redis_url import Address, parse
 from shared.settings import Settings
+from shared.store import CONNECT_S, TIMEOUT_S, sentinel_options
 
 
-def make_celery(settings: Settings, *, backend: str | None = None) -> Celery:
+def make_celery(settings: Settings, *, backend: type[Any] | None = None) -> Celery:
     """An app with the task `ml.predict` registered by name. Importing nothing heavy, connecting to nothing.
     `backend` replaces the stock result backend (the worker gives its own)."""
-    app = Celery("ml", broker=settings.redis_url, backend=backend or settings.redis_url, set_as_current=False)
+    app = Celery("ml", set_as_current=False)
     app.conf.update(_configuration(settings))
+    address = parse(settings.redis_url)
+    app.conf.update(_broker(settings, address))
+    if backend is None:
+        app.conf.update(_results(address))
+    else:
+        app.backend_cls = backend
 
     @app.task(name=TASK, bind=True)  # type: ignore[untyped-decorator]  # celery ships no types
     def predict(self: Any, **kwargs: Any) -> None:
@@ -34,18 +42,6 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "control_exchange": keys.CONTROL_EXCHANGE,
         "event_exchange": keys.EVENT_EXCHANGE,
         "event_queue_prefix": keys.EVENT_EXCHANGE,
-        "broker_transport_options": {
-            "priority_steps": list(keys.PRIORITIES),
-            "queue_order_strategy": "priority",
-            "visibility_timeout": settings.lease_s,
-            # Only for a reader on the stock transport; ours names its keys in shared/keys.py.
-            "unacked_key": "ml.stock.unacked",
-            "unacked_index_key": "ml.stock.unacked_index",
-            "unacked_mutex_key": "ml.stock.unacked_mutex",
-            "socket_keepalive": True,
-            "socket_timeout": 30,
-            "health_check_interval": 10,
-        },
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         # Redis at maxmemory is a channel error to kombu; without this the worker would exit.
@@ -64,6 +60,42 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "event_queue_expires": 60,
         "event_queue_ttl": 5,
     }
+
+
+def _broker(settings: Settings, address: Address) -> dict[str, Any]:
+    return {
+        "broker_url": address.stock_url(),
+        "broker_use_ssl": address.tls or None,
+        "broker_transport_options": {
+            "priority_steps": list(keys.PRIORITIES),
+            "queue_order_strategy": "priority",
+            "visibility_timeout": settings.lease_s,
+            # Only for a reader on the stock transport; ours names its keys in shared/keys.py.
+            "unacked_key": "ml.stock.unacked",
+            "unacked_index_key": "ml.stock.unacked_index",
+            "unacked_mutex_key": "ml.stock.unacked_mutex",
+            "socket_keepalive": True,
+            "socket_timeout": TIMEOUT_S,
+            "socket_connect_timeout": CONNECT_S,
+            "health_check_interval": 10,
+            **_sentinels(address),
+        },
+    }
+
+
+def _results(address: Address) -> dict[str, Any]:
+    return {
+        "result_backend": address.stock_url(),
+        "redis_backend_use_ssl": address.tls or None,
+        "redis_socket_connect_timeout": CONNECT_S,
+        "result_backend_transport_options": _sentinels(address),
+    }
+
+
+def _sentinels(address: Address) -> dict[str, Any]:
+    if not address.master:
+        return {}
+    return {"master_name": address.master, "sentinel_kwargs": sentinel_options(address)}
 
 
 def queue(name: str) -> Queue:

@@ -8,21 +8,22 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field, ValidationError, model_validator
+from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared import keys
 from shared.errors import ConfigError
 from shared.keys import MAX_DEADLINE_S
+from shared.redis_url import parse
 
 
 class Settings(BaseSettings):
-    """Durations end in `_s`, sizes in `_bytes`."""
+    """Durations end in `_s`, sizes in `_bytes`. Raises ConfigError for a wrong `redis_url`, else ValidationError."""
 
     model_config = SettingsConfigDict(env_prefix="ML_", extra="ignore", frozen=True)
 
     redis_url: str = "redis://127.0.0.1:6379/0"
-    """Redis >= 7.0 or Valkey: redis://, rediss:// (TLS) or redis+socket://PATH. May be shared with other apps."""
+    """Redis >= 7.0 or Valkey, in one of the forms of shared/redis_url.py. May be shared with other apps."""
 
     models_file: Path = Path("models.yaml")
     model_cache_dir: Path | None = Field(None, validation_alias=AliasChoices("MODEL_CACHE_DIR", "ML_MODEL_CACHE_DIR"))
@@ -80,6 +81,12 @@ class Settings(BaseSettings):
         one is set, else by the host's: the check runs in another process of the same container."""
         name = self.worker_name if "worker_name" in self.model_fields_set else socket.gethostname()
         return Path(tempfile.gettempdir(), f"ml-worker-{name}.alive")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _readable(cls, url: str) -> str:
+        parse(url)  # its ConfigError is the answer: a ValidationError would quote the URL, and with it the password
+        return url
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

@@ -2,45 +2,105 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import redis
-from redis.backoff import NoBackoff
+import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
 
-from shared.errors import StoreTooOld, StoreUnavailable
+from shared.errors import ConfigError, StoreTooOld, StoreUnavailable
+from shared.primary import AsyncSentinels, Sentinels, aprimary, primary
+from shared.redis_url import Address, parse
 from shared.settings import Settings
 
 MINIMUM = (7, 0)
+TIMEOUT_S = 10.0  # below a lease: a server that is gone without a word must not cost the leases
+CONNECT_S = 5.0
+SENTINEL_S = 2.0  # one that does not answer is not waited for long: there are others
 
 
 def connect(settings: Settings) -> redis.Redis:
     """A client with its own pool, not yet connected. Nothing is retried silently: each caller knows what may be run
     again."""
-    return redis.Redis.from_url(
-        client_url(settings),
-        socket_timeout=30,
-        socket_connect_timeout=5,
-        socket_keepalive=True,
-        health_check_interval=15,
-        retry=Retry(NoBackoff(), 0),
-    )
+    return client(parse(settings.redis_url), timeout_s=TIMEOUT_S, connect_s=CONNECT_S)
+
+
+def client(address: Address, *, timeout_s: float, connect_s: float) -> redis.Redis:
+    """As `connect`, with timeouts of one's own."""
+    options = _options(address, timeout_s=timeout_s, connect_s=connect_s)
+    options |= {"health_check_interval": 15, "retry": Retry(NoBackoff(), 0)}
+    base: type[Any]
+    if address.master:
+        sentinels = Sentinels(address.hosts, sentinel_kwargs=sentinel_options(address))
+        kind = redis.sentinel
+        base = kind.SentinelManagedSSLConnection if address.tls else kind.SentinelManagedConnection
+        pool = kind.SentinelConnectionPool(address.master, sentinels, connection_class=primary(base), **options)
+        return redis.Redis.from_pool(pool)
+    base = redis.SSLConnection if address.tls else redis.Connection
+    base = redis.UnixDomainSocketConnection if address.path else base
+    return redis.Redis.from_pool(redis.ConnectionPool(connection_class=primary(base), **options))
+
+
+def aconnect(settings: Settings) -> redis.asyncio.Redis:
+    """As `connect`, for an event loop. One quick retry: a pooled connection may have died with the last Redis. More
+    would only delay the 503."""
+    address = parse(settings.redis_url)
+    options = _options(address, timeout_s=5, connect_s=2)
+    options["retry"] = AsyncRetry(ConstantBackoff(0.05), 1)
+    base: type[Any]
+    if address.master:
+        sentinels = AsyncSentinels(address.hosts, sentinel_kwargs=sentinel_options(address))
+        kind = redis.asyncio.sentinel
+        base = kind.SentinelManagedSSLConnection if address.tls else kind.SentinelManagedConnection
+        pool = kind.SentinelConnectionPool(address.master, sentinels, connection_class=aprimary(base), **options)
+        return redis.asyncio.Redis.from_pool(pool)
+    base = redis.asyncio.SSLConnection if address.tls else redis.asyncio.Connection
+    base = redis.asyncio.UnixDomainSocketConnection if address.path else base
+    return redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(connection_class=aprimary(base), **options))
+
+
+def _options(address: Address, *, timeout_s: float, connect_s: float) -> dict[str, Any]:
+    options: dict[str, Any] = {"db": address.db, **address.login, **address.tls, "socket_timeout": timeout_s}
+    if address.path:
+        return options | {"path": address.path}
+    options |= {"socket_connect_timeout": connect_s, "socket_keepalive": True}
+    if not address.master:
+        options["host"], options["port"] = address.hosts[0]
+    return options
+
+
+def sentinel_options(address: Address) -> dict[str, Any]:
+    """How the sentinels themselves are asked; also a transport option of kombu's and Celery's. No retry: redis-py's
+    own would try a dead one for seconds before the next."""
+    tls = {"ssl": True, **address.tls} if address.tls else {}
+    timeouts = {"socket_timeout": SENTINEL_S, "socket_connect_timeout": SENTINEL_S}
+    return {**address.sentinel_login, **tls, **timeouts, "retry": None}
 
 
 def check_server(client: redis.Redis) -> None:
-    """Raises StoreTooOld below Redis 7.0, StoreUnavailable when it does not answer."""
+    """Raises StoreTooOld below Redis 7.0, ConfigError for one that cannot hold the queue, StoreUnavailable when it
+    does not answer."""
     try:
-        info = client.info("server")
+        info = cast(dict[str, object], client.info("server") | client.info("cluster"))
     except redis.RedisError as error:
         raise StoreUnavailable(f"Redis does not answer: {error}") from None
-    refuse_old(info)
+    refuse_unfit(info)
 
 
-def refuse_old(info: dict[str, object]) -> None:
-    """`info` is INFO's server section. Scripts need the flags of 7.0 (`#!lua flags=allow-oom`)."""
+def refuse_unfit(info: dict[str, object]) -> None:
+    """`info` is INFO's sections server and cluster. Scripts need the flags of 7.0 (`#!lua flags=allow-oom`), and all
+    keys on one server."""
     version = str(info.get("redis_version", "0"))
     if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM:
         raise StoreTooOld(f"Redis {version} is too old: 7.0 or newer, or Valkey, is needed")
-
-
-def client_url(settings: Settings) -> str:
-    """redis-py's spelling of a URL that kombu understands too."""
-    return settings.redis_url.replace("redis+socket://", "unix://", 1)
+    if info.get("redis_mode", info.get("server_mode")) == "sentinel":
+        raise ConfigError("ML_REDIS_URL: this is a sentinel; write sentinel://HOST:PORT/DB?master_name=NAME")
+    if str(info.get("cluster_enabled")) == "1":
+        raise ConfigError(
+            "ML_REDIS_URL: this is a Redis Cluster; the scripts need all keys on one server: Redis or Valkey without "
+            "cluster-enabled, which Sentinel can fail over"
+        )

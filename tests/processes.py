@@ -15,6 +15,8 @@ import redis
 
 from local.ports import free_port
 from shared import keys
+from shared.settings import Settings
+from shared.store import connect
 from tests.conftest import wait_until
 
 REPOSITORY = Path(__file__).parent.parent
@@ -40,7 +42,7 @@ def worker(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """`python -m worker` (or another program in its place), ready when it yields; killed at the end if the test has not
     stopped it."""
-    store = redis.Redis.from_url(redis_url)
+    store = connect(Settings(redis_url=redis_url))
     process = subprocess.Popen(
         program,
         env=environment(redis_url, models, ML_WORKER_NAME=name, **extra),

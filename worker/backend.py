@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import redis
 from celery import states
 from celery.backends.redis import RedisBackend
 
@@ -18,7 +19,12 @@ _STATES = {states.SUCCESS: State.SUCCEEDED, states.FAILURE: State.FAILED, states
 
 
 class OutcomeBackend(RedisBackend):  # type: ignore[misc]  # celery ships no types
-    """Any thread of the worker."""
+    """Any thread of the worker. It knows no URL: `store` is a client of ours, whatever kind of Redis that leads to."""
+
+    store: redis.Redis  # set by `outcome_backend`
+
+    def _create_client(self, **params: Any) -> redis.Redis:
+        return self.store
 
     def _store_result(
         self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
@@ -50,3 +56,8 @@ class OutcomeBackend(RedisBackend):  # type: ignore[misc]  # celery ships no typ
         if meta["status"] == states.PENDING and self.client.hget(keys.JOB + task_id, "state") == b"running":
             meta["status"] = states.STARTED
         return meta
+
+
+def outcome_backend(store: redis.Redis) -> type[OutcomeBackend]:
+    """The backend class for one app."""
+    return type("OutcomeBackend", (OutcomeBackend,), {"store": store, "__module__": __name__})

@@ -24,6 +24,7 @@ from shared.queue import make_celery, queue
 from shared.settings import Settings
 from shared.store import check_server, connect
 from worker import transport
+from worker.backend import outcome_backend
 from worker.consumer import install_revoke
 from worker.device import Device, claim_device
 from worker.engine import Engine
@@ -89,7 +90,7 @@ def consume(settings: Settings, models: Mapping[Ref, LoadedModel], engine: Engin
     warnings.simplefilter("ignore", SecurityWarning)
     transport.install(engine.holdings, on_tick=engine.reporter.run)
     install_revoke()
-    app = make_celery(settings, backend=f"worker.backend:OutcomeBackend+{settings.redis_url}")
+    app = make_celery(settings, backend=outcome_backend(connect(settings)))
     queues = [queue(keys.queue_name(ref.model, ref.version)) for ref in models]
     app.conf.task_queues = [*app.conf.task_queues, *queues]
     app.conf.worker_consumer = "worker.consumer:DeadLetteringConsumer"

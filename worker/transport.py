@@ -16,9 +16,12 @@ import orjson
 from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport import redis as stock
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 from shared import keys, messages, scripts
 from shared.logs import Event, get_logger
+from shared.primary import primary
 from worker.holdings import Holdings
 
 logger = get_logger("worker")
@@ -58,6 +61,10 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         self._track: tuple[Any, ...] = ()
         super().__init__(*args, **kwargs)
 
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        params: dict[str, Any] = super()._connparams(asynchronous)
+        return params | {"connection_class": primary(params["connection_class"])}
+
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Kombu calls it once a (re)connection: set the wake-up up instead of blocking in BRPOP."""
         wake = self.client.connection
@@ -67,6 +74,8 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         wake.read_response(push_request=True)
         self._drainer = self._create_client()
         self._drainer.connection = self._drainer.connection_pool.get_connection()  # tracking belongs to a connection
+        if _server(self._drainer.connection) != _server(wake):
+            raise RedisConnectionError("a failover came between the two connections")
         self._track = ("CLIENT", "TRACKING", "ON", "REDIRECT", wake_id, "NOLOOP")
         self._drainer.execute_command(*self._track)
         self._in_poll, self._brpop_sent_at, self._left = wake, None, 1
@@ -88,14 +97,15 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         """Flush acks; when messages wait and there is room, take them. Once a loop tick."""
         if not self._in_poll or self._drainer is None:
             return
-        self._flush(self._drainer)
+        drainer = _alive(self._drainer)
+        self._flush(drainer)
         if not self._left:
             return
         lists = keys.drained_lists(list(self.active_queues), messages.VERSION)
         room = self.holdings.room(lists)
         if not any(room):
             return
-        drained: scripts.Drained = scripts.run_on(self._drainer, scripts.drain(lists, room))
+        drained: scripts.Drained = scripts.run_on(drainer, scripts.drain(lists, room))
         self._left = drained.left
         for list_name, raw in drained.messages:
             message = orjson.loads(raw)
@@ -105,10 +115,14 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
                 self.connection._deliver(message, keys.queue_of(list_name))
 
     def tick(self) -> None:
-        """Once a second: as if woken. Tracking is asked for again, since redis-py may have reconnected silently."""
+        """Once a second: as if woken. That tracking is asked for again proves that both connections live."""
         self._left = 1
-        if self._drainer is not None:
-            self._drainer.execute_command(*self._track)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+        if self._drainer is None:
+            return
+        try:
+            _alive(self._drainer).execute_command(*self._track)  # type: ignore[no-untyped-call]  # redis-py's
+        except ResponseError as error:  # Redis has lost the wake connection
+            raise RedisConnectionError(f"the wake-up is gone: {error}") from None
 
     def _flush(self, client: Redis) -> None:
         """What is said again after a lost connection is harmless."""
@@ -140,6 +154,22 @@ def _hide_expires(headers: dict[str, Any]) -> None:
         headers[messages.EXPIRES], headers["expires"] = headers["expires"], None
 
 
+def _alive(drainer: Redis) -> Redis:
+    """The same. Used after its connection is gone it would connect by itself, perhaps to another server, and there
+    the number of our wake connection is somebody else's."""
+    if drainer.connection is None or drainer.connection._sock is None:
+        raise RedisConnectionError("the drain connection is gone")
+    return drainer
+
+
+def _server(connection: Any) -> tuple[str, int] | None:
+    return (connection.host, connection.port) if hasattr(connection, "port") else None  # a Unix socket has none
+
+
+class SentinelChannel(Channel, stock.SentinelChannel):  # type: ignore[misc]
+    """The same, on the master that the sentinels name."""
+
+
 class Poller(stock.MultiChannelPoller):  # type: ignore[misc]
     """Drains at the start of each loop turn."""
 
@@ -160,14 +190,15 @@ class Poller(stock.MultiChannelPoller):  # type: ignore[misc]
 def install(holdings: Holdings, *, on_tick: Callable[[], None]) -> None:
     """From here on this process's redis URLs are served by the lossless transport. `on_tick` runs once a second in
     the event loop, whatever connections come and go."""
+    plain = _transport(stock.Transport, Channel, holdings, on_tick)
+    sentinel = _transport(stock.SentinelTransport, SentinelChannel, holdings, on_tick)
+    TRANSPORT_ALIASES.update({"redis": lambda: plain, "rediss": lambda: plain, "sentinel": lambda: sentinel})
+    logger.debug(Event.STARTED, transport="lossless")
 
-    class HoldingChannel(Channel):
-        pass
 
-    HoldingChannel.holdings = holdings
-
-    class Transport(stock.Transport):  # type: ignore[misc]
-        Channel = HoldingChannel
+def _transport(base: Any, channel: type[Channel], holdings: Holdings, on_tick: Callable[[], None]) -> Any:
+    class Transport(base):  # type: ignore[misc]
+        Channel = type(channel.__name__, (channel,), {"holdings": holdings})
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
@@ -178,6 +209,4 @@ def install(holdings: Holdings, *, on_tick: Callable[[], None]) -> None:
             loop.call_repeatedly(1.0, self.cycle.tick)
             loop.call_repeatedly(1.0, on_tick)
 
-    for scheme in ("redis", "rediss"):
-        TRANSPORT_ALIASES[scheme] = lambda: Transport
-    logger.debug(Event.STARTED, transport="lossless")
+    return Transport
