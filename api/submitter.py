@@ -12,14 +12,14 @@ from typing import Any
 
 import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.errors import ServiceError, StoreUnavailable
 from shared.scripts import Call, Script, arun
+from shared.store import refuses_writes
 
 LOST = (RedisConnectionError, RedisTimeoutError, OSError)
-_NO_WRITES = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "LOADING", "BUSY", "READONLY")
 _NO_SCRIPT = Script("", "", "")
 _Request = tuple[Sequence[Call[Any]], asyncio.Future[list[Any]]]
 
@@ -41,7 +41,7 @@ def refusal(error: Exception) -> Exception:
         return StoreUnavailable("Redis is full and takes no new jobs; what was accepted still finishes")
     if isinstance(error, LOST):
         return StoreUnavailable()
-    if isinstance(error, ReadOnlyError) or (isinstance(error, ResponseError) and str(error).startswith(_NO_WRITES)):
+    if refuses_writes(error):
         return StoreUnavailable(f"Redis takes no writes: {error}")
     return error
 

@@ -4,7 +4,9 @@ itself. redis-py's own classes, with what they leave out; kombu's connections ge
 from __future__ import annotations
 
 import asyncio
-import threading
+import contextlib
+import socket
+import time
 from typing import Any
 
 import redis.asyncio.connection
@@ -14,25 +16,41 @@ import redis.sentinel
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MasterDownError, ReadOnlyError
 
+from shared.follower import Follower
+
 _DEMOTED = (ReadOnlyError, MasterDownError)
 
 
-def primary(base: type[Any]) -> type[Any]:
-    """A connection class of redis-py, for a server that must be the primary. One that has become a replica answers
-    on; here that is a lost connection, so that nobody writes to it for ever."""
-    return type(base.__name__, (_Primary, base), {})
+def primary(base: type[Any], follower: Follower | None = None) -> type[Any]:
+    """A connection class of redis-py for one pool, whose server must be the primary. One that has become a replica
+    answers on; here that is a lost connection, for all of the pool, so that nobody writes to it for ever, or reads
+    what is old. `follower`, for a class whose server sentinels name, cuts its connections when they name another."""
+    bases = (_Primary, base) if follower is None else (_Followed, _Primary, base)
+    return type(base.__name__, bases, {"follower": follower})
 
 
-def aprimary(base: type[Any]) -> type[Any]:
+def aprimary(base: type[Any], follower: Follower | None = None) -> type[Any]:
     """As `primary`, of redis.asyncio."""
-    return type(base.__name__, (_AsyncPrimary, base), {})
+    bases = (_AsyncPrimary, base) if follower is None else (_AsyncFollowed, _AsyncPrimary, base)
+    return type(base.__name__, bases, {"follower": follower})
 
 
 class _Primary(redis.connection.AbstractConnection):
+    _demoted_at = _connected_at = float("-inf")
+
+    def connect(self) -> None:
+        """Whoever takes a connection from the pool calls it."""
+        if self._sock is not None and self._connected_at < type(self)._demoted_at:
+            self.disconnect()
+        if self._sock is None:
+            self._connected_at = time.monotonic()
+        super().connect()
+
     def read_response(self, *args: Any, **options: Any) -> Any:
         try:
             return super().read_response(*args, **options)
         except _DEMOTED as error:
+            type(self)._demoted_at = time.monotonic()
             self.disconnect()
             raise RedisConnectionError(f"the server is no longer the primary: {error}") from None
 
@@ -42,11 +60,35 @@ class _Primary(redis.connection.AbstractConnection):
         return super().send_packed_command(command, check_health)
 
 
+class _Followed(redis.sentinel.SentinelManagedConnection):
+    follower: Follower
+
+    def connect_to(self, address: Any) -> None:
+        super().connect_to(address)
+        self.follower.watch(self)
+
+    def cut(self) -> None:
+        """The socket's own method also where it speaks TLS: the state of that is its user's."""
+        if (sock := self._sock) is not None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
 class _AsyncPrimary(redis.asyncio.connection.AbstractConnection):
+    _demoted_at = _connected_at = float("-inf")
+
+    async def connect(self) -> None:
+        if self.is_connected and self._connected_at < type(self)._demoted_at:
+            await self.disconnect()
+        if not self.is_connected:
+            self._connected_at = time.monotonic()
+        await super().connect()
+
     async def read_response(self, *args: Any, **options: Any) -> Any:
         try:
             return await super().read_response(*args, **options)
         except _DEMOTED as error:
+            type(self)._demoted_at = time.monotonic()
             await self.disconnect()
             raise RedisConnectionError(f"the server is no longer the primary: {error}") from None
 
@@ -56,36 +98,19 @@ class _AsyncPrimary(redis.asyncio.connection.AbstractConnection):
         return await super().send_packed_command(command, check_health)
 
 
-class Sentinels(redis.sentinel.Sentinel):
-    """Asked rarely, so no connection to them is kept: none can be stale, none is left open at the end. One question
-    at a time: redis-py reorders its list of sentinels, and two threads at it together would lose one."""
+class _AsyncFollowed(redis.asyncio.sentinel.SentinelManagedConnection):
+    follower: Follower
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._lock = threading.Lock()
+    async def connect_to(self, address: Any) -> None:
+        self._home = asyncio.get_running_loop()
+        await super().connect_to(address)
+        self.follower.watch(self)
 
-    def discover_master(self, service_name: str) -> Any:
-        """Host and port. Raises ConnectionError when no sentinel knows a master."""
-        with self._lock:
-            try:
-                return super().discover_master(service_name)
-            finally:
-                for one in self.sentinels:
-                    one.close()
+    def cut(self) -> None:
+        """In its own loop."""
+        with contextlib.suppress(RuntimeError):  # which has ended
+            self._home.call_soon_threadsafe(self._abort)
 
-
-class AsyncSentinels(redis.asyncio.sentinel.Sentinel):
-    """As `Sentinels`, for an event loop."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._lock = asyncio.Lock()
-
-    async def discover_master(self, service_name: str) -> Any:
-        """As `Sentinels.discover_master`."""
-        async with self._lock:
-            try:
-                return await super().discover_master(service_name)
-            finally:
-                for one in self.sentinels:
-                    await one.aclose()
+    def _abort(self) -> None:
+        if self._writer is not None:
+            self._writer.transport.abort()

@@ -10,14 +10,18 @@ import redis.asyncio.sentinel
 import redis.sentinel
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ConstantBackoff, NoBackoff
+from redis.exceptions import MasterDownError, ReadOnlyError
 from redis.retry import Retry
 
 from shared.errors import ConfigError, StoreTooOld, StoreUnavailable
-from shared.primary import AsyncSentinels, Sentinels, aprimary, primary
+from shared.follower import Follower, follow
+from shared.primary import aprimary, primary
 from shared.redis_url import Address, parse
+from shared.sentinels import AsyncSentinels, Sentinels
 from shared.settings import Settings
 
 MINIMUM = (7, 0)
+_NO_WRITES = ("MISCONF ", "NOREPLICAS ", "BUSY ")  # redis-py has no classes for these
 TIMEOUT_S = 10.0  # below a lease: a server that is gone without a word must not cost the leases
 CONNECT_S = 5.0
 SENTINEL_S = 2.0  # one that does not answer is not waited for long: there are others
@@ -26,19 +30,27 @@ SENTINEL_S = 2.0  # one that does not answer is not waited for long: there are o
 def connect(settings: Settings) -> redis.Redis:
     """A client with its own pool, not yet connected. Nothing is retried silently: each caller knows what may be run
     again."""
-    return client(parse(settings.redis_url), timeout_s=TIMEOUT_S, connect_s=CONNECT_S)
+    address = parse(settings.redis_url)
+    return client(address, timeout_s=TIMEOUT_S, connect_s=CONNECT_S, follower=follower(address))
 
 
-def client(address: Address, *, timeout_s: float, connect_s: float) -> redis.Redis:
+def follower(address: Address) -> Follower | None:
+    """This process's, which runs from now on; None where no sentinels are asked."""
+    return follow(address.hosts, address.master, sentinel_options(address)) if address.master else None
+
+
+def client(address: Address, *, timeout_s: float, connect_s: float, follower: Follower | None = None) -> redis.Redis:
     """As `connect`, with timeouts of one's own."""
     options = _options(address, timeout_s=timeout_s, connect_s=connect_s)
     options |= {"health_check_interval": 15, "retry": Retry(NoBackoff(), 0)}
     base: type[Any]
     if address.master:
-        sentinels = Sentinels(address.hosts, sentinel_kwargs=sentinel_options(address))
+        sentinels = Sentinels(address.hosts, sentinel_options(address))
         kind = redis.sentinel
         base = kind.SentinelManagedSSLConnection if address.tls else kind.SentinelManagedConnection
-        pool = kind.SentinelConnectionPool(address.master, sentinels, connection_class=primary(base), **options)
+        pool = kind.SentinelConnectionPool(
+            address.master, sentinels, connection_class=primary(base, follower), **options
+        )
         return redis.Redis.from_pool(pool)
     base = redis.SSLConnection if address.tls else redis.Connection
     base = redis.UnixDomainSocketConnection if address.path else base
@@ -53,10 +65,11 @@ def aconnect(settings: Settings) -> redis.asyncio.Redis:
     options["retry"] = AsyncRetry(ConstantBackoff(0.05), 1)
     base: type[Any]
     if address.master:
-        sentinels = AsyncSentinels(address.hosts, sentinel_kwargs=sentinel_options(address))
+        sentinels = AsyncSentinels(address.hosts, sentinel_options(address))
         kind = redis.asyncio.sentinel
         base = kind.SentinelManagedSSLConnection if address.tls else kind.SentinelManagedConnection
-        pool = kind.SentinelConnectionPool(address.master, sentinels, connection_class=aprimary(base), **options)
+        made = aprimary(base, follower(address))
+        pool = kind.SentinelConnectionPool(address.master, sentinels, connection_class=made, **options)
         return redis.asyncio.Redis.from_pool(pool)
     base = redis.asyncio.SSLConnection if address.tls else redis.asyncio.Connection
     base = redis.asyncio.UnixDomainSocketConnection if address.path else base
@@ -79,6 +92,14 @@ def sentinel_options(address: Address) -> dict[str, Any]:
     tls = {"ssl": True, **address.tls} if address.tls else {}
     timeouts = {"socket_timeout": SENTINEL_S, "socket_connect_timeout": SENTINEL_S}
     return {**address.sentinel_login, **tls, **timeouts, "retry": None}
+
+
+def refuses_writes(reply: object) -> bool:
+    """Whether it is an error that says that the server takes no writes now (its disk, its replicas): nothing ran, and
+    the same may run later."""
+    if isinstance(reply, (ReadOnlyError, MasterDownError)):
+        return True
+    return isinstance(reply, redis.ResponseError) and str(reply).startswith(_NO_WRITES)
 
 
 def check_server(client: redis.Redis) -> None:

@@ -1,6 +1,9 @@
-"""TLS in front of a server on this machine: `terminator.py PORT TARGET_PORT CERTIFICATE`. (The embedded server has
-none of its own.) What does not begin as TLS goes through as it is, as with a server that has both on one port: so
-sentinels, which speak plainly here, can watch the port that clients reach by TLS."""
+"""One port in front of servers on this machine: `terminator.py PORT TARGET CERTIFICATE`.
+
+TLS ends here (the embedded server has none of its own). What does not begin as TLS goes through as it is, so that
+sentinels, which speak plainly in the tests, can watch the port that clients reach by TLS. TARGET is a file with the
+port to lead to, read anew for each connection: so one name leads to another server after a failover.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import asyncio
 import socket
 import ssl
 import sys
+from pathlib import Path
 
 TLS_HANDSHAKE = b"\x16"  # the first byte of every TLS connection, and of no Redis command
 
@@ -43,7 +47,7 @@ def join(one: Pipe, two: Pipe) -> None:
         pipe.waiting.clear()
 
 
-async def serve(client: socket.socket, target: int, context: ssl.SSLContext) -> None:
+async def serve(client: socket.socket, target: Path, context: ssl.SSLContext) -> None:
     loop = asyncio.get_running_loop()
     readable = loop.create_future()
     loop.add_reader(client, lambda: readable.done() or readable.set_result(None))
@@ -52,13 +56,13 @@ async def serve(client: socket.socket, target: int, context: ssl.SSLContext) -> 
     try:
         secure = client.recv(1, socket.MSG_PEEK) == TLS_HANDSHAKE
         _, outer = await loop.connect_accepted_socket(Pipe, client, ssl=context if secure else None)
-        _, inner = await loop.create_connection(Pipe, "127.0.0.1", target)
+        _, inner = await loop.create_connection(Pipe, "127.0.0.1", int(target.read_text()))  # noqa: ASYNC240 - a few bytes
         join(outer, inner)
     except OSError:  # no handshake, or no server: the client sees its connection closed
         client.close()
 
 
-async def main(port: int, target: int, certificate: str) -> None:
+async def main(port: int, target: Path, certificate: str) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     listener = socket.create_server(("127.0.0.1", port))
@@ -73,4 +77,4 @@ async def main(port: int, target: int, certificate: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))
+    asyncio.run(main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))

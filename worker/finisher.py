@@ -15,6 +15,7 @@ from shared import scripts, tasks
 from shared.errors import Fault
 from shared.logs import Event, get_logger
 from shared.outcomes import encode_outcome
+from shared.store import refuses_writes
 from shared.types import Outcome, State
 from worker.handler import ItemError, with_notes
 from worker.holdings import Holdings
@@ -131,13 +132,8 @@ class Finisher:
 
     def _write(self, ends: list[_End]) -> None:
         calls = [self._call(end) for end in ends]
-        while True:
-            try:
-                replies = scripts.run(self._client, calls)
-                break
-            except redis.RedisError as error:
-                logger.warning(Event.REDIS_LOST, step="finish", jobs=len(ends), error=str(error))
-                time.sleep(RETRY_S)  # the leases are renewed meanwhile; finishing again is harmless
+        while (replies := self._try(calls)) is None:
+            time.sleep(RETRY_S)  # the leases are renewed meanwhile; finishing again is harmless
         for end, reply in zip(ends, replies, strict=True):
             work, outcome = end.work, end.outcome
             if isinstance(reply, Exception):
@@ -154,6 +150,20 @@ class Finisher:
                 message=outcome.message,
                 runtime_s=work.predict_ms / 1000,
             )
+
+    def _try(self, calls: list[scripts.Call[scripts.Finished]]) -> list[Any] | None:
+        """None: Redis is away, or takes no writes."""
+        why: object
+        try:
+            replies = scripts.run(self._client, calls)
+        except redis.RedisError as error:
+            why = error
+        else:
+            why = next(filter(refuses_writes, replies), None)
+            if why is None:
+                return replies
+        logger.warning(Event.REDIS_LOST, step="finish", jobs=len(calls), error=str(why))
+        return None
 
     def _call(self, end: _End) -> scripts.Call[scripts.Finished]:
         work, outcome = end.work, end.outcome

@@ -21,6 +21,7 @@ from shared.catalog import Catalog, Ref, load_catalog
 from shared.errors import ConfigError
 from shared.logs import Event, get_logger
 from shared.queue import make_celery, queue
+from shared.redis_url import parse
 from shared.settings import Settings
 from shared.store import check_server, connect
 from worker import transport
@@ -88,7 +89,7 @@ def consume(settings: Settings, models: Mapping[Ref, LoadedModel], engine: Engin
     """Celery's worker, with our pool, transport and backend, in this thread until it was told to stop."""
     # Celery warns root off because of pickle; only JSON is accepted here.
     warnings.simplefilter("ignore", SecurityWarning)
-    transport.install(engine.holdings, on_tick=engine.reporter.run)
+    transport.install(engine.holdings, on_tick=engine.reporter.run, address=parse(settings.redis_url))
     install_revoke()
     app = make_celery(settings, backend=outcome_backend(connect(settings)))
     queues = [queue(keys.queue_name(ref.model, ref.version)) for ref in models]

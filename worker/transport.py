@@ -18,10 +18,15 @@ from kombu.transport import redis as stock
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
+from redis.sentinel import SentinelConnectionPool
 
 from shared import keys, messages, scripts
+from shared.follower import Follower
 from shared.logs import Event, get_logger
 from shared.primary import primary
+from shared.redis_url import Address
+from shared.sentinels import Sentinels
+from shared.store import follower, sentinel_options
 from worker.holdings import Holdings
 
 logger = get_logger("worker")
@@ -54,6 +59,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
 
     QoS = QoS
     holdings: Holdings  # set by `install`
+    follower: Follower | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._left = 1
@@ -63,7 +69,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         params: dict[str, Any] = super()._connparams(asynchronous)
-        return params | {"connection_class": primary(params["connection_class"])}
+        return params | {"connection_class": primary(params["connection_class"], self.follower)}
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Kombu calls it once a (re)connection: set the wake-up up instead of blocking in BRPOP."""
@@ -97,7 +103,13 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         """Flush acks; when messages wait and there is room, take them. Once a loop tick."""
         if not self._in_poll or self._drainer is None:
             return
-        drainer = _alive(self._drainer)
+        try:
+            self._drain(_alive(self._drainer))
+        except ResponseError as error:  # a disk or the replicas are in trouble: the connection is not, and nothing ran
+            self._left = 0  # until the next tick
+            logger.warning(Event.REDIS_LOST, step="drain", error=str(error))
+
+    def _drain(self, drainer: Redis) -> None:
         self._flush(drainer)
         if not self._left:
             return
@@ -169,6 +181,13 @@ def _server(connection: Any) -> tuple[str, int] | None:
 class SentinelChannel(Channel, stock.SentinelChannel):  # type: ignore[misc]
     """The same, on the master that the sentinels name."""
 
+    sentinels: Sentinels  # set by `install`
+
+    def _sentinel_managed_pool(self, asynchronous: bool = False) -> SentinelConnectionPool:
+        params = self._connparams(asynchronous)
+        del params["host"], params["port"]
+        return SentinelConnectionPool(self.master_name, self.sentinels, **params)  # type: ignore[no-untyped-call]
+
 
 class Poller(stock.MultiChannelPoller):  # type: ignore[misc]
     """Drains at the start of each loop turn."""
@@ -187,18 +206,23 @@ class Poller(stock.MultiChannelPoller):  # type: ignore[misc]
                 channel.tick()
 
 
-def install(holdings: Holdings, *, on_tick: Callable[[], None]) -> None:
+def install(holdings: Holdings, *, on_tick: Callable[[], None], address: Address) -> None:
     """From here on this process's redis URLs are served by the lossless transport. `on_tick` runs once a second in
     the event loop, whatever connections come and go."""
-    plain = _transport(stock.Transport, Channel, holdings, on_tick)
-    sentinel = _transport(stock.SentinelTransport, SentinelChannel, holdings, on_tick)
+    own = {
+        "holdings": holdings,
+        "follower": follower(address),
+        "sentinels": Sentinels(address.hosts, sentinel_options(address)),
+    }
+    plain = _transport(stock.Transport, type("Channel", (Channel,), own), on_tick)
+    sentinel = _transport(stock.SentinelTransport, type("SentinelChannel", (SentinelChannel,), own), on_tick)
     TRANSPORT_ALIASES.update({"redis": lambda: plain, "rediss": lambda: plain, "sentinel": lambda: sentinel})
     logger.debug(Event.STARTED, transport="lossless")
 
 
-def _transport(base: Any, channel: type[Channel], holdings: Holdings, on_tick: Callable[[], None]) -> Any:
+def _transport(base: Any, channel: type[Channel], on_tick: Callable[[], None]) -> Any:
     class Transport(base):  # type: ignore[misc]
-        Channel = type(channel.__name__, (channel,), {"holdings": holdings})
+        Channel = channel
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)

@@ -1,0 +1,98 @@
+"""All kinds of Redis that ML_REDIS_URL can name: the whole path of a job over each, with a real API and worker."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from celery import Celery
+
+from shared import keys
+from shared.queue import make_celery
+from shared.redis_url import parse
+from shared.settings import Settings
+from shared.store import connect
+from tests.conftest import wait_until
+from tests.processes import api, worker
+from tests.redis_kinds import KINDS, WATCHWORD
+
+MODELS = """
+models:
+  echo: {task: echo, versions: {"1": {}}}
+  other: {task: echo, versions: {"1": {}}}
+"""
+LISTS = [
+    keys.queue_list(keys.queue_name(model, "1"), priority)
+    for model in ("echo", "other")
+    for priority in keys.PRIORITIES
+]
+
+
+@pytest.fixture(params=KINDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    with KINDS[request.param](tmp_path / "redis") as found:
+        yield found
+
+
+def producer(url: str) -> Celery:
+    """A backend's own Celery, with the options that its documentation asks for."""
+    address = parse(url)
+    app = Celery("backend", broker=address.stock_url(), backend=address.stock_url(), set_as_current=False)
+    safe = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": address.tls.get("ssl_ca_certs")}
+    if address.tls:
+        app.conf.broker_use_ssl = app.conf.redis_backend_use_ssl = safe
+    if address.master:
+        asked = {"password": WATCHWORD} | ({"ssl": True} | safe if address.tls else {})
+        options = {"master_name": address.master, "sentinel_kwargs": asked}
+        app.conf.broker_transport_options = app.conf.result_backend_transport_options = options
+    return app
+
+
+def test_every_part_works(url: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    models = tmp_path / "models.yaml"
+    models.write_text(MODELS)
+    store = connect(Settings(redis_url=url))
+    backend, control = producer(url), make_celery(Settings(redis_url=url))
+    with api(url, models) as at, httpx.Client(base_url=at, timeout=60) as http:
+        waiting = [_post(http, model=model, priority=p) for model in ("echo", "other") for p in keys.PRIORITY_NAMES]
+        assert [store.llen(name) for name in LISTS] == [1] * 6
+        with worker(url, models):
+            for job_id in waiting:
+                assert http.get(f"/v1/jobs/{job_id}", params={"wait": 30}).json()["state"] == "succeeded"
+            job_id = _post(http)
+            wait_until(lambda: http.get(f"/v1/jobs/{job_id}").json()["state"] == "succeeded", what="the poll")
+            plain = backend.send_task("ml.predict", kwargs={"model": "echo", "input": [1, {}]}, queue="ml")
+            assert plain.get(timeout=20) == [1, {}]
+            inspect = control.control.inspect(timeout=5, limit=1)
+            assert list(inspect.ping().values()) == [{"ok": "pong"}]
+            told = str(inspect.conf())
+            assert "priority_steps" in told
+            # The safety tick alone would make these wait half a second in the mean.
+            waits = sorted(_lone(http) for _ in range(10))
+            assert waits[7] < 250, f"queue_ms {waits}"
+        assert store.hlen(keys.UNACKED) == store.zcard(keys.LEASES) == 0
+    backend.close()
+    control.close()
+    store.close()
+    said = told + "".join(capfd.readouterr())
+    assert "s3cret" not in said
+    assert WATCHWORD not in said
+
+
+def _post(http: httpx.Client, **body: Any) -> str:
+    answer = http.post("/v1/jobs", json={"model": "echo", "input": 1} | body)
+    assert answer.status_code == 202
+    job_id: str = answer.json()["id"]
+    return job_id
+
+
+def _lone(http: httpx.Client) -> float:
+    """How long a lone job waited for an idle worker, in ms."""
+    job = http.post("/v1/jobs", json={"model": "echo", "input": 1}, headers={"Prefer": "wait=20"}).json()
+    assert job["state"] == "succeeded"
+    waited: float = job["timing"]["queue_ms"]
+    return waited
