@@ -14,6 +14,7 @@ EXIT_CONFIG = 1
 
 def main(arguments: list[str]) -> int:
     """The exit code: 0 clean, 1 refused to start (configuration, a preloaded model failed), 70 the device hung."""
+    configure_logs("INFO", "text")  # until it is known how; the settings may be what is wrong
     try:
         settings = load_settings()
         configure_logs(settings.log_level, settings.log_format)

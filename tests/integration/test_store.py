@@ -1,0 +1,112 @@
+"""Servers that cannot be used are refused with the reason, and certificates are looked at by every library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+import trustme
+
+from local.server import EmbeddedServer
+from shared.errors import ConfigError, StoreTooOld, StoreUnavailable
+from shared.queue import make_celery
+from shared.settings import Settings
+from shared.store import aconnect, check_server, connect, refuse_unfit
+from tests.processes import environment, refused_worker
+from tests.redis_kinds import KINDS, Watched
+
+
+def _refused(part: str, url: str, tmp_path: Path) -> str:
+    """What a process says that does not start."""
+    models = tmp_path / "models.yaml"
+    models.write_text('models: {echo: {task: echo, versions: {"1": {}}}}')
+    run = refused_worker(environment(url, models, ML_PORT="0"), part)
+    assert run.returncode > 0
+    return run.stderr
+
+
+@pytest.mark.parametrize("part", ["api", "worker"])
+def test_a_cluster_is_refused(part: str, tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path / "redis", extra=("--cluster-enabled", "yes")) as server:
+        assert "this is a Redis Cluster" in _refused(part, server.url, tmp_path)
+
+
+@pytest.mark.parametrize("part", ["api", "worker"])
+def test_a_wrong_url_is_refused(part: str, tmp_path: Path) -> None:
+    told = _refused(part, "sentinel://:hunter2@127.0.0.1:1/0", tmp_path)
+    assert "ML_REDIS_URL" in told
+    assert "master_name" in told
+    assert "hunter2" not in told
+    assert "Traceback" not in told
+
+
+def test_a_sentinel_is_no_server(tmp_path: Path) -> None:
+    with Watched(tmp_path) as watched:
+        url = f"redis://:w4tchword@127.0.0.1:{watched.sentinels[0]}/0"
+        with connect(Settings(redis_url=url)) as client, pytest.raises(ConfigError, match="this is a sentinel"):
+            check_server(client)
+
+
+def test_sentinels_that_know_no_such_master(tmp_path: Path) -> None:
+    with Watched(tmp_path) as watched:
+        url = watched.url.replace("mymaster", "another")
+        with connect(Settings(redis_url=url)) as client, pytest.raises(StoreUnavailable, match="no sentinel names"):
+            check_server(client)
+
+
+def test_an_old_server_is_refused() -> None:
+    with pytest.raises(StoreTooOld, match=r"6\.2\.14"):
+        refuse_unfit({"redis_version": "6.2.14"})
+
+
+def _sync(settings: Settings) -> None:
+    with connect(settings) as client:
+        client.ping()
+
+
+def _broker(settings: Settings) -> None:
+    app = make_celery(settings)
+    with app.connection() as connection:
+        connection.connect()
+    app.close()
+
+
+def _results(settings: Settings) -> None:
+    app = make_celery(settings)
+    try:
+        app.backend.client.ping()
+    finally:
+        app.close()
+
+
+@pytest.mark.parametrize("kind", ["rediss", "sentinel-tls"])
+@pytest.mark.parametrize("use", [_sync, _broker, _results])
+def test_a_certificate_of_another_authority_is_refused(
+    kind: str, use: Callable[[Settings], None], tmp_path: Path
+) -> None:
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(str(other))
+    with KINDS[kind](tmp_path / "redis") as url:
+        use(Settings(redis_url=url))
+        place, _, authority = url.partition("ssl_ca_certs=")
+        assert authority
+        with pytest.raises((redis.ConnectionError, OSError)):
+            use(Settings(redis_url=f"{place}ssl_ca_certs={other}"))
+        with pytest.raises((redis.ConnectionError, OSError)):
+            use(Settings(redis_url=f"{place}ssl_cert_reqs=required"))
+        use(Settings(redis_url=f"{place}ssl_cert_reqs=none"))
+
+
+@pytest.mark.parametrize("kind", ["rediss", "sentinel-tls"])
+async def test_also_by_the_api(kind: str, tmp_path: Path) -> None:
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(str(other))
+    with KINDS[kind](tmp_path / "redis") as url:
+        async with aconnect(Settings(redis_url=url)) as client:
+            assert await client.ping()
+        place = url.partition("ssl_ca_certs=")[0]
+        async with aconnect(Settings(redis_url=f"{place}ssl_ca_certs={other}")) as client:
+            with pytest.raises((redis.ConnectionError, OSError)):
+                await client.ping()
