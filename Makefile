@@ -13,11 +13,11 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up dev test slow lint types imports check format bench bench-wake bench-loss chaos soak gpu compose-test \
-	clean
+.PHONY: help install demo up dev test test-redis7 slow lint types imports check format bench bench-wake bench-loss chaos soak \
+	gpu compose-test clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Make .venv and install everything into it
 
@@ -50,6 +50,9 @@ test: $(STAMP) ## The tests
 
 slow: $(STAMP) ## The tests that take minutes
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-redis7: $(STAMP) ## The tests that speak to a server, on Redis 7 instead of Valkey
+	@scripts/redis7.sh $(ARGS)
 
 lint: $(STAMP) ## Style and common faults
 	@$(BIN)/ruff check
