@@ -9,6 +9,7 @@ from typing import Any
 
 import redis.asyncio
 
+from api.disk import Disk
 from api.letters import Entry, compose_retry, detail, obstacle, summary
 from api.schemas import LetterDetail, LetterPage
 from api.submitter import LOST, Command, Submitter, refusal
@@ -29,9 +30,17 @@ _MOST_READS = 10  # of one page
 class DeadLetters:
     """For one event loop. All methods raise StoreUnavailable when Redis is away or takes no writes."""
 
-    def __init__(self, settings: Settings, catalog: Catalog, client: redis.asyncio.Redis, submitter: Submitter) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        client: redis.asyncio.Redis,
+        submitter: Submitter,
+        *,
+        disk: Disk | None,
+    ) -> None:
         self._settings, self._catalog = settings, catalog
-        self._client, self._submitter = client, submitter
+        self._client, self._submitter, self._disk = client, submitter, disk
 
     async def page(
         self, limit: int, *, after: str | None = None, reason: str | None = None, model: str | None = None
@@ -74,6 +83,8 @@ class DeadLetters:
         if made.status == "payload":
             raise CannotRetry(_GONE)
         logger.info(Event.LETTER_RETRIED, letter=letter, job_id=asked.job_id, retried_from=entry.text("id"))
+        if self._disk is not None:
+            await self._disk.holds(asked.job_id)
         return Job(
             id=asked.job_id,
             model=asked.ref.model,

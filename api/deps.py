@@ -70,7 +70,7 @@ def make_services(settings: Settings, catalog: Catalog) -> Services:
     presence = Presence(client, submitter, catalog)
     disk = Disk(client) if settings.durability == "fsync" else None
     jobs = JobService(settings, catalog, submitter, waiter, presence, disk=disk)
-    dead = DeadLetters(settings, catalog, client, submitter)
+    dead = DeadLetters(settings, catalog, client, submitter, disk=disk)
     sweeper = Sweeper(submitter, catalog, dead_ttl_s=settings.dead_ttl_s)
     return Services(settings, catalog, client, submitter, waiter, presence, disk, jobs, dead, sweeper)
 

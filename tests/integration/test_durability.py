@@ -16,7 +16,7 @@ import redis.asyncio
 
 from api.disk import Disk, answers_early
 from local.server import EmbeddedServer
-from shared import keys
+from shared import keys, scripts
 from shared.errors import ConfigError, StoreTooOld, StoreUnavailable
 from tests.api_stack import Api, serving, settings, until
 from tests.preload import library
@@ -80,9 +80,9 @@ async def test_everysec_does_not_wait(tmp_path: Path) -> None:
     assert took[4] < SLOW_MS / 1000 / 2
 
 
-async def test_a_wait_that_ends_without_an_outcome_is_an_acceptance_too(fsync_api: Api) -> None:
-    """Who gets 202 or 504 must find the job after a power cut."""
-    disk = fsync_api.parts.disk
+def _asked(api: Api) -> list[str]:
+    """The jobs that the disk is asked for from now on, and has answered for."""
+    disk = api.parts.disk
     assert disk is not None
     asked: list[str] = []
     real = disk.holds
@@ -92,12 +92,29 @@ async def test_a_wait_that_ends_without_an_outcome_is_an_acceptance_too(fsync_ap
         asked.append(job_id)
 
     disk.holds = holds  # type: ignore[method-assign]  # it is still asked
+    return asked
+
+
+async def test_a_wait_that_ends_without_an_outcome_is_an_acceptance_too(fsync_api: Api) -> None:
+    """Who gets 202 or 504 must find the job after a power cut."""
+    asked = _asked(fsync_api)
     held = await fsync_api.client.post("/v1/jobs", json={"model": "echo", "input": 1}, headers={"Prefer": "wait=1"})
     late = await fsync_api.client.post(
         "/inference", json={"model_type": "echo", "data": 1}, headers={"Prefer": "wait=1"}
     )
     assert (held.status_code, late.status_code) == (202, 504)
     assert asked == [held.json()["id"], late.json()["job"].rsplit("/", 1)[1]]
+
+
+async def test_a_retry_of_a_dead_letter_is_an_acceptance_too(fsync_api: Api) -> None:
+    job_id = (await fsync_api.client.post("/v1/jobs", json={"model": "echo", "input": 1})).json()["id"]
+    queue = keys.queue_list(keys.queue_name("echo", "1"), keys.NORMAL)
+    await scripts.arun(fsync_api.parts.client, [scripts.drain([queue], [1]), scripts.bury(job_id, "rejected")])
+    ((letter, _),) = await fsync_api.parts.client.xrange(keys.DEAD)
+    asked = _asked(fsync_api)
+    answer = await fsync_api.client.post(f"/v1/dead/{letter.decode()}/retry")
+    assert answer.status_code == 202
+    assert asked == [answer.json()["id"]]
 
 
 async def test_a_server_that_lost_the_job_meanwhile_is_found_out(fsync_api: Api) -> None:
