@@ -27,6 +27,7 @@ def parse(arguments: Sequence[str]) -> Options:
     add = command.add_argument
     add("--data-dir", type=Path, default=env.get("ML_DATA_DIR", ".ml-service"), help="accepted jobs and state.json")
     add("--models", type=Path, default=env.get("ML_MODELS_FILE", "models.yaml"), help="the models file")
+    add("--apis", type=_count, default=1, help="API processes, which share the port")
     add("--workers", type=_count, default=1, help="worker processes")
     add("--host", default=env.get("ML_HOST", "127.0.0.1"), help="where the API listens")
     add("--port", type=_port, default=env.get("ML_PORT", "8001"), help="of the API; 0: any free one")
@@ -41,7 +42,7 @@ def _port(text: str) -> int:
 
 
 def _count(text: str) -> int:
-    return _whole(text, 1, 256, "a number of workers")
+    return _whole(text, 1, 256, "a number of processes")
 
 
 def _whole(text: str, least: int, most: int, what: str) -> int:

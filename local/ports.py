@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 
+_BACKLOG = 2048  # as uvicorn's; the system may set a lower limit
 
-def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether a server could listen there now."""
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen there, on the loopback interface, now."""
     with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind(("127.0.0.1", port))
         except OSError:
             return False
         return True
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A TCP socket that listens there: IPv6 where the host is written with colons. Port 0 is any free one. Raises
+    OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+
+
+def let_go(listener: socket.socket) -> None:
+    """Hold the socket no more: it ends with the last process that has inherited it. The descriptor stays open, on
+    nothing: a child that is just being started inherits by number, and no other file may get this one."""
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), listener.fileno(), inheritable=False)
 
 
 def free_port() -> int:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import signal
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from local.ports import free_port, is_free
+from local import ports
 from local.server import find_server, server_command
 from local.supervisor import Spec
 from shared.errors import ConfigError
@@ -30,6 +32,7 @@ class Options:
     flower_port: int = 5555
     redis_port: int = 0
     redis_url: str = ""
+    apis: int = 1
     workers: int = 1
     reload: bool = False
 
@@ -39,7 +42,7 @@ class Stack:
     """Specs in the order of their start, and where they answer."""
 
     redis: Spec | None
-    api: Spec
+    apis: tuple[Spec, ...]
     workers: tuple[Spec, ...]
     flower: Spec
     redis_url: str
@@ -50,14 +53,26 @@ class Stack:
     @property
     def api_url(self) -> str:
         """For clients on this machine."""
-        host = "127.0.0.1" if self.api_host in ("", "0.0.0.0") else self.api_host  # noqa: S104 - compared, not bound
-        return f"http://{host}:{self.api_port}"
+        local = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+        host = local.get(self.api_host, self.api_host)
+        return f"http://[{host}]:{self.api_port}" if ":" in host else f"http://{host}:{self.api_port}"
 
 
-def build(options: Options, settings: Settings, lock_fd: int) -> Stack:
-    """Pick the ports and write the command lines. Raises ConfigError that names the port or package in the way."""
+def listen(options: Options) -> socket.socket:
+    """The API's socket, for all its processes and all their lives: between two of them callers wait in its backlog.
+    Raises ConfigError that names the option in the way."""
+    try:
+        return ports.listen(options.host, options.port)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise _taken(options.port, "--port") from None
+        raise ConfigError(f"--host {options.host}, --port {options.port}: {error.strerror}") from None
+
+
+def build(options: Options, settings: Settings, lock_fd: int, listener: socket.socket) -> Stack:
+    """Pick the other ports and write the command lines. Raises ConfigError that names the port or package in the
+    way."""
     _installed("uvicorn", "celery", "flower")
-    api_port = _port(options.port, "--port", options.host)
     flower_port = _port(options.flower_port, "--flower-port")
     redis_url, redis = options.redis_url, None
     if not redis_url:
@@ -78,11 +93,15 @@ def build(options: Options, settings: Settings, lock_fd: int) -> Stack:
     worker_env = env | _threads(os.environ, options.workers)
     return Stack(
         redis=redis,
-        api=Spec(
-            "api",
-            (*python, "api"),
-            env | {"ML_HOST": options.host, "ML_PORT": str(api_port)},
-            stop_s=settings.drain_s + STOP_MARGIN_S,
+        apis=tuple(
+            Spec(
+                name,
+                (*python, "api"),
+                env | {"ML_LISTEN_FD": str(listener.fileno())},
+                stop_s=settings.drain_s + STOP_MARGIN_S,
+                keep_fds=(listener.fileno(),),
+            )
+            for name in (["api"] if options.apis == 1 else [f"api-{n}" for n in range(1, options.apis + 1)])
         ),
         workers=tuple(
             Spec(
@@ -100,7 +119,7 @@ def build(options: Options, settings: Settings, lock_fd: int) -> Stack:
         ),
         redis_url=redis_url,
         api_host=options.host,
-        api_port=api_port,
+        api_port=listener.getsockname()[1],
         flower_url=f"http://127.0.0.1:{flower_port}",
     )
 
@@ -123,12 +142,16 @@ def _threads(current: Mapping[str, str], workers: int) -> dict[str, str]:
     return {"ML_TORCH_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
 
 
-def _port(port: int, option: str, host: str = "127.0.0.1") -> int:
+def _port(port: int, option: str) -> int:
     if port == 0:
-        return free_port()
-    if not is_free(port, host):
-        raise ConfigError(f"port {port} is taken by another program; choose one with {option} (0: any free one)")
+        return ports.free_port()
+    if not ports.is_free(port):
+        raise _taken(port, option)
     return port
+
+
+def _taken(port: int, option: str) -> ConfigError:
+    return ConfigError(f"port {port} is taken by another program; choose one with {option} (0: any free one)")
 
 
 def _installed(*modules: str) -> None:

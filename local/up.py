@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sys
 import time
 from typing import Any
 
+from local import ports
 from local.console import Console
 from local.folder import DataFolder
 from local.ready import wait_ready
 from local.reload import API, WORKERS, Watch
 from local.server import answers
-from local.stack import Options, Stack, build
+from local.stack import Options, Stack, build, listen
 from local.supervisor import Supervisor
 from shared.catalog import Catalog, load_catalog
 from shared.errors import ConfigError
@@ -32,7 +34,9 @@ def up(options: Options) -> int:
     folder = DataFolder(options.data_dir)
     folder.lock()
     try:
-        return asyncio.run(_Up(options, build(options, settings, folder.lock_fd), catalog, folder).run())
+        with listen(options) as listener:
+            stack = build(options, settings, folder.lock_fd, listener)
+            return asyncio.run(_Up(options, stack, catalog, folder, listener).run())
     finally:
         folder.release()
 
@@ -40,10 +44,13 @@ def up(options: Options) -> int:
 class _Up:
     """One run. Everything in the main thread's event loop."""
 
-    def __init__(self, options: Options, stack: Stack, catalog: Catalog, folder: DataFolder) -> None:
+    def __init__(
+        self, options: Options, stack: Stack, catalog: Catalog, folder: DataFolder, listener: socket.socket
+    ) -> None:
         self._options, self._stack, self._catalog, self._folder = options, stack, catalog, folder
-        names = ["ml-service", *(spec.name for spec in stack.workers)]
-        self._console = Console(sys.stdout, max(map(len, names)))
+        self._listener = listener
+        self._apis, self._workers = [spec.name for spec in stack.apis], [spec.name for spec in stack.workers]
+        self._console = Console(sys.stdout, max(map(len, ("ml-service", *self._apis, *self._workers))))
         self._supervisor = Supervisor(self._console, self._changed)
         self._stop = asyncio.Event()
         self._ready = False
@@ -81,7 +88,7 @@ class _Up:
             self._supervisor.start([stack.redis])
             while not await asyncio.to_thread(self._redis_answers):  # noqa: ASYNC110 - another process's state
                 await asyncio.sleep(0.02)
-        self._supervisor.start([stack.api, *stack.workers, stack.flower])
+        self._supervisor.start([*stack.apis, *stack.workers, stack.flower])
         models = [name for name, spec in self._catalog.models.items() if spec.load == "preload"]
         await wait_ready(stack.api_url, stack.flower_url, models, self._console.say)
         self._ready = True
@@ -98,11 +105,10 @@ class _Up:
 
     async def _reload(self) -> None:
         watch = Watch(self._options.models, self._catalog)
-        workers = [spec.name for spec in self._stack.workers]
         while True:
             await asyncio.sleep(0.5)
             parts = await asyncio.to_thread(watch.touched)
-            names = ["api"] * (API in parts) + workers * (WORKERS in parts)
+            names = self._apis * (API in parts) + self._workers * (WORKERS in parts)
             if names:
                 self._console.say(f"files changed: restarting {', '.join(names)}")
             for name in names:
@@ -130,8 +136,8 @@ class _Up:
 
     async def _shut_down(self) -> None:
         self._console.say("stopping (Ctrl-C again: do not wait)")
-        workers = [spec.name for spec in self._stack.workers]
-        await self._supervisor.stop(["api"], [*workers, "flower"])  # then the rest: redis, with all on its disk
+        ports.let_go(self._listener)
+        await self._supervisor.stop(self._apis, [*self._workers, "flower"])  # then the rest: redis, all on its disk
         self._console.say("stopped")
 
 

@@ -125,15 +125,21 @@ def running(folder: Path, *arguments: str, models: str = MODELS) -> Iterator[Up]
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    with running(tmp_path_factory.mktemp("up"), "--workers", "2") as one:
+    with running(tmp_path_factory.mktemp("up"), "--workers", "2", "--apis", "2") as one:
         yield one
 
 
 def test_state_tells_what_runs_and_where(up: Up) -> None:
     state = up.state
     assert set(state) == {"api_url", "flower_url", "redis_url", "processes"}
-    assert set(state["processes"]) == {"redis", "api", "worker-1", "worker-2", "flower"}
-    for name, word in {"redis": "server", "api": "api", "worker-1": "worker", "flower": "flower"}.items():
+    assert set(state["processes"]) == {"redis", "api-1", "api-2", "worker-1", "worker-2", "flower"}
+    for name, word in {
+        "redis": "server",
+        "api-1": "api",
+        "api-2": "api",
+        "worker-1": "worker",
+        "flower": "flower",
+    }.items():
         assert word in Path(f"/proc/{state['processes'][name]}/cmdline").read_text()
     assert httpx.get(f"{state['api_url']}/health").status_code == 200
     assert httpx.get(f"{state['flower_url']}/healthcheck").status_code == 200
@@ -151,7 +157,7 @@ def test_answers_and_both_workers_work(up: Up) -> None:
     assert {job["timing"]["worker"] for job in jobs} == {"worker-1", "worker-2"}
 
 
-@pytest.mark.parametrize("name", ["worker-1", "api", "flower", "redis"])
+@pytest.mark.parametrize("name", ["worker-1", "api-1", "flower", "redis"])
 def test_a_killed_process_is_replaced_and_jobs_go_on(up: Up, name: str) -> None:
     up.replaced(name)
     up.until(lambda: _answers(f"{up.state['api_url']}/readyz?model=echo"))
@@ -159,12 +165,22 @@ def test_a_killed_process_is_replaced_and_jobs_go_on(up: Up, name: str) -> None:
     up.until(lambda: _answers(f"{up.state['flower_url']}/healthcheck"))
 
 
+def test_nobody_is_refused_while_every_api_is_dead(up: Up) -> None:
+    names = ("api-1", "api-2")
+    with watching([up.pid(name) for name in names]) as gone:
+        for name in names:
+            os.kill(up.pid(name), signal.SIGKILL)
+        gone()
+        answer = httpx.get(f"{up.state['api_url']}/livez", timeout=30)  # in the backlog until there is one
+    assert answer.status_code == 200
+
+
 def test_a_second_one_on_the_folder_is_refused(up: Up) -> None:
     second = Up(up.data.parent)
     assert second.process.wait(30) == 1
     assert f"(pid {up.process.pid})" in second.words
     assert str(up.data) in second.words
-    assert up.pid("api"), "the first one's state is untouched"
+    assert up.pid("api-1"), "the first one's state is untouched"
 
 
 def test_a_taken_port_is_refused_by_its_option(up: Up, tmp_path: Path) -> None:

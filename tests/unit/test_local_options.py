@@ -6,13 +6,14 @@ import importlib.machinery
 import importlib.util
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from local.__main__ import parse
 from local.reload import API, WORKERS, Watch
-from local.stack import Options, build
+from local.stack import Options, build, listen
 from shared.catalog import load_catalog
 from shared.errors import ConfigError
 from shared.settings import Settings
@@ -22,6 +23,12 @@ MODELS = "models: {m: {handler: 'mine.py:Mine', versions: {'1': {}}}}"
 
 def _options(tmp_path: Path, **fields: object) -> Options:
     return Options(data_dir=tmp_path, models=tmp_path / "models.yaml", **fields)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as ours:
+        yield ours
 
 
 def test_defaults_are_the_documented_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,44 +41,72 @@ def test_the_environment_gives_defaults_and_options_win(monkeypatch: pytest.Monk
     monkeypatch.setenv("ML_DATA_DIR", "/data")
     monkeypatch.setenv("ML_PORT", "9000")
     monkeypatch.setenv("ML_REDIS_URL", "redis://queue:6379/0")
-    options = parse(["up", "--port", "9001", "--workers", "2"])
-    assert (options.data_dir, options.port, options.workers) == (Path("/data"), 9001, 2)
+    options = parse(["up", "--port", "9001", "--workers", "2", "--apis", "3"])
+    assert (options.data_dir, options.port, options.workers, options.apis) == (Path("/data"), 9001, 2, 3)
     assert options.redis_url == "redis://queue:6379/0"
 
 
-@pytest.mark.parametrize("bad", [["--workers", "0"], ["--port", "70000"], ["--port", "x"], ["--nonsense"]])
+@pytest.mark.parametrize(
+    "bad", [["--workers", "0"], ["--apis", "0"], ["--port", "70000"], ["--port", "x"], ["--nonsense"]]
+)
 def test_wrong_options_end_with_2(bad: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse(["up", *bad])
     assert ended.value.code == 2
 
 
-def test_a_taken_port_is_named_with_its_option(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        for option in ("port", "flower_port", "redis_port"):
-            with pytest.raises(ConfigError, match=f"port {port} is taken .* --{option.replace('_', '-')} "):
-                build(_options(tmp_path, **{"port": 0, "flower_port": 0} | {option: port}), Settings(), 0)
+def test_a_taken_port_is_named_with_its_option(tmp_path: Path, listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    for option in ("flower_port", "redis_port"):
+        with pytest.raises(ConfigError, match=f"port {port} is taken .* --{option.replace('_', '-')} "):
+            build(_options(tmp_path, **{"flower_port": 0} | {option: port}), Settings(), 0, listener)
+    with pytest.raises(ConfigError, match=f"port {port} is taken .* --port "):
+        listen(_options(tmp_path, port=port))
 
 
-def test_each_worker_has_its_name_and_its_share_of_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_is_not_ours_is_named_with_its_option(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--host 192\.0\.2\.1, --port 0: "):
+        listen(_options(tmp_path, host="192.0.2.1", port=0))
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("127.0.0.1", "http://127.0.0.1"), ("0.0.0.0", "http://127.0.0.1"), ("::", "http://[::1]"), ("a.b", "http://a.b")],  # noqa: S104 - the option
+)
+def test_the_url_for_clients_on_this_machine(tmp_path: Path, listener: socket.socket, host: str, url: str) -> None:
+    stack = build(_options(tmp_path, host=host, flower_port=0), Settings(), 0, listener)
+    assert stack.api_url == f"{url}:{listener.getsockname()[1]}"
+
+
+def test_several_apis_share_the_socket(tmp_path: Path, listener: socket.socket) -> None:
+    stack = build(_options(tmp_path, flower_port=0, apis=2), Settings(drain_s=7), 0, listener)
+    assert [spec.name for spec in stack.apis] == ["api-1", "api-2"]
+    assert {(spec.env["ML_LISTEN_FD"], spec.keep_fds) for spec in stack.apis} == {
+        (str(listener.fileno()), (listener.fileno(),))
+    }
+    assert stack.apis[0].stop_s > 7, "an API must have its drain before it is killed"
+    (alone,) = build(_options(tmp_path, flower_port=0), Settings(), 0, listener).apis
+    assert alone.name == "api"
+
+
+def test_each_worker_has_its_name_and_its_share_of_the_cores(
+    tmp_path: Path, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("ML_TORCH_THREADS", raising=False)
-    stack = build(_options(tmp_path, port=0, flower_port=0, workers=2), Settings(grace_s=7), 0)
+    stack = build(_options(tmp_path, flower_port=0, workers=2), Settings(grace_s=7), 0, listener)
     assert [spec.name for spec in stack.workers] == ["worker-1", "worker-2"]
     assert [spec.env["ML_WORKER_NAME"] for spec in stack.workers] == ["worker-1", "worker-2"]
     assert stack.workers[0].env["ML_TORCH_THREADS"] == str(max(1, (os.cpu_count() or 1) // 2))
     assert stack.workers[0].stop_s > 7, "a worker must have its grace before it is killed"
     assert stack.redis is not None
-    assert {spec.env["ML_REDIS_URL"] for spec in (stack.api, *stack.workers, stack.flower)} == {stack.redis_url}
+    assert {spec.env["ML_REDIS_URL"] for spec in (*stack.apis, *stack.workers, stack.flower)} == {stack.redis_url}
     assert not stack.redis.env
 
 
-def test_a_given_server_is_used_and_none_started(tmp_path: Path) -> None:
-    stack = build(_options(tmp_path, port=0, flower_port=0, redis_url="redis://queue:6379/3"), Settings(), 0)
+def test_a_given_server_is_used_and_none_started(tmp_path: Path, listener: socket.socket) -> None:
+    stack = build(_options(tmp_path, flower_port=0, redis_url="redis://queue:6379/3"), Settings(), 0, listener)
     assert stack.redis is None
-    assert stack.api.env["ML_REDIS_URL"] == "redis://queue:6379/3"
+    assert stack.apis[0].env["ML_REDIS_URL"] == "redis://queue:6379/3"
 
 
 def test_reload_restarts_what_a_file_touches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
