@@ -114,7 +114,7 @@ class Stack:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.port = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._starts = 0
+        self._started: list[Process] = []
         self.workers: list[Process] = []
         self.apis: list[Process] = []
         self._sizes = workers, apis
@@ -133,7 +133,7 @@ class Stack:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self.workers + self.apis:
+        for process in self._started:
             if process.lives():
                 process.kill()
         self._listener.close()
@@ -143,13 +143,12 @@ class Stack:
     def begin_worker(self) -> Process:
         """A new one, not yet ready."""
         name = self._name("worker")
-        env = {"CHAOS_JOURNAL": str(self.journal), "ML_WORKER_NAME": name, "ML_DEVICE": "cpu"}
-        return self._begin(name, "worker", env)
+        return self._part(name, {"CHAOS_JOURNAL": str(self.journal), "ML_WORKER_NAME": name, "ML_DEVICE": "cpu"})
 
     def begin_api(self) -> Process:
         """A new one on the same port, not yet ready."""
         fd = self._listener.fileno()
-        return self._begin(self._name("api"), "api", {"ML_LISTEN_FD": str(fd)}, [fd])
+        return self._part(self._name("api"), {"ML_LISTEN_FD": str(fd)}, [fd])
 
     def ready(self, process: Process) -> None:
         """Until it serves."""
@@ -157,17 +156,19 @@ class Stack:
 
     def caller(self, program: str, *options: str) -> Process:
         """A process of callers."""
-        command = ["-m", f"tests.chaos.{program}", *options]
-        return Process(self._name(program), command, log=self.folder / f"{program}.log", env={})
+        return self._begin(self._name(program), [f"tests.chaos.{program}", *options], {})
 
-    def _begin(self, name: str, module: str, env: dict[str, str], fds: Sequence[int] = ()) -> Process:
-        env |= {"ML_REDIS_URL": self.server.url, "ML_MODELS_FILE": str(self._models), "ML_LOG_FORMAT": "json"}
-        env |= self._env
-        return Process(name, ["-m", module], log=self.folder / f"{name}.log", env=env, fds=fds)
+    def _part(self, name: str, own: dict[str, str], fds: Sequence[int] = ()) -> Process:
+        env = {"ML_REDIS_URL": self.server.url, "ML_MODELS_FILE": str(self._models), "ML_LOG_FORMAT": "json"}
+        return self._begin(name, [name.partition("-")[0]], env | self._env | own, fds)
+
+    def _begin(self, name: str, module: Sequence[str], env: dict[str, str], fds: Sequence[int] = ()) -> Process:
+        process = Process(name, ["-m", *module], log=self.folder / f"{name}.log", env=env, fds=fds)
+        self._started.append(process)
+        return process
 
     def _name(self, kind: str) -> str:
-        self._starts += 1
-        return f"{kind}-{self._starts}"
+        return f"{kind}-{len(self._started) + 1}"
 
 
 def _state(pid: int) -> str:
