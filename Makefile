@@ -79,10 +79,10 @@ bench-wake: $(STAMP) ## How fast idle workers wake: docs/benchmarks/wake.md
 bench-loss: $(STAMP) ## What stock Celery loses and we do not: docs/benchmarks/loss.md
 	@$(BIN)/python -m benchmarks.stock $(ARGS)
 
-chaos: $(STAMP) ## Kill everything under load and lose nothing (about 12 minutes; ARGS="--seeds 1 --jobs 2000")
+chaos: $(STAMP) ## Kill everything under load and lose nothing (about 9 minutes; ARGS="--seeds 1 --jobs 2000")
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
-soak: $(STAMP) ## Many jobs, flat memory (about 8 minutes; ARGS="--jobs 20000")
+soak: $(STAMP) ## Many jobs, flat memory (about 5 minutes; ARGS="--jobs 20000")
 	@$(BIN)/python -m tests.chaos.soak $(ARGS)
 
 gpu: $(STAMP) ## The tests that need a GPU
