@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from celery import signals
-from celery.exceptions import SecurityWarning
+from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from celery.worker import state as celery_state
 
 from shared import keys
@@ -89,9 +89,12 @@ def consume(settings: Settings, models: Mapping[Ref, LoadedModel], engine: Engin
     """Celery's worker, with our pool, transport and backend, in this thread until it was told to stop."""
     # Celery warns root off because of pickle; only JSON is accepted here.
     warnings.simplefilter("ignore", SecurityWarning)
+    # And at each lost connection of what its next version will do with the work in hand: we have decided.
+    warnings.simplefilter("ignore", CPendingDeprecationWarning)
     transport.install(engine.holdings, on_tick=engine.reporter.run, address=parse(settings.redis_url))
     install_revoke()
     app = make_celery(settings, backend=outcome_backend(connect(settings)))
+    app.conf.broker_url = app.conf.broker_url.partition(";")[0]  # our transport asks all sentinels at each try itself
     queues = [queue(keys.queue_name(ref.model, ref.version)) for ref in models]
     app.conf.task_queues = [*app.conf.task_queues, *queues]
     app.conf.worker_consumer = "worker.consumer:DeadLetteringConsumer"

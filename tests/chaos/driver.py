@@ -125,7 +125,7 @@ class Driver:
             if not order:
                 order = list(KINDS) * EACH_KIND
                 self._rng.shuffle(order)
-            self._pause(self._rng.uniform(1.0, 4.0))
+            self._pause(self._rng.uniform(0.1, 3.5))
             done.append(events.do(order.pop()))
             if time.monotonic() - self._begun > self._plan.limit_s:
                 raise TimeoutError(f"seed {self._seed} takes longer than {self._plan.limit_s:g} s")

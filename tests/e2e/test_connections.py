@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,23 @@ def test_every_part_works(url: str, tmp_path: Path, capfd: pytest.CaptureFixture
     said = told + "".join(capfd.readouterr())
     assert "s3cret" not in said
     assert WATCHWORD not in said
+
+
+@pytest.mark.slow
+def test_how_soon_an_idle_worker_wakes(
+    url: str, tmp_path: Path, request: pytest.FixtureRequest, record_property: Callable[[str, Any], None]
+) -> None:
+    models = tmp_path / "models.yaml"
+    models.write_text(MODELS)
+    with worker(url, models), api(url, models) as at, httpx.Client(base_url=at, timeout=60) as http:
+        _lone(http)
+        begun = time.monotonic()
+        waits = sorted(_lone(http) for _ in range(200))
+        whole_ms = (time.monotonic() - begun) * 1000 / 200
+    told = {"p50_ms": waits[100], "p95_ms": waits[190], "a whole call, mean, ms": round(whole_ms, 1)}
+    print(request.node.callspec.id, told)  # noqa: T201 - a figure, with `pytest -s`
+    record_property("wake", told)
+    assert waits[190] < 250
 
 
 def _post(http: httpx.Client, **body: Any) -> str:

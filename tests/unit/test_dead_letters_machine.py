@@ -16,7 +16,9 @@ from shared import keys, scripts
 from shared.types import State
 from tests.unit.test_scripts_machine import (
     HOUR_MS,
+    LISTS,
     MAX_ATTEMPTS,
+    REFS,
     SIZE,
     TTL_MS,
     Machine,
@@ -32,6 +34,13 @@ class WithLetters(Machine):
         super().__init__()
         self.letters: dict[str, str] = {}
         self.gone: dict[str, str] = {}
+        # Two letters to begin with, or few runs would come as far as a retry.
+        for ref in REFS:
+            self.submit(ref, keys.NORMAL, False, "")
+        self.drain("p1", [3] * len(LISTS))
+        self.kill("p1", 0)
+        self.bury_a_job("p1", 0)
+        self.each_letter_is_of_a_failed_job()
 
     @precondition(lambda self: any(self.held[name] for name in self.living))
     @rule(name=process, n=anything)
