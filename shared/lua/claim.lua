@@ -36,12 +36,12 @@ local function claim(id)
     redis.call('HDEL', key, 'runner')
     if job[4] == '1' then
       local crashes = redis.call('HINCRBY', key, 'crashes', 1)
-      if crashes >= limit then
-        local raw = redis.call('HGET', UNACKED, id) or ''
-        local list, message = string.match(raw, '^([^\n]*)\n(.*)$')
+      local held = redis.call('HGET', UNACKED, id)
+      if crashes >= limit and held then
+        local list, message = string.match(held, '^([^\n]*)\n(.*)$')
         end_job(id, 'failed', 'attempts_exhausted', failed_meta(id, 'attempts_exhausted',
           'the worker process died each of the ' .. crashes .. ' times it ran this job alone', iso))
-        dead_letter('attempts_exhausted', id, list or '', message or '')
+        dead_letter('attempts_exhausted', id, list, message)
         return { 'ended', attempt, 'failed' }
       end
     end

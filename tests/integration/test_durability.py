@@ -67,6 +67,20 @@ async def test_no_202_before_the_disk_has_it(fsync_api: Api) -> None:
         assert took >= SLOW_MS / 1000, "the sync that holds the job began after it"
 
 
+async def test_the_202_waits_for_the_servers_word(fsync_api: Api) -> None:
+    """A server that is told not to sync holds its WAITAOF back, and nothing else: the job is there, its 202 is not."""
+    client = fsync_api.parts.client
+    await client.config_set("appendfsync", "no")
+    call = asyncio.create_task(fsync_api.client.post("/v1/jobs", json={"model": "echo", "input": 1}))
+    await until(lambda: client.zcard(keys.DEADLINES), "the job is queued")
+    (job_id,) = await client.zrange(keys.DEADLINES, 0, -1)
+    for _ in range(20):
+        assert (await fsync_api.client.get(f"/v1/jobs/{job_id.decode()}")).json()["state"] == "queued"
+    assert not call.done()
+    await client.config_set("appendfsync", "always")
+    assert (await call).status_code == 202
+
+
 async def test_many_submits_share_a_sync(fsync_api: Api) -> None:
     alone = max(await _submit_s(fsync_api))
     together = max(await _submit_s(fsync_api, 40))
