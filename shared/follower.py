@@ -23,17 +23,20 @@ _lock = threading.Lock()
 
 
 class Connection(Protocol):
-    """`cut` from any thread: whoever uses it sees a lost connection."""
+    """Asked and cut from any thread."""
 
     host: str
     port: int
 
+    def lives(self) -> bool:
+        """Whether it is connected."""
+
     def cut(self) -> None:
-        """Now."""
+        """Whoever uses it sees a lost connection."""
 
 
 def follow(hosts: Sequence[Server], master: str, options: dict[str, Any]) -> Follower:
-    """The process's own for these sentinels; its thread runs. `options` are redis-py's, for the sentinels."""
+    """The process's own for these sentinels. `options` are redis-py's, for the sentinels."""
     with _lock:
         key = (tuple(hosts), master)
         if key not in _followers:
@@ -42,7 +45,7 @@ def follow(hosts: Sequence[Server], master: str, options: dict[str, Any]) -> Fol
 
 
 class Follower:
-    """One thread. `watch` from any."""
+    """One thread, as long as there is a connection to watch. `watch` from any."""
 
     def __init__(self, hosts: Sequence[Server], master: str, options: dict[str, Any]) -> None:
         self._sentinels = [redis.Redis(host, port, **options) for host, port in hosts]
@@ -50,25 +53,39 @@ class Follower:
         self._master: Server | None = None
         self._former: set[Server] = set()
         self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
-        self._lock = threading.Lock()
-        threading.Thread(target=self._forever, name="follower", daemon=True).start()
+        self._lock = threading.RLock()
+        self._runs = False
 
     def watch(self, connection: Connection) -> None:
         """It has connected to its `host` and `port`."""
         with self._lock:
             self._connections.add(connection)
+            if not self._runs:
+                self._runs = True
+                threading.Thread(target=self._follow, name="follower", daemon=True).start()
 
-    def _forever(self) -> None:
+    def _needed(self) -> bool:
+        with self._lock:
+            return any(one.lives() for one in self._connections)
+
+    def _follow(self) -> None:
         while True:
             for sentinel in self._sentinels:
-                with contextlib.suppress(redis.RedisError):  # the next one, then
-                    self._listen(sentinel)
+                if self._needed():
+                    with contextlib.suppress(redis.RedisError, OSError):  # the next one, then
+                        self._listen(sentinel)
+            with self._lock:
+                if not self._needed():
+                    for sentinel in self._sentinels:
+                        sentinel.close()
+                    self._runs = False
+                    return
             time.sleep(_EVERY_S)
 
     def _listen(self, sentinel: redis.Redis) -> None:
         with sentinel.pubsub(ignore_subscribe_messages=True) as news:
             news.subscribe(*_NEWS)
-            while (master := server(sentinel.execute_command(*QUESTION, self._name))) is not None:
+            while self._needed() and (master := server(sentinel.execute_command(*QUESTION, self._name))):
                 self._look(master)
                 news.get_message(timeout=_EVERY_S)
 

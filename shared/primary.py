@@ -67,6 +67,9 @@ class _Followed(redis.sentinel.SentinelManagedConnection):
         super().connect_to(address)
         self.follower.watch(self)
 
+    def lives(self) -> bool:
+        return self._sock is not None
+
     def cut(self) -> None:
         """The socket's own method also where it speaks TLS: the state of that is its user's."""
         if (sock := self._sock) is not None:
@@ -105,6 +108,9 @@ class _AsyncFollowed(redis.asyncio.sentinel.SentinelManagedConnection):
         self._home = asyncio.get_running_loop()
         await super().connect_to(address)
         self.follower.watch(self)
+
+    def lives(self) -> bool:
+        return bool(self.is_connected)
 
     def cut(self) -> None:
         """In its own loop."""

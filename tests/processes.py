@@ -95,6 +95,14 @@ def api(redis_url: str, models: Path, *, program: Sequence[str] = API, **extra: 
         _stop(process)
 
 
+def queue_ms(http: httpx.Client) -> float:
+    """How long a lone job of the model echo waited for its worker."""
+    job = http.post("/v1/jobs", json={"model": "echo", "input": 1}, headers={"Prefer": "wait=20"}).json()
+    assert job["state"] == "succeeded"
+    waited: float = job["timing"]["queue_ms"]
+    return waited
+
+
 def _stop(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)

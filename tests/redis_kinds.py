@@ -7,12 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import redis
 import trustme
+from celery import Celery
 
 from local.ports import free_port
 from local.server import EmbeddedServer, find_server, tethered
@@ -148,6 +150,8 @@ class Watched:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # It ends with the last connection of this process; under its hands a TLS port must not go.
+        wait_until(lambda: all(thread.name != "follower" for thread in threading.enumerate()), what="nobody follows")
         self._stack.close()
 
     def _server(self, stack: ExitStack, name: str, *extra: str) -> tuple[EmbeddedServer, int]:
@@ -182,3 +186,13 @@ class Watched:
         except redis.RedisError:
             return False
         return state.get("num-other-sentinels") == 2 and [one["master-link-status"] for one in replicas] == ["ok"]
+
+
+def close_celery(app: Celery) -> None:
+    """All of its connections. Celery leaves those of its result backend, and to the sentinels, to the collector."""
+    app.backend.result_consumer.stop()
+    pool = app.backend.client.connection_pool
+    if hasattr(pool, "sentinel_manager"):
+        pool.sentinel_manager.close()
+    pool.disconnect()
+    app.close()

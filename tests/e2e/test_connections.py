@@ -18,8 +18,8 @@ from shared.redis_url import parse
 from shared.settings import Settings
 from shared.store import connect
 from tests.conftest import wait_until
-from tests.processes import api, worker
-from tests.redis_kinds import KINDS, WATCHWORD
+from tests.processes import api, queue_ms, worker
+from tests.redis_kinds import KINDS, WATCHWORD, close_celery
 
 MODELS = """
 models:
@@ -73,11 +73,11 @@ def test_every_part_works(url: str, tmp_path: Path, capfd: pytest.CaptureFixture
             told = str(inspect.conf())
             assert "priority_steps" in told
             # The safety tick alone would make these wait half a second in the mean.
-            waits = sorted(_lone(http) for _ in range(10))
+            waits = sorted(queue_ms(http) for _ in range(10))
             assert waits[7] < 250, f"queue_ms {waits}"
         assert store.hlen(keys.UNACKED) == store.zcard(keys.LEASES) == 0
-    backend.close()
-    control.close()
+    close_celery(backend)
+    close_celery(control)
     store.close()
     said = told + "".join(capfd.readouterr())
     assert "s3cret" not in said
@@ -91,9 +91,9 @@ def test_how_soon_an_idle_worker_wakes(
     models = tmp_path / "models.yaml"
     models.write_text(MODELS)
     with worker(url, models), api(url, models) as at, httpx.Client(base_url=at, timeout=60) as http:
-        _lone(http)
+        queue_ms(http)
         begun = time.monotonic()
-        waits = sorted(_lone(http) for _ in range(200))
+        waits = sorted(queue_ms(http) for _ in range(200))
         whole_ms = (time.monotonic() - begun) * 1000 / 200
     told = {"p50_ms": waits[100], "p95_ms": waits[190], "a whole call, mean, ms": round(whole_ms, 1)}
     print(request.node.callspec.id, told)  # noqa: T201 - a figure, with `pytest -s`
@@ -106,11 +106,3 @@ def _post(http: httpx.Client, **body: Any) -> str:
     assert answer.status_code == 202
     job_id: str = answer.json()["id"]
     return job_id
-
-
-def _lone(http: httpx.Client) -> float:
-    """How long a lone job waited for an idle worker, in ms."""
-    job = http.post("/v1/jobs", json={"model": "echo", "input": 1}, headers={"Prefer": "wait=20"}).json()
-    assert job["state"] == "succeeded"
-    waited: float = job["timing"]["queue_ms"]
-    return waited

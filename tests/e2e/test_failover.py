@@ -20,7 +20,7 @@ import redis
 from local.server import EmbeddedServer
 from shared import keys
 from tests.conftest import wait_until
-from tests.processes import api, worker
+from tests.processes import api, queue_ms, worker
 from tests.redis_kinds import MASTER, REPLICATING, USER, Front, Watched
 
 MODELS = 'models: {echo: {task: echo, versions: {"1": {}}, batch: {max_size: 16}}}'
@@ -95,6 +95,8 @@ def judge(store: redis.Redis, http: httpx.Client, stream: Stream, before: set[st
     lost = set(stream.accepted) - there
     assert lost <= before, "accepted by the new primary, and lost"
     wait_until(lambda: store.hlen(keys.UNACKED) == store.zcard(keys.LEASES) == 0, what="nothing is held")
+    waits = sorted(queue_ms(http) for _ in range(10))
+    assert waits[5] < 250, f"the new primary wakes the worker: queue_ms {waits}"
     counters = {name.decode(): int(n) for name, n in store.hgetall(f"{keys.COUNTERS}echo@1").items()}
     assert (counters["queued"], counters["running"]) == (0, 0)
     forever = [key.decode() for key in store.scan_iter(count=1000) if store.ttl(key) == -1]

@@ -15,7 +15,7 @@ from shared.queue import make_celery
 from shared.settings import Settings
 from shared.store import aconnect, check_server, connect, refuse_unfit
 from tests.processes import environment, refused_worker
-from tests.redis_kinds import KINDS, Watched
+from tests.redis_kinds import KINDS, Watched, close_celery
 
 
 def _refused(part: str, url: str, tmp_path: Path) -> str:
@@ -78,7 +78,19 @@ def _results(settings: Settings) -> None:
     try:
         app.backend.client.ping()
     finally:
-        app.close()
+        close_celery(app)
+
+
+@pytest.mark.parametrize("use", [_sync, _results])
+def test_a_dead_sentinel_is_passed_over(use: Callable[[Settings], None], tmp_path: Path) -> None:
+    with Watched(tmp_path) as watched:
+        use(Settings(redis_url=f"sentinel://127.0.0.1:1;{watched.url}"))
+
+
+async def test_a_dead_sentinel_is_passed_over_by_the_api_too(tmp_path: Path) -> None:
+    with Watched(tmp_path) as watched:
+        async with aconnect(Settings(redis_url=f"sentinel://127.0.0.1:1;{watched.url}")) as client:
+            assert await client.ping()
 
 
 # A peer that hangs up during the handshake: redis-py leaves the socket to the garbage collector.
