@@ -23,6 +23,7 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from shared import keys, messages, scripts
 from shared.queue import make_celery, queue
+from shared.redis_url import parse
 from shared.settings import Settings
 from shared.types import State
 from tests.conftest import wait_until
@@ -118,7 +119,7 @@ def idler(redis_url: str, store: redis.Redis, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setitem(TRANSPORT_ALIASES, scheme, TRANSPORT_ALIASES[scheme])
     stock = TRANSPORT_ALIASES["redis"]
     holdings = Holdings(lambda _: ROOM)
-    transport.install(holdings, on_tick=lambda: None)
+    transport.install(holdings, on_tick=lambda: None, address=parse(redis_url))
     lossless = TRANSPORT_ALIASES["redis"]()
     TRANSPORT_ALIASES["redis"] = stock
     with Idler(redis_url, lossless, holdings, odd=lambda job_id: job_id.endswith("7")) as running:
