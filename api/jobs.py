@@ -168,8 +168,8 @@ class JobService:
         gone = asyncio.ensure_future(_until_gone(receive))
         try:
             await asyncio.wait((waiting, gone), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            if waiting.done():
-                return waiting.result()
+            if waiting.done() and (news := waiting.result()) is not None:
+                return news
             if gone.done():
                 raise CallerGone
             await self._on_disk(job_id)
