@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +45,8 @@ class Preparer:
 
     def submit(self, work: Work, *, adopt: bool = False) -> None:
         """Prepare a job, or adopt a plain Celery producer's."""
-        self._pool.submit(self._guard, self._adopt if adopt else self._prepare, work)
+        with contextlib.suppress(RuntimeError):  # stopped meanwhile: it is held, and goes back with the rest
+            self._pool.submit(self._guard, self._adopt if adopt else self._prepare, work)
 
     def stop(self) -> None:
         """What has not begun never will; it is still held and is given back."""

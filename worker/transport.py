@@ -9,6 +9,7 @@ anyway, so that a lost wake-up costs latency and never a message.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -120,11 +121,24 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         drained: scripts.Drained = scripts.run_on(drainer, scripts.drain(lists, room))
         self._left = drained.left
         for list_name, raw in drained.messages:
-            message = orjson.loads(raw)
-            _hide_expires(message["headers"])
-            # A tag that is held is a redelivery of what this very process works on: its lease ran out meanwhile.
-            if self.holdings.hold(message["properties"]["delivery_tag"], list_name):
-                self.connection._deliver(message, keys.queue_of(list_name))
+            try:
+                self._take(list_name, raw)
+            except self.connection_errors:
+                raise
+            # Whatever the script could read and Python or Celery cannot: to the dead letters, not to the next worker.
+            except Exception as error:
+                logger.error(Event.JOB_FAILED, code="message_unreadable", error=type(error).__name__)
+                tag = json.loads(raw.decode(errors="replace"))["properties"]["delivery_tag"]
+                self.holdings.release(tag)
+                self.holdings.rejected.append(tag)
+                self._left = 1
+
+    def _take(self, list_name: str, raw: bytes) -> None:
+        message = orjson.loads(raw)
+        _hide_expires(message["headers"])
+        # A tag that is held is a redelivery of what this very process works on: its lease ran out meanwhile.
+        if self.holdings.hold(message["properties"]["delivery_tag"], list_name):
+            self.connection._deliver(message, keys.queue_of(list_name))
 
     def tick(self) -> None:
         """Once a second: as if woken. That tracking is asked for again proves that both connections live."""

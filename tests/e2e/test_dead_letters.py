@@ -135,6 +135,23 @@ def _pickled(queue: str) -> bytes:
     return json.dumps(message).encode()
 
 
+def test_what_only_lua_can_read_kills_no_worker(
+    http: httpx.Client, redis_url: str, models: Path, store: redis.Redis
+) -> None:
+    good = messages.build("odd", queue="ml.echo.1", priority=3, model="echo", version="1", input=1)
+    broken = json.loads(good)
+    broken["properties"]["delivery_tag"], broken["body"] = "odd-2", "%"
+    bare = json.loads(good)
+    bare["properties"]["delivery_tag"], bare["headers"] = "odd-3", []
+    store.lpush(ECHO, good.replace(b'"odd"', b'"odd", "x": NaN', 1), json.dumps(broken), json.dumps(bare))
+    with worker(redis_url, models, "w1", **QUICK) as process:
+        job = http.post("/v1/jobs", json={"model": "echo", "input": "on"}).json()["id"]
+        assert _ended(http, job)["output"] == "on"
+        wait_until(lambda: store.hlen(keys.UNACKED) == 0, what="nothing is held")
+        assert process.poll() is None
+    assert store.xlen(keys.DEAD) >= 1
+
+
 def test_what_cannot_be_read_is_kept_and_dropped_and_the_worker_goes_on(
     http: httpx.Client, redis_url: str, models: Path, store: redis.Redis
 ) -> None:
