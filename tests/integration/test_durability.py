@@ -146,6 +146,7 @@ async def test_a_server_that_lost_the_job_meanwhile_is_found_out(fsync_api: Api)
 
 
 async def test_redis_that_goes_before_the_sync_gives_503(fsync_api: Api, slow_disk: EmbeddedServer) -> None:
+    await fsync_api.parts.client.config_set("appendfsync", "no")  # its word is held back
     call = asyncio.create_task(fsync_api.client.post("/v1/jobs", json={"model": "echo", "input": 1}))
     client = redis.asyncio.Redis.from_url(slow_disk.url)
     await until(lambda: client.zcard(keys.DEADLINES), "the job is queued")
