@@ -13,8 +13,8 @@ from shared.errors import ConfigError
 
 
 class State(TypedDict):
-    """state.json. `processes` holds those that run now: api (api-1 .. if
-    there are several), worker-1 .., flower, and redis if it is ours."""
+    """state.json. `processes` holds those that run now: api (api-1 .. where there are several), worker-1 .., flower,
+    and redis if it is ours."""
 
     api_url: str
     flower_url: str

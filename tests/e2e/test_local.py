@@ -11,11 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import redis
+
+from shared import keys
 
 MODELS = """
 models:
@@ -202,6 +206,19 @@ def test_stops_cleanly_and_keeps_what_it_accepted(tmp_path: Path, number: signal
         assert order == sorted(order)
     with running(tmp_path) as second:
         assert [second.job(one)["output"] for one in ids] == list(range(6))
+
+
+def test_a_stop_refuses_newcomers_at_once_and_answers_who_waits(tmp_path: Path) -> None:
+    with running(tmp_path) as up, ThreadPoolExecutor(1) as pool:
+        url, job_id = up.state["api_url"], up.submit("held", parameters={"sleep_ms": 5000})
+        waiting = pool.submit(up.job, job_id)
+        with redis.Redis.from_url(up.state["redis_url"]) as store:
+            up.until(lambda: store.hexists(keys.JOB + job_id, "waiters"))
+        up.process.send_signal(signal.SIGINT)
+        up.until(lambda: not _answers(f"{url}/livez"))
+        assert not waiting.done()
+        assert waiting.result()["output"] == "held"
+        assert up.process.wait(60) == 0
 
 
 def test_a_killed_one_leaves_no_process_and_the_next_starts_at_once(tmp_path: Path) -> None:
