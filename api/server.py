@@ -41,49 +41,52 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._parts = parts
         self._signals = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # set when there is something to drain
+        self._end: float | None = None  # set when the drain has begun: the loop's time at which it is over
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain; called again: release who waits; and again: end now."""
-        if self._signals == 1 and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._parts.waiter.release)
-        elif self._signals > 1:
-            self.force_exit = True
         self._signals += 1
         self.should_exit = True
-        self._parts.draining = True
+        if self._signals > 2:
+            self.force_exit = True
+        elif self._loop is not None:
+            # At once: uvicorn looks at should_exit ten times a second, and accepts meanwhile.
+            self._loop.call_soon_threadsafe(self._begin if self._signals == 1 else self._parts.waiter.release)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Tells the port, which may have been chosen by the system."""
-        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         if self.started:
+            self._loop = asyncio.get_running_loop()
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             logger.info(Event.STARTED, host=host, port=port)
 
+    def _begin(self) -> float:
+        """Accept nobody any more; the waiting callers are released at the time returned."""
+        if self._end is None:
+            parts, loop = self._parts, asyncio.get_running_loop()
+            parts.draining = True
+            drain_s, connections = parts.settings.drain_s, len(self.server_state.connections)
+            logger.info(Event.STOPPING, waiting=len(parts.waiter), connections=connections, drain_s=drain_s)
+            for server in self.servers:
+                server.close()
+            self._end = loop.time() + drain_s
+            loop.call_at(self._end, parts.waiter.release)
+        return self._end
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Returns when every connection is closed, or ML_DRAIN_S and a moment for the last words are over."""
-        parts, loop, connections = self._parts, asyncio.get_running_loop(), self.server_state.connections
-        parts.draining = True
-        drain_s = parts.settings.drain_s
-        logger.info(Event.STOPPING, waiting=len(parts.waiter), connections=len(connections), drain_s=drain_s)
-        for server in self.servers:
-            server.close()
-        end = loop.time() + drain_s
-        release = loop.call_at(end, parts.waiter.release)
-        try:
-            await self._linger(min(LINGER_S, drain_s))
-            await self._close_idle()
-            self.config.timeout_graceful_shutdown = math.ceil(max(0.0, end - loop.time()) + _LAST_WORDS_S)
-            await super().shutdown(sockets)
-        finally:
-            release.cancel()
+        loop, end = asyncio.get_running_loop(), self._begin()
+        await self._linger(min(end, loop.time() + LINGER_S))
+        await self._close_idle()
+        self.config.timeout_graceful_shutdown = math.ceil(max(0.0, end - loop.time()) + _LAST_WORDS_S)
+        await super().shutdown(sockets)
         logger.info(Event.STOPPED)
 
-    async def _linger(self, most_s: float) -> None:
-        """Returns when no connection is left, or the time is over."""
+    async def _linger(self, end: float) -> None:
+        """Returns when no connection is left, or at the loop's time `end`."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + most_s
         while loop.time() < end and self._signals < 2:
             # First sleep, then look: what was accepted last is not among the connections yet.
             await asyncio.sleep(_LOOK_S)
