@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -101,6 +102,33 @@ def queue_ms(http: httpx.Client) -> float:
     assert job["state"] == "succeeded"
     waited: float = job["timing"]["queue_ms"]
     return waited
+
+
+@contextmanager
+def api_process(
+    redis_url: str, models: Path, log: Path, listen: socket.socket, **extra: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """`python -m api` on a listening socket that it may share with others; what it says goes to `log`. Ready when it
+    yields: not by a request, which any of those others may answer."""
+    fd = listen.fileno()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "api"],
+            env=environment(redis_url, models, ML_LISTEN_FD=str(fd), **extra),
+            cwd=REPOSITORY,
+            stderr=output,
+            pass_fds=[fd],
+        )
+
+    def started() -> bool:
+        assert process.poll() is None, log.read_text()
+        return b" started " in log.read_bytes()
+
+    try:
+        wait_until(started, timeout_s=30, what="API started")
+        yield process
+    finally:
+        _stop(process)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
