@@ -21,7 +21,7 @@ from worker.models import LoadedModel
 from worker.preparer import Preparer
 from worker.report import Reporter
 from worker.runner import Runner
-from worker.work import Work
+from worker.work import Unit, Work
 
 logger = get_logger("worker")
 
@@ -142,16 +142,20 @@ class Engine:
         timeout_s = min(unit.work.timeout_s or model.timeout_s for unit in units)
         if time.monotonic() - begun <= timeout_s:
             return []
-        return list(dict.fromkeys(unit.work for unit in units))
+        return _works_of(units)
 
-    def settle(self, works: list[Work]) -> None:
-        """This process is about to die, and its sign of life is gone: `works` have overrun their timeout, or (none
-        given) the device is lost. A job that overran alone has failed (`timeout`); else what is on the device goes back
-        as crashed, to run alone from now on. What else is held goes back as it was."""
-        self.holdings.close()
+    def on_device(self) -> list[Work]:
+        """The jobs on the device now."""
         current = self._runner.current
-        stuck = [work.tag for work in works] or list({unit.work.tag: None for unit in current[1]} if current else {})
-        if len(works) == 1:
+        return _works_of(current[1]) if current else []
+
+    def settle(self, works: list[Work], *, overdue: bool) -> None:
+        """This process is about to die, and its sign of life is gone: of `works`, which are on the device. One that is
+        overdue alone has failed (`timeout`); else they go back as crashed, to run alone from now on. What else is held
+        goes back as it was."""
+        self.holdings.close()
+        stuck = [work.tag for work in works]
+        if overdue and len(works) == 1:
             model, own = works[0].model, works[0].timeout_s
             message = f"predict took longer than {own or (model.timeout_s if model else 0):g} s"
             self._finisher.end(works[0], Outcome(State.FAILED, code="timeout", message=message))
@@ -202,3 +206,7 @@ class Engine:
         sizes = [m.max_size for ref, m in self._models.items() if keys.queue_name(ref.model, ref.version) == queue]
         size = max(sizes, default=64)
         return 2 * size if list_name == keys.queue_list(queue, keys.NORMAL) else size
+
+
+def _works_of(units: list[Unit]) -> list[Work]:
+    return list(dict.fromkeys(unit.work for unit in units))

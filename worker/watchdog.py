@@ -25,16 +25,17 @@ def start_watchdog(
     def watch() -> None:
         pause = threading.Event()
         while not pause.wait(interval_s):
-            works = engine.stalled()
-            if works:
-                logger.error(Event.PREDICT_STALLED, jobs=len(works), model=str(works[0].ref))
+            works = overdue = engine.stalled()
+            if overdue:
+                logger.error(Event.PREDICT_STALLED, jobs=len(overdue), model=str(overdue[0].ref))
             elif engine.device_lost:
-                logger.error(Event.DEVICE_LOST, error=engine.device_lost)
+                works = engine.on_device()
+                logger.error(Event.DEVICE_LOST, jobs=len(works), error=engine.device_lost)
             else:
                 continue
             try:
                 leave()
-                engine.settle(works)
+                engine.settle(works, overdue=bool(overdue))
             finally:
                 exit_process(EXIT_SOFTWARE)
 
