@@ -175,11 +175,17 @@ def submit(
 ) -> Call[Submitted]:
     """Accept a job. `ahead` are the lists that are served before its own; `fields` are further fields of the record
     (model, version, labels as JSON, payloads ...)."""
-    pairs = [part for item in (fields or {}).items() for part in item]
     limits = (max_jobs, max_bytes)
     before = "".join(f"{name}\n" for name in ahead)
     what = (job_id, list_name, raw, ref, deadline_ms, ttl_ms, size)
-    return Call(script("submit"), (), (*what, *limits, channel, idempotency, fingerprint, before, *pairs), _submitted)
+    return Call(
+        script("submit"), (), (*what, *limits, channel, idempotency, fingerprint, before, *_pairs(fields)), _submitted
+    )
+
+
+def _pairs(fields: dict[str, str | int] | None) -> list[str | int]:
+    """Fields of a record as the scripts take them: name, value, name, value."""
+    return [part for item in (fields or {}).items() for part in item]
 
 
 def _submitted(reply: list[Any]) -> Submitted:
@@ -208,9 +214,9 @@ def adopt(
 ) -> Call[bool]:
     """A plain Celery message becomes a job, due at `deadline_at` (ms) or else in `deadline_ms`. False: there is one of
     that id already."""
-    pairs = [part for item in fields.items() for part in item]
     due = "" if deadline_at is None else deadline_at
-    return Call(script("adopt"), (), [tag, job_id, list_name, raw, ref, deadline_ms, ttl_ms, size, due, *pairs], bool)
+    call = (tag, job_id, list_name, raw, ref, deadline_ms, ttl_ms, size, due)
+    return Call(script("adopt"), (), (*call, *_pairs(fields)), bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,8 +375,7 @@ def retry(
     fields: dict[str, str | int],
 ) -> Call[Retried]:
     """A dead letter becomes the new job `job_id`; `raw` is its message. `old_id`: the job that the letter is of."""
-    pairs = [part for item in fields.items() for part in item]
-    args = [letter, old_id, payloads, job_id, list_name, raw, ref, deadline_ms, ttl_ms, size, *pairs]
+    args = [letter, old_id, payloads, job_id, list_name, raw, ref, deadline_ms, ttl_ms, size, *_pairs(fields)]
     return Call(script("retry"), (), args, _retried)
 
 

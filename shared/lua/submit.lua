@@ -28,11 +28,13 @@ local bytes = tonumber(counters[3] or '0')
 if jobs >= tonumber(ARGV[8]) or (jobs > 0 and bytes + size > tonumber(ARGV[9])) then
   return { 'full', jobs, bytes, time_for(COUNTERS .. ref, jobs) }
 end
--- The lists hold what has ended meanwhile too; the counter holds what is behind this job too.
-local ahead = redis.call('LLEN', ARGV[2])
-for list in string.gmatch(ARGV[13], '[^\n]+') do ahead = ahead + redis.call('LLEN', list) end
-local turn = time_for(COUNTERS .. ref, math.min(ahead, queued))
-if turn > tonumber(ARGV[5]) then return { 'late', turn } end
+if queued > 0 then
+  -- The lists hold what has ended meanwhile too; the counter holds what is behind this job too.
+  local ahead = redis.call('LLEN', ARGV[2])
+  for list in string.gmatch(ARGV[13], '[^\n]+') do ahead = ahead + redis.call('LLEN', list) end
+  local turn = time_for(COUNTERS .. ref, math.min(ahead, queued))
+  if turn > tonumber(ARGV[5]) then return { 'late', turn } end
+end
 local fields = { unpack(ARGV, 14) }
 if channel ~= '' then
   fields[#fields + 1] = 'waiters'
