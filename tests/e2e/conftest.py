@@ -34,6 +34,14 @@ models:
 """
 
 
+@pytest.fixture
+def models(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """models.yaml with the module's own MODELS, for tests that start their own processes."""
+    path = tmp_path / "models.yaml"
+    path.write_text(request.module.MODELS)
+    return path
+
+
 @pytest.fixture(scope="session")
 def models_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """models.yaml of these tests."""

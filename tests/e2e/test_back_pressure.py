@@ -26,13 +26,6 @@ STEP_S = 0.2  # a job
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> Path:
-    path = tmp_path / "models.yaml"
-    path.write_text(MODELS)
-    return path
-
-
-@pytest.fixture
 def http(redis_url: str, models: Path) -> Iterator[httpx.Client]:
     with api(redis_url, models) as url, httpx.Client(base_url=url, timeout=60) as client, worker(redis_url, models):
         yield client

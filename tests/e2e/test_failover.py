@@ -28,13 +28,6 @@ MODELS = 'models: {echo: {task: echo, versions: {"1": {}}, batch: {max_size: 16}
 LEASE = {"ML_LEASE_S": "6", "ML_HEARTBEAT_S": "1"}
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    path = tmp_path / "models.yaml"
-    path.write_text(MODELS)
-    return path
-
-
 class Stream:
     """Jobs without a pause, one after the other, until the end of the block; what the API refused is counted."""
 

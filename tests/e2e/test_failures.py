@@ -34,13 +34,6 @@ LONG_LEASE = {"ML_LEASE_S": "600", "ML_HEARTBEAT_S": "0.5"}
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> Path:
-    path = tmp_path / "models.yaml"
-    path.write_text(MODELS)
-    return path
-
-
-@pytest.fixture
 def http(redis_url: str, models: Path) -> Iterator[httpx.Client]:
     with api(redis_url, models) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield client

@@ -34,13 +34,6 @@ QUICK = {"ML_LEASE_S": "2", "ML_HEARTBEAT_S": "0.5"}
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> Path:
-    path = tmp_path / "models.yaml"
-    path.write_text(MODELS)
-    return path
-
-
-@pytest.fixture
 def http(redis_url: str, models: Path) -> Iterator[httpx.Client]:
     """An API without a worker."""
     with api(redis_url, models) as url, httpx.Client(base_url=url, timeout=60) as client:

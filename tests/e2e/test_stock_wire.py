@@ -37,13 +37,6 @@ def predict(self, model, version, input, parameters):
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> Path:
-    path = tmp_path / "models.yaml"
-    path.write_text(MODELS)
-    return path
-
-
-@pytest.fixture
 def producer(redis_url: str) -> Iterator[Celery]:
     with stock_app(redis_url) as app:
         yield app

@@ -28,13 +28,6 @@ async def api(redis_url: str, tmp_path: Path) -> AsyncIterator[Api]:
         yield running
 
 
-@pytest.fixture
-async def hands(api: Api) -> AsyncIterator[Hands]:
-    found = Hands.on(api.parts.settings)
-    yield found
-    await found.client.aclose()
-
-
 async def submit(api: Api, value: Any = 1, **body: Any) -> str:
     answer = await api.client.post("/v1/jobs", json={"model": "echo", "input": value} | body)
     assert answer.status_code == 202

@@ -29,13 +29,6 @@ async def api(redis_url: str, tmp_path: Path) -> AsyncIterator[Api]:
         yield running
 
 
-@pytest.fixture
-async def hands(api: Api) -> AsyncIterator[Hands]:
-    found = Hands.on(api.parts.settings)
-    yield found
-    await found.client.aclose()
-
-
 def ask(api: Api, body: Any, **headers: str) -> asyncio.Task[httpx.Response]:
     return asyncio.create_task(api.client.post("/inference", json=body, headers=headers))
 

@@ -24,13 +24,6 @@ async def api(redis_url: str, tmp_path: Path) -> AsyncIterator[Api]:
         yield running
 
 
-@pytest.fixture
-async def hands(api: Api) -> AsyncIterator[Hands]:
-    found = Hands.on(api.parts.settings)
-    yield found
-    await found.client.aclose()
-
-
 async def test_a_job_is_accepted_run_and_read(api: Api, hands: Hands) -> None:
     answer = await api.client.post("/v1/jobs", json={"model": "echo", "input": {"a": 1}, "labels": {"k": "v"}})
     job = answer.json()

@@ -23,13 +23,6 @@ async def api(redis_url: str, tmp_path: Path) -> AsyncIterator[Api]:
         yield running
 
 
-@pytest.fixture
-async def hands(api: Api) -> AsyncIterator[Hands]:
-    found = Hands.on(api.parts.settings)
-    yield found
-    await found.client.aclose()
-
-
 async def submit(api: Api, model: str = "tiny") -> httpx.Response:
     return await api.client.post("/v1/jobs", json={"model": model, "input": 1})
 

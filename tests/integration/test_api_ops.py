@@ -23,13 +23,6 @@ async def api(redis_url: str, tmp_path: Path) -> AsyncIterator[Api]:
         yield running
 
 
-@pytest.fixture
-async def hands(api: Api) -> AsyncIterator[Hands]:
-    found = Hands.on(api.parts.settings)
-    yield found
-    await found.client.aclose()
-
-
 def appear(store: redis.Redis, worker: str, *refs: str, state: str = "ready") -> None:
     """What a worker publishes of itself."""
     sign = {"process": f"p-{worker}", "worker": worker, "refs": refs, "state": "ready"}

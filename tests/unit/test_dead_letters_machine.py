@@ -7,9 +7,7 @@ test_scripts_machine.py holds the jobs to holds for retries too.
 from __future__ import annotations
 
 import pytest
-import redis
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import invariant, precondition, rule
 
 from local.server import EmbeddedServer
 from shared import keys, scripts
@@ -26,6 +24,7 @@ from tests.unit.test_scripts_machine import (
     anything,
     message,
     process,
+    run_machine,
 )
 
 
@@ -153,17 +152,4 @@ class WithLetters(Machine):
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("store")
 def test_any_order_keeps_the_promises_with_letters(server: EmbeddedServer) -> None:
-    WithLetters.client = redis.Redis.from_url(server.url)
-    try:
-        run_state_machine_as_test(
-            WithLetters,
-            settings=settings(
-                max_examples=40,
-                stateful_step_count=60,
-                deadline=None,
-                suppress_health_check=[HealthCheck.too_slow],
-            ),
-        )
-    finally:
-        WithLetters.client.flushall()
-        WithLetters.client.close()
+    run_machine(WithLetters, server, examples=40)

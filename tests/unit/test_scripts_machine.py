@@ -450,20 +450,25 @@ def message(job_id: str, *, ours: bool = True, version: int = messages.VERSION) 
     return orjson.dumps(message)
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.usefixtures("store")
-def test_any_order_keeps_the_promises(server: EmbeddedServer) -> None:
-    Machine.client = redis.Redis.from_url(server.url)
+def run_machine(kind: type[Machine], server: EmbeddedServer, *, examples: int) -> None:
+    """On an empty database, which is left empty."""
+    kind.client = redis.Redis.from_url(server.url)
     try:
         run_state_machine_as_test(
-            Machine,
+            kind,
             settings=settings(
-                max_examples=80,
+                max_examples=examples,
                 stateful_step_count=60,
                 deadline=None,
                 suppress_health_check=[HealthCheck.too_slow],
             ),
         )
     finally:
-        Machine.client.flushall()
-        Machine.client.close()
+        kind.client.flushall()
+        kind.client.close()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("store")
+def test_any_order_keeps_the_promises(server: EmbeddedServer) -> None:
+    run_machine(Machine, server, examples=80)
