@@ -75,6 +75,7 @@ def compose(
         max_bytes=spec.limits.queue_bytes,
         channel=channel,
         ahead=keys.urgent_lists(queue, priority),
+        after=keys.patient_lists(queue, priority),
         idempotency=f"{new.owner}:{new.idempotency_key}" if new.idempotency_key else "",
         fingerprint=_fingerprint(new, detached) if new.idempotency_key else "",
         fields={

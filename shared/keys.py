@@ -71,6 +71,11 @@ def urgent_lists(queue: str, priority: int) -> list[str]:
     return [queue_list(queue, step) for step in PRIORITIES if step < priority]
 
 
+def patient_lists(queue: str, priority: int) -> list[str]:
+    """The lists of a queue that are served after that of `priority`."""
+    return [queue_list(queue, step) for step in PRIORITIES if step > priority]
+
+
 def drained_lists(queues: list[str], version: int) -> list[str]:
     """All lists that a worker of message version `version` takes from, the most urgent first; what older workers have
     parked goes before what came later. Of the intake all ten: stock producers have `priority_steps` of their own."""

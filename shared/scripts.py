@@ -171,15 +171,16 @@ def submit(
     idempotency: str = "",
     fingerprint: str = "",
     ahead: Sequence[str] = (),
+    after: Sequence[str] = (),
     fields: dict[str, str | int] | None = None,
 ) -> Call[Submitted]:
-    """Accept a job. `ahead` are the lists that are served before its own; `fields` are further fields of the record
-    (model, version, labels as JSON, payloads ...)."""
+    """Accept a job. `ahead` are the lists of its queue that are served before its own, `after` those after it;
+    `fields` are further fields of the record (model, version, labels as JSON, payloads ...)."""
     limits = (max_jobs, max_bytes)
-    before = "".join(f"{name}\n" for name in ahead)
+    places = ("".join(f"{name}\n" for name in names) for names in (ahead, after))
     what = (job_id, list_name, raw, ref, deadline_ms, ttl_ms, size)
     return Call(
-        script("submit"), (), (*what, *limits, channel, idempotency, fingerprint, before, *_pairs(fields)), _submitted
+        script("submit"), (), (*what, *limits, channel, idempotency, fingerprint, *places, *_pairs(fields)), _submitted
     )
 
 

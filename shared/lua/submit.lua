@@ -4,8 +4,8 @@
 -- KEYS  none: all keys are named by the id
 -- ARGV  1 id, 2 list, 3 raw message, 4 ref, 5 deadline (ms from now), 6 result TTL (ms), 7 size (bytes),
 --       8 max jobs, 9 max bytes, 10 waiter's channel or '', 11 idempotency scope or '', 12 fingerprint,
---       13 the lists that are served before this job's own, each followed by a newline,
---       14... more record fields as name, value pairs
+--       13 the lists of its queue that are served before this job's own, 14 those served after it (each list
+--       followed by a newline), 15... more record fields as name, value pairs
 -- RETURNS {'accepted', id, created_at, deadline_at} | {'existing', id} | {'mismatch', id}
 --         | {'full', jobs, bytes, ms until they are done (0: not known)} | {'late', ms until its turn}
 local id, ref, channel, idem = ARGV[1], ARGV[4], ARGV[10], ARGV[11]
@@ -23,19 +23,26 @@ elseif redis.call('EXISTS', JOB .. id) == 1 then
 end
 local counters = redis.call('HMGET', COUNTERS .. ref, 'queued', 'running', 'bytes')
 local queued = tonumber(counters[1] or '0')
-local jobs = queued + tonumber(counters[2] or '0')
+local running = tonumber(counters[2] or '0')
+local jobs = queued + running
 local bytes = tonumber(counters[3] or '0')
 if jobs >= tonumber(ARGV[8]) or (jobs > 0 and bytes + size > tonumber(ARGV[9])) then
   return { 'full', jobs, bytes, time_for(COUNTERS .. ref, jobs) }
 end
 if queued > 0 then
-  -- The lists hold what has ended meanwhile too; the counter holds what is behind this job too.
-  local ahead = redis.call('LLEN', ARGV[2])
-  for list in string.gmatch(ARGV[13], '[^\n]+') do ahead = ahead + redis.call('LLEN', list) end
-  local turn = time_for(COUNTERS .. ref, math.min(ahead, queued))
+  local function waiting_in(lists)
+    local length = 0
+    for list in string.gmatch(lists, '[^\n]+') do length = length + redis.call('LLEN', list) end
+    return length
+  end
+  -- Never more than what is surely ahead: the lists hold what has ended meanwhile too, and of what workers hold
+  -- already, the most urgent job overtakes an unknown part.
+  local ahead = waiting_in(ARGV[13] .. ARGV[2])
+  if ARGV[13] ~= '' then ahead = math.max(ahead, queued - waiting_in(ARGV[14])) end
+  local turn = time_for(COUNTERS .. ref, math.min(ahead, queued) + running)
   if turn > tonumber(ARGV[5]) then return { 'late', turn } end
 end
-local fields = { unpack(ARGV, 14) }
+local fields = { unpack(ARGV, 15) }
 if channel ~= '' then
   fields[#fields + 1] = 'waiters'
   fields[#fields + 1] = channel

@@ -55,15 +55,12 @@ def test_a_deadline_that_cannot_be_met_is_refused_and_retry_after_is_honest(
     urgent = submit(http, deadline_s=3, priority="high")
     assert urgent.status_code == 202, "it goes before them"
     assert submit(http, deadline_s=60).status_code == 202
-    # When it says, and not much earlier, the same job is accepted and ends in time.
-    retry_at = time.monotonic() + int(late.headers["retry-after"])
-    before = served(store)
-    wait_until(lambda: time.monotonic() > retry_at, timeout_s=60)
-    assert served(store) > before
-    again = submit(http, deadline_s=3)
-    assert again.status_code == 202
-    job = http.get(f"/v1/jobs/{again.json()['id']}", params={"wait": 20}).json()
-    assert job["state"] == "succeeded"
+    # When it says, and not much earlier, the same job is accepted. (Those accepted meanwhile go before it.)
+    told, refused_at = int(late.headers["retry-after"]), time.monotonic()
+    wait_until(lambda: submit(http, deadline_s=3).status_code == 202, timeout_s=60)
+    assert told / 2 - 1 <= time.monotonic() - refused_at <= told * 1.5 + 1
+    patient = submit(http, deadline_s=60).json()["id"]
+    assert http.get(f"/v1/jobs/{patient}", params={"wait": 20}).json()["timing"]["queue_ms"] < 2 * 3000, "about as said"
     assert http.get(f"/v1/jobs/{urgent.json()['id']}").json()["state"] == "succeeded"
 
 

@@ -181,6 +181,24 @@ def test_a_deadline_that_the_queue_makes_impossible_is_refused(store: redis.Redi
     assert 11_000 <= full.wait_ms < 13_000
 
 
+def test_what_workers_hold_and_run_is_waited_for_too(store: redis.Redis) -> None:
+    for n in range(40):
+        _submit(store, f"j{n}")
+    _serve(store, [f"j{n}" for n in range(10)], ms_each=500)
+    scripts.run(store, [scripts.drain([LIST], [30], process="p")])
+    scripts.run(store, [scripts.claim([f"j{n}" for n in range(10, 20)], process="p", worker="w", max_attempts=3)])
+    assert store.llen(LIST) == 0
+    queue = keys.queue_name("echo", "1")
+    orders = {step: keys.urgent_lists(queue, step) for step in keys.PRIORITIES}
+    late = _submit(store, "late", deadline_ms=9_000, ahead=orders[keys.NORMAL])
+    assert late.status == "late"
+    assert 14_000 < late.wait_ms < 17_000, "10 run, 20 are held"
+    urgent = {"list_name": keys.queue_list(queue, keys.HIGH), "ahead": orders[keys.HIGH]}
+    assert _submit(store, "urgent", deadline_ms=9_000, **urgent).status == "accepted", (
+        "only what runs is surely before it"
+    )
+
+
 def test_what_has_ended_in_the_lists_is_not_waited_for(store: redis.Redis) -> None:
     for n in range(30):
         _submit(store, f"j{n}")
