@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 
 from api.submitter import Submitter
+from shared import keys
 from shared.catalog import Catalog
 from shared.errors import StoreUnavailable
 from shared.logs import Event, get_logger
@@ -22,7 +23,7 @@ class Sweeper:
 
     def __init__(self, submitter: Submitter, catalog: Catalog, *, dead_ttl_s: float) -> None:
         self._submitter = submitter
-        self._refs = [str(ref) for ref, _, _ in catalog.refs()]
+        self._queues = {str(ref): keys.queue_name(ref.model, ref.version) for ref, _, _ in catalog.refs()}
         self._dead_ttl_ms = int(dead_ttl_s * 1000)
         self._task: asyncio.Task[None] | None = None
         self.store_up = True
@@ -50,7 +51,7 @@ class Sweeper:
             await asyncio.sleep(_EVERY_S)
 
     async def _sweep(self) -> int:
-        swept: Swept = await self._submitter.one(sweep(self._refs, limit=_MOST, dead_ttl_ms=self._dead_ttl_ms))
+        swept: Swept = await self._submitter.one(sweep(self._queues, limit=_MOST, dead_ttl_ms=self._dead_ttl_ms))
         if swept.ended:
             logger.info(Event.JOBS_SWEPT, jobs=len(swept.ended))
         if swept.strays:

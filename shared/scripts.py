@@ -9,7 +9,7 @@ Key names are made by the scripts from the constants of `shared/keys.py`; one Re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -35,6 +35,7 @@ _CONSTANTS = (
     "COUNTERS",
     "DEADLINES",
     "UNACKED",
+    "HOLDERS",
     "LEASES",
     "BEAT",
     "DEAD",
@@ -228,12 +229,13 @@ class Drained:
     messages: list[tuple[str, bytes]]
 
 
-def drain(lists: Sequence[str], room: Sequence[int], *, version: int = VERSION) -> Call[Drained]:
-    """Take up to `room[i]` messages of `lists[i]`, and park those of a newer message version than `version`."""
+def drain(lists: Sequence[str], room: Sequence[int], *, process: str, version: int = VERSION) -> Call[Drained]:
+    """`process` takes up to `room[i]` messages of `lists[i]`; those of a newer message version than `version` are
+    parked."""
     return Call(
         script("drain"),
         lists,
-        [*room, version],
+        [*room, process, version],
         lambda reply: Drained(reply[0], [(a.decode(), b) for a, b in zip(reply[1::2], reply[2::2], strict=True)]),
     )
 
@@ -242,7 +244,7 @@ def drain(lists: Sequence[str], room: Sequence[int], *, version: int = VERSION) 
 class Verdict:
     """What a claim says of one job. `state` is told for ended ones, `started_at` (ms) for those to run."""
 
-    status: Literal["run", "suspect", "ended", "missing"]
+    status: Literal["run", "suspect", "ended", "missing", "lost"]
     attempt: int
     started_at: int = 0
     state: State | None = None
@@ -311,15 +313,20 @@ def renew(tags: Sequence[str], *, process: str, sign: bytes, sign_ms: int) -> Ca
     return Call(script("renew"), (), [process, sign, sign_ms, *tags], _strings)
 
 
-def restore_expired(*, lease_ms: int, limit: int = 100) -> Call[list[str]]:
-    """Put back what dead workers held; the tags. Nothing where nobody has asked for half a lease: then all leases begin
-    anew."""
-    return Call(script("restore"), (), ["expired", lease_ms, limit], _strings)
+def restore_expired(*, lease_ms: int, heartbeat_ms: int, limit: int = 1000) -> Call[list[str]]:
+    """Put back what dead workers held, and what a worker's signs of life (each `heartbeat_ms`) do not know of; the
+    tags. Nothing where nobody has asked for half a lease: then all leases begin anew."""
+    return Call(script("restore"), (), ["expired", iso_now(), lease_ms, heartbeat_ms, limit], _strings)
 
 
-def give_back(tags: Sequence[str]) -> Call[list[str]]:
-    """Put back what this worker will not finish, oldest first; the tags that went."""
-    return Call(script("restore"), (), ["given-back", *tags], _strings)
+def give_back(tags: Sequence[str], *, process: str) -> Call[list[str]]:
+    """Put back what `process` holds and will not finish, oldest first; the tags that went."""
+    return Call(script("restore"), (), ["given-back", iso_now(), process, *tags], _strings)
+
+
+def ack(tags: Sequence[str], *, process: str) -> Call[int]:
+    """Forget messages that `process` holds and that need no work any more."""
+    return Call(script("ack"), (), [process, *tags], int)
 
 
 def bury(tag: str, reason: str) -> Call[bool]:
@@ -327,10 +334,10 @@ def bury(tag: str, reason: str) -> Call[bool]:
     return Call(script("bury"), (), [tag, reason, iso_now()], bool)
 
 
-def give_back_crashed(tags: Sequence[str]) -> Call[list[str]]:
+def give_back_crashed(tags: Sequence[str], *, process: str) -> Call[list[str]]:
     """As `give_back`, by a worker that dies of these jobs and has taken its sign of life away: the next claim finds
     their starts to be crashes."""
-    return Call(script("restore"), (), ["crashed", *tags], _strings)
+    return Call(script("restore"), (), ["crashed", iso_now(), process, *tags], _strings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,13 +348,16 @@ class Swept:
     strays: int
 
 
-def sweep(refs: Sequence[str] = (), *, limit: int = 500, dead_ttl_ms: int = keys.DEAD_TTL_S * 1000) -> Call[Swept]:
-    """End overdue jobs; mend what is left of lost records, and then the counters of `refs`. Dead letters older than
-    `dead_ttl_ms` go."""
+def sweep(
+    queues: Mapping[str, str] | None = None, *, limit: int = 500, dead_ttl_ms: int = keys.DEAD_TTL_S * 1000
+) -> Call[Swept]:
+    """End overdue jobs; mend what is left of lost records, and then the counters of `queues` (ref: queue), whose lists
+    are rid of ended jobs when these are most of them. Dead letters older than `dead_ttl_ms` go."""
+    lists = [(ref, *(keys.queue_list(name, step) for step in keys.PRIORITIES)) for ref, name in (queues or {}).items()]
     return Call(
         script("sweep"),
         (),
-        (limit, iso_now(), dead_ttl_ms, *refs),
+        (limit, iso_now(), dead_ttl_ms, len(keys.PRIORITIES), *(part for names in lists for part in names)),
         lambda reply: Swept(_strings(reply[0]), reply[1]),
     )
 

@@ -136,7 +136,9 @@ class Hands:
         fresh: list[Taken] = []
 
         async def enough() -> bool:
-            drained = await self.call(scripts.drain(self.lists, [count - len(fresh)] * len(self.lists)))
+            drained = await self.call(
+                scripts.drain(self.lists, [count - len(fresh)] * len(self.lists), process="hands")
+            )
             for _, raw in drained.messages:
                 message = orjson.loads(raw)
                 kwargs = orjson.loads(base64.b64decode(message["body"]))[1]

@@ -25,6 +25,8 @@ from worker.work import Unit, Work
 
 logger = get_logger("worker")
 
+_LAST_DRAIN_S = 2.0
+
 
 class Engine:
     """`accept` in Celery's main thread; `drain` in a thread of its own."""
@@ -42,7 +44,7 @@ class Engine:
         self._works: dict[str, Work] = {}
         self._works_lock = threading.Lock()
         self.draining = False
-        self.holdings = Holdings(self._room)
+        self.holdings = Holdings(process, self._room)
         self.reporter = Reporter()
         self._finisher = Finisher(
             client,
@@ -108,7 +110,7 @@ class Engine:
         self._preparer.submit(work, adopt=ours is None)
 
     def lost(self, tag: str) -> None:
-        """This tag's lease ran out and another worker has the job: drop it unless it has started."""
+        """This tag's lease ran out, and its message is another worker's or will be: drop it unless it has started."""
         work = self._works.get(tag)
         if work is None or work.ended:
             return
@@ -162,10 +164,10 @@ class Engine:
             self._finisher.stop(10)
         elif stuck:
             self._finisher.flush(10)  # jobs that have finished did not crash
-            scripts.run(self._client, [scripts.give_back_crashed(stuck)])
+            scripts.run(self._client, [scripts.give_back_crashed(stuck, process=self.holdings.process)])
         rest = [tag for tag in self.holdings.tags() if tag not in stuck]
         if rest:
-            scripts.run(self._client, [scripts.give_back(rest)])
+            scripts.run(self._client, [scripts.give_back(rest, process=self.holdings.process)])
 
     def drain(self, grace_s: float) -> bool:
         """Take nothing more, finish the batch on the device, give the rest back. False when the grace was too short:
@@ -173,13 +175,14 @@ class Engine:
         logger.info(Event.STOPPING, held=len(self.holdings))
         self.holdings.close()
         deadline = time.monotonic() + grace_s
+        self.reporter.passed(min(_LAST_DRAIN_S, grace_s / 2))  # what was being drained is held, and goes back too
         self._preparer.stop()
         done = self._runner.stop(grace_s)
         done = self._finisher.stop(max(1.0, deadline - time.monotonic())) and done
         tags = self.holdings.tags()
         if tags:
             try:
-                scripts.run(self._client, [scripts.give_back(tags)])
+                scripts.run(self._client, [scripts.give_back(tags, process=self.holdings.process)])
             except redis.RedisError as error:  # their leases run out instead
                 logger.warning(Event.REDIS_LOST, step="drain", jobs=len(tags), error=str(error))
             for tag in tags:

@@ -85,8 +85,11 @@ class Finisher:
         self._inbox.put(_End(work, outcome))
 
     def skip(self, work: Work, verdict: scripts.Verdict) -> None:
-        """A job that had ended before it could run: its message is forgotten, its outcome stays."""
-        if verdict.status == "missing":
+        """A job that is not ours to run: it had ended, and its outcome stays; or another worker has its message."""
+        if verdict.status == "lost":
+            self._holdings.release(work.tag)
+            self._reporter.forget(work)
+        elif verdict.status == "missing":
             # Ours, but without a record: expired, or deleted by hand. Never adopted, never run.
             self._reporter.call(lambda: work.request.reject(requeue=False))
         else:

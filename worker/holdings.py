@@ -1,4 +1,4 @@
-"""The messages this worker holds: filed as unacked in Redis under its lease, not yet finished.
+"""The messages this worker holds: filed as unacked in Redis under its process id and a lease, not yet finished.
 
 One object a process, whatever connections come and go: a lost connection does not end the work in hand, so nothing is
 given back for it and nothing runs twice. Any thread.
@@ -12,10 +12,11 @@ from collections.abc import Callable
 
 
 class Holdings:
-    """Delivery tag -> the list it came from. `limit(list)` is how many of one list may be held at once, so that a
-    flood of one priority or model never takes the room of another."""
+    """Delivery tag -> the list it came from. `process`: the worker process's own id. `limit(list)`: how many of one
+    list may be held at once, so that a flood of one priority or model never takes the room of another."""
 
-    def __init__(self, limit: Callable[[str], int]) -> None:
+    def __init__(self, process: str, limit: Callable[[str], int]) -> None:
+        self.process = process
         self._limit = limit
         self._lock = threading.Lock()
         self._lists: dict[str, str] = {}

@@ -79,7 +79,9 @@ class Presence:
         for tag in scripts.one(scripts.run(self._client, [renew])):
             self._on_lost(tag)
         # Not in the same trip: on a server that has forgotten the scripts it could run before the renewal.
-        restore = scripts.restore_expired(lease_ms=int(self._settings.lease_s * 1000))
+        restore = scripts.restore_expired(
+            lease_ms=int(self._settings.lease_s * 1000), heartbeat_ms=int(self.interval_s * 1000)
+        )
         restored = scripts.one(scripts.run(self._client, [restore]))
         if restored:
             logger.warning(Event.JOB_RESTORED, jobs=len(restored))

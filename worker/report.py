@@ -65,6 +65,12 @@ class Reporter:
         """Run in the main thread, after all that was said before."""
         self._later(action)
 
+    def passed(self, timeout: float) -> bool:
+        """Whether the main thread has come by within so many seconds: what it was doing at the call is done."""
+        here = threading.Event()
+        self._later(here.set)
+        return here.wait(timeout)
+
     def _later(self, action: Callable[[], None]) -> None:
         with self._lock:
             self._pending.append(action)

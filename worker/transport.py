@@ -79,6 +79,8 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         wake_id = wake.read_response()
         wake.send_command("SUBSCRIBE", "__redis__:invalidate")
         wake.read_response(push_request=True)
+        if self._drainer is not None:
+            self._drainer.close()
         self._drainer = self._create_client()
         self._drainer.connection = self._drainer.connection_pool.get_connection()  # tracking belongs to a connection
         if _server(self._drainer.connection) != _server(wake):
@@ -118,27 +120,41 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         room = self.holdings.room(lists)
         if not any(room):
             return
-        drained: scripts.Drained = scripts.run_on(drainer, scripts.drain(lists, room))
+        drained: scripts.Drained = scripts.run_on(drainer, scripts.drain(lists, room, process=self.holdings.process))
         self._left = drained.left
-        for list_name, raw in drained.messages:
+        taken = [self._hold(list_name, raw) for list_name, raw in drained.messages]
+        for number, (tag, list_name, message) in enumerate(taken):
             try:
-                self._take(list_name, raw)
+                if message is not None:
+                    self.connection._deliver(message, keys.queue_of(list_name))
             except self.connection_errors:
+                for later, _, undelivered in taken[number:]:
+                    if undelivered is not None and self.holdings.release(later):
+                        self.holdings.requeued.append(later)
                 raise
-            # Whatever the script could read and Python or Celery cannot: to the dead letters, not to the next worker.
             except Exception as error:
-                logger.error(Event.JOB_FAILED, code="message_unreadable", error=type(error).__name__)
-                tag = json.loads(raw.decode(errors="replace"))["properties"]["delivery_tag"]
-                self.holdings.release(tag)
-                self.holdings.rejected.append(tag)
-                self._left = 1
+                self._refuse(tag, error)
 
-    def _take(self, list_name: str, raw: bytes) -> None:
-        message = orjson.loads(raw)
-        _hide_expires(message["headers"])
+    def _hold(self, list_name: str, raw: bytes) -> tuple[str, str, dict[str, Any] | None]:
+        """The tag, the list, and what is to be delivered."""
+        try:
+            message = orjson.loads(raw)
+            _hide_expires(message["headers"])
+            tag = message["properties"]["delivery_tag"]
+        except Exception as error:
+            tag = json.loads(raw.decode(errors="replace"))["properties"]["delivery_tag"]
+            self.holdings.hold(tag, list_name)
+            self._refuse(tag, error)
+            return tag, list_name, None
         # A tag that is held is a redelivery of what this very process works on: its lease ran out meanwhile.
-        if self.holdings.hold(message["properties"]["delivery_tag"], list_name):
-            self.connection._deliver(message, keys.queue_of(list_name))
+        return tag, list_name, message if self.holdings.hold(tag, list_name) else None
+
+    def _refuse(self, tag: str, error: Exception) -> None:
+        """Whatever the script could read and Python or Celery cannot: to the dead letters, not to the next worker."""
+        logger.error(Event.JOB_FAILED, code="message_unreadable", error=type(error).__name__)
+        if self.holdings.release(tag):
+            self.holdings.rejected.append(tag)
+        self._left = 1
 
     def tick(self) -> None:
         """Once a second: as if woken. That tracking is asked for again proves that both connections live."""
@@ -154,15 +170,14 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         """What is said again after a lost connection is harmless."""
         held = self.holdings
         if requeued := list(held.requeued):
-            scripts.run_on(client, scripts.give_back(requeued))
+            scripts.run_on(client, scripts.give_back(requeued, process=held.process))
             self._left = 1  # this connection is not told of its own changes, and the lists are tracked no more
             del held.requeued[: len(requeued)]
         for tag in list(held.rejected):
             scripts.run_on(client, scripts.bury(tag, "rejected"))
             held.rejected.remove(tag)
         if acked := list(held.acked):
-            client.hdel(keys.UNACKED, *acked)
-            client.zrem(keys.LEASES, *acked)
+            scripts.run_on(client, scripts.ack(acked, process=held.process))
             del held.acked[: len(acked)]
 
     def close(self) -> None:

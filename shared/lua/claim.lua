@@ -7,7 +7,8 @@
 -- ARGV  1 worker's process id, 2 worker's name, 3 max attempts, 4 '1' if this is a solo start, 5 ISO time for
 --       outcomes written here, 6... job ids
 -- RETURNS for each id {verdict, attempt, started_at}: 'run' | 'suspect' (run it alone; not started) |
---         'ended' (has an outcome, perhaps written here; third is the state) | 'missing'
+--         'ended' (has an outcome, perhaps written here; third is the state) | 'missing' |
+--         'lost' (its message is not this worker's any more: the lease ran out)
 local worker, name, limit, solo, iso = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 
 local function claim(id)
@@ -22,14 +23,13 @@ local function claim(id)
       revoked_meta(id, 'expired', 'deadline_exceeded', 'the deadline passed before the job ran', iso))
     return { 'ended', attempt, 'failed' }
   end
-  local runner, suspect = job[3], job[6]
-  if runner == worker and state == 'running' then
-    if job[9] then
-      end_job(id, 'canceled', 'canceled', revoked_meta(id, 'canceled', 'canceled', 'the job was canceled', iso))
-      return { 'ended', attempt, 'canceled' }
-    end
-    return { 'run', attempt, job[10] }
+  if job[9] then
+    end_job(id, 'canceled', 'canceled', revoked_meta(id, 'canceled', 'canceled', 'the job was canceled', iso))
+    return { 'ended', attempt, 'canceled' }
   end
+  if redis.call('HGET', HOLDERS, id) ~= worker then return { 'lost', attempt, '' } end
+  local runner, suspect = job[3], job[6]
+  if runner == worker and state == 'running' then return { 'run', attempt, job[10] } end
   if runner and runner ~= worker and redis.call('EXISTS', WORKER .. runner) == 0 then
     suspect = '1'
     redis.call('HSET', key, 'suspect', '1')

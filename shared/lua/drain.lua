@@ -1,12 +1,14 @@
 #!lua flags=allow-oom,no-cluster
--- Messages leave their lists and are filed as unacked in the same step, so a worker that dies loses none.
+-- Messages leave their lists and are filed as unacked, under their holder, in the same step, so a worker that dies loses
+-- none.
 -- The final LLENs are not only for the answer: with client-side tracking on, they subscribe this connection to the
 -- next change of any of the lists, whoever pushes.
 -- A message of a newer version than this worker knows is parked for the workers that do: never failed, never a loop.
 -- KEYS  the lists, the most urgent first
--- ARGV  for each list: how many messages there is room for; then the newest message version that is understood
+-- ARGV  for each list: how many messages there is room for; then the worker's process id, and the newest message version
+--       that it understands
 -- RETURNS {how many are left in all lists, list, raw, list, raw, ...}
-local known = tonumber(ARGV[#KEYS + 1])
+local holder, known = ARGV[#KEYS + 1], tonumber(ARGV[#KEYS + 2])
 local out = { 0 }
 for i, list in ipairs(KEYS) do
   local room = tonumber(ARGV[i])
@@ -23,6 +25,7 @@ for i, list in ipairs(KEYS) do
         redis.call('PEXPIRE', parked, PARKED_TTL_MS)
       elseif type(tag) == 'string' and type(headers) == 'table' then
         redis.call('HSET', UNACKED, tag, list .. '\n' .. raw)
+        redis.call('HSET', HOLDERS, tag, holder)
         redis.call('ZADD', LEASES, now, tag)
         out[#out + 1] = list
         out[#out + 1] = raw

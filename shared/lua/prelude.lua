@@ -1,5 +1,5 @@
 -- Put in front of every script by shared/scripts.py, after the constants of shared/keys.py (JOB, OUTCOME, PAYLOAD,
--- IDEMPOTENCY, COUNTERS, DEADLINES, UNACKED, LEASES, BEAT, DEAD, WORKER, WORKERS, PARKED). Time is Redis TIME in ms, never a
+-- IDEMPOTENCY, COUNTERS, DEADLINES, UNACKED, HOLDERS, LEASES, BEAT, DEAD, WORKER, WORKERS, PARKED). Time is Redis TIME in ms, never a
 -- host's clock.
 
 local time = redis.call('TIME')
@@ -21,6 +21,7 @@ end
 
 local function forget_message(tag)
   redis.call('HDEL', UNACKED, tag)
+  redis.call('HDEL', HOLDERS, tag)
   redis.call('ZREM', LEASES, tag)
 end
 

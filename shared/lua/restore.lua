@@ -1,36 +1,58 @@
 #!lua flags=allow-oom,no-cluster
--- Messages go back to the list they came from, to its near end, as the same bytes.
+-- Messages go back to the list they came from, to its near end, as the same bytes. A job that was canceled while it ran
+-- ends instead.
 -- KEYS  none
--- ARGV  1 'expired', 'given-back' or 'crashed'
---       expired: 2 lease (ms), 3 how many at most. What a worker held that has not renewed for so long. Every worker asks
---       several times a lease; where nobody has asked for half of one, Redis or all of them were away, so no lease could
---       be renewed: they all begin anew, and nothing runs twice for it.
---       given-back: 2... delivery tags, oldest first. What a living worker will not run, or has not run to its end
---       for a reason that is not the job's: the start does not count as a crash.
---       crashed: 2... delivery tags. The worker that gives them back dies of them, and has taken its sign of life away:
---       the next claim finds their starts to be crashes.
+-- ARGV  1 'expired', 'given-back' or 'crashed', 2 ISO time
+--       expired: 3 lease (ms), 4 heartbeat (ms), 5 how many at most to look at. What a worker held that has not renewed
+--       for a lease. Every worker asks several times a lease; where nobody has asked for half of one, Redis or all of
+--       them were away, so no lease could be renewed: they all begin anew, and nothing runs twice for it.
+--       And what a living worker does not know of, since the answer to its drain was lost with a connection: its signs of
+--       life do not renew it.
+--       given-back: 3 worker's process id, 4... delivery tags, oldest first. What it holds and will not run, or has not
+--       run to its end for a reason that is not the job's: the start does not count as a crash.
+--       crashed: the same. The worker that gives them back dies of them, and has taken its sign of life away: the next
+--       claim finds their starts to be crashes.
 -- RETURNS the tags that went back
 local why = ARGV[1]
 local tags = {}
+
+-- Without a lease, or unknown to the worker that it is filed under.
+local function is_abandoned(tag, renewed, lease, heartbeat)
+  if renewed <= now - lease then return true end
+  local holder = redis.call('HGET', HOLDERS, tag)
+  local beat = holder and redis.call('ZSCORE', WORKERS, holder)
+  return beat and tonumber(beat) - renewed >= heartbeat
+end
+
 if why == 'expired' then
-  local lease = tonumber(ARGV[2])
+  local lease, heartbeat = tonumber(ARGV[3]), tonumber(ARGV[4])
   local asked = tonumber(redis.call('GET', BEAT) or '0')
   redis.call('SET', BEAT, now, 'PX', lease)
   if now - asked > lease / 2 then
     for _, tag in ipairs(redis.call('ZRANGE', LEASES, 0, -1)) do redis.call('ZADD', LEASES, 'XX', now, tag) end
     return {}
   end
-  tags = redis.call('ZRANGEBYSCORE', LEASES, '-inf', now - lease, 'LIMIT', 0, tonumber(ARGV[3]))
+  local old = redis.call('ZRANGEBYSCORE', LEASES, '-inf', now - math.min(lease, heartbeat), 'WITHSCORES', 'LIMIT', 0,
+    tonumber(ARGV[5]))
+  for i = 1, #old, 2 do
+    if is_abandoned(old[i], tonumber(old[i + 1]), lease, heartbeat) then tags[#tags + 1] = old[i] end
+  end
 else
-  for i = 2, #ARGV do tags[#tags + 1] = ARGV[i] end
+  for i = 4, #ARGV do
+    if redis.call('HGET', HOLDERS, ARGV[i]) == ARGV[3] then tags[#tags + 1] = ARGV[i] end
+  end
 end
+
 local back = {}
 for i = #tags, 1, -1 do
   local tag = tags[i]
   local held = redis.call('HGET', UNACKED, tag)
   forget_message(tag)
-  local state = field(tag, 'state')
-  if held and not (state and terminal[state]) then
+  local job = redis.call('HMGET', JOB .. tag, 'state', 'canceled')
+  local state = job[1]
+  if job[2] and not terminal[state] then
+    end_job(tag, 'canceled', 'canceled', revoked_meta(tag, 'canceled', 'canceled', 'the job was canceled', ARGV[2]))
+  elseif held and not (state and terminal[state]) then
     local newline = string.find(held, '\n', 1, true)
     redis.call('RPUSH', string.sub(held, 1, newline - 1), string.sub(held, newline + 1))
     if state == 'running' then

@@ -1,10 +1,14 @@
 #!lua flags=allow-oom,no-cluster
 -- Jobs whose deadline has passed end, queued or running, with or without a living worker. What a lost record or a hand
 -- in the database has left behind is mended. Dead letters that are too old go; their payloads have a TTL of the same length.
+-- Lists that hold mostly messages of ended jobs are rid of them: nobody else would, while no worker drains them.
 -- KEYS  none
--- ARGV  1 how many at most, 2 ISO time, 3 how long a dead letter is kept (ms), 4... the refs whose counters are mended
+-- ARGV  1 how many at most, 2 ISO time, 3 how long a dead letter is kept (ms), 4 how many lists a queue has, 5... for
+--       each version its ref (its counters are mended) and its queue's lists
 -- RETURNS {the ids that ended, how many strays were mended}
 local ended, strays = {}, 0
+local lists_each = tonumber(ARGV[4])
+local SPARE = 1000 -- messages of ended jobs that are no burden
 
 -- The counters by what is there: every job that has not ended is in DEADLINES. Only when something was amiss; it takes
 -- about a second for half a million jobs.
@@ -19,9 +23,25 @@ local function recount()
       found[job[1]] = sum
     end
   end
-  for i = 4, #ARGV do found[ARGV[i]] = found[ARGV[i]] or { queued = 0, running = 0, bytes = 0 } end
+  for i = 5, #ARGV, 1 + lists_each do found[ARGV[i]] = found[ARGV[i]] or { queued = 0, running = 0, bytes = 0 } end
   for ref, sum in pairs(found) do
     redis.call('HSET', COUNTERS .. ref, 'queued', sum.queued, 'running', sum.running, 'bytes', sum.bytes)
+  end
+end
+
+-- Once ended jobs are more than half, so that a canceled job costs the same however many wait.
+local function compact(ref, lists)
+  local length = 0
+  for _, list in ipairs(lists) do length = length + redis.call('LLEN', list) end
+  if length <= 2 * tonumber(redis.call('HGET', COUNTERS .. ref, 'queued') or '0') + SPARE then return end
+  for _, list in ipairs(lists) do
+    local waiting = redis.call('LRANGE', list, 0, -1)
+    redis.call('DEL', list)
+    for _, raw in ipairs(waiting) do
+      local readable, message = pcall(cjson.decode, raw)
+      local state = not readable or field(message.properties.delivery_tag, 'state')
+      if state and not terminal[state] then redis.call('RPUSH', list, raw) end
+    end
   end
 end
 
@@ -43,7 +63,8 @@ end
 
 if strays > 0 then recount() end
 
-if redis.call('HLEN', UNACKED) ~= redis.call('ZCARD', LEASES) then
+if redis.call('HLEN', UNACKED) ~= redis.call('ZCARD', LEASES)
+  or redis.call('HLEN', UNACKED) ~= redis.call('HLEN', HOLDERS) then
   for _, tag in ipairs(redis.call('HKEYS', UNACKED)) do
     if not redis.call('ZSCORE', LEASES, tag) then
       redis.call('ZADD', LEASES, now, tag)
@@ -52,10 +73,15 @@ if redis.call('HLEN', UNACKED) ~= redis.call('ZCARD', LEASES) then
   end
   for _, tag in ipairs(redis.call('ZRANGE', LEASES, 0, -1)) do
     if redis.call('HEXISTS', UNACKED, tag) == 0 then
-      redis.call('ZREM', LEASES, tag)
+      forget_message(tag)
       strays = strays + 1
     end
   end
+  for _, tag in ipairs(redis.call('HKEYS', HOLDERS)) do
+    if redis.call('HEXISTS', UNACKED, tag) == 0 then redis.call('HDEL', HOLDERS, tag) end
+  end
 end
+
+for i = 5, #ARGV, 1 + lists_each do compact(ARGV[i], { unpack(ARGV, i + 1, i + lists_each) }) end
 redis.call('XTRIM', DEAD, 'MINID', now - tonumber(ARGV[3]))
 return { ended, strays }

@@ -123,7 +123,9 @@ async def test_a_wait_that_ends_without_an_outcome_is_an_acceptance_too(fsync_ap
 async def test_a_retry_of_a_dead_letter_is_an_acceptance_too(fsync_api: Api) -> None:
     job_id = (await fsync_api.client.post("/v1/jobs", json={"model": "echo", "input": 1})).json()["id"]
     queue = keys.queue_list(keys.queue_name("echo", "1"), keys.NORMAL)
-    await scripts.arun(fsync_api.parts.client, [scripts.drain([queue], [1]), scripts.bury(job_id, "rejected")])
+    await scripts.arun(
+        fsync_api.parts.client, [scripts.drain([queue], [1], process="p"), scripts.bury(job_id, "rejected")]
+    )
     ((letter, _),) = await fsync_api.parts.client.xrange(keys.DEAD)
     asked = _asked(fsync_api)
     answer = await fsync_api.client.post(f"/v1/dead/{letter.decode()}/retry")

@@ -118,7 +118,7 @@ def idler(redis_url: str, store: redis.Redis, monkeypatch: pytest.MonkeyPatch) -
     for scheme in list(TRANSPORT_ALIASES):  # what `install` changes is put back
         monkeypatch.setitem(TRANSPORT_ALIASES, scheme, TRANSPORT_ALIASES[scheme])
     stock = TRANSPORT_ALIASES["redis"]
-    holdings = Holdings(lambda _: ROOM)
+    holdings = Holdings("p", lambda _: ROOM)
     transport.install(holdings, on_tick=lambda: None, address=parse(redis_url))
     lossless = TRANSPORT_ALIASES["redis"]()
     TRANSPORT_ALIASES["redis"] = stock
@@ -133,7 +133,7 @@ class Pushers:
     def __init__(self, redis_url: str) -> None:
         self._client = redis.Redis.from_url(redis_url)
         # As workers do all the time: who has not looked for long takes expired leases for an outage.
-        scripts.run(self._client, [scripts.restore_expired(lease_ms=MINUTE_MS)])
+        scripts.run(self._client, [scripts.restore_expired(lease_ms=MINUTE_MS, heartbeat_ms=MINUTE_MS)])
         self._stock = Connection(redis_url, transport="kombu.transport.redis:Transport")
         self._producer = self._stock.Producer(serializer="json")
         self._lock = threading.Lock()  # kombu's producer is for one thread
@@ -148,7 +148,9 @@ class Pushers:
         if kind == "restore":
             self._client.hset(keys.UNACKED, job_id, f"{target}\n".encode() + raw)
             self._client.zadd(keys.LEASES, {job_id: 0})
-            return lambda: scripts.run(self._client, [scripts.restore_expired(lease_ms=MINUTE_MS)])
+            return lambda: scripts.run(
+                self._client, [scripts.restore_expired(lease_ms=MINUTE_MS, heartbeat_ms=MINUTE_MS)]
+            )
         call = scripts.submit(
             job_id,
             list_name=target,

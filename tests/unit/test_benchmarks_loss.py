@@ -20,7 +20,7 @@ def test_our_messages_are_found_in_their_list_and_in_hands(store: redis.Redis, r
     side = Ours(store, redis_url, tmp_path)
     side.submit(ORDERS)
     assert (side.waiting(), side.left(), side.outcomes()) == ({0, 1, 2}, 3, {})
-    scripts.one(scripts.run(store, [scripts.drain([keys.queue_list(QUEUE, keys.NORMAL)], [2])]))
+    scripts.one(scripts.run(store, [scripts.drain([keys.queue_list(QUEUE, keys.NORMAL)], [2], process="p")]))
     assert (side.waiting(), side.left()) == ({0, 1, 2}, 3)
     end = scripts.finish(
         "loss-0", tag="loss-0", state=State.SUCCEEDED, code="", meta=b'{"status": "SUCCESS"}', ttl_ms=9999

@@ -52,18 +52,20 @@ class WithLetters(Machine):
         assert self.run(scripts.bury(job_id, "rejected")) is (held and not had.terminal)
         if held and not had.terminal:
             self._end(job_id, State.FAILED)
-        self._forget(job_id)
+        self._forget(name, job_id)
+        self.filed.pop(job_id, None)
 
     @precondition(lambda self: any(self.held[name] for name in self.living))
     @rule(name=process, n=anything)
     def kill(self, name: str, n: int) -> None:
         """Each process that runs this job alone dies of it, until it has ended."""
-        mine = [tag for tag in self.held[name] if tag in self.jobs]
+        mine = [tag for tag in self._filed_of(name, self.held[name]) if tag in self.jobs]
         if name not in self.living or not mine:
             return
         job_id = mine[n % len(mine)]
         for number in range(2 + MAX_ATTEMPTS):
-            gone = f"gone-{number}"
+            gone = self.filed[job_id] = f"gone-{number}"
+            self.client.hset(keys.HOLDERS, job_id, gone)  # redelivered to it
             expected = self._expect_claim(job_id, gone, True)
             call = scripts.claim([job_id], process=gone, worker="w", max_attempts=MAX_ATTEMPTS, solo=True)
             (verdict,) = self.run(call)
@@ -71,9 +73,9 @@ class WithLetters(Machine):
             if expected == "ended":
                 break
         assert self.jobs[job_id].state.terminal
-        self.client.hdel(keys.UNACKED, job_id)  # as the worker's ack does
-        self.client.zrem(keys.LEASES, job_id)
-        self._forget(job_id)
+        self.run(scripts.ack([job_id], process=gone))
+        del self.filed[job_id]
+        self._forget(name, job_id)
 
     @precondition(lambda self: self.letters)
     @rule(n=anything)

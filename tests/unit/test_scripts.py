@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 import redis
 
@@ -17,7 +18,7 @@ LIST = keys.queue_list(keys.queue_name("echo", "1"), keys.NORMAL)
 
 def _ask(store: redis.Redis) -> None:
     """As a worker does several times a lease: without it the next look finds an outage."""
-    scripts.one(scripts.run(store, [scripts.restore_expired(lease_ms=60_000)]))
+    scripts.one(scripts.run(store, [scripts.restore_expired(lease_ms=60_000, heartbeat_ms=60_000)]))
 
 
 def _submit(store: redis.Redis, job_id: str, **options: Any) -> scripts.Submitted:
@@ -40,14 +41,14 @@ def test_crashes_count_only_alone_and_end_in_the_dead_letters(store: redis.Redis
     _submit(store, "a")
     verdicts = []
     for number in range(5):
-        scripts.run(store, [scripts.drain([LIST], [1])])
+        scripts.run(store, [scripts.drain([LIST], [1], process=f"gone-{number}")])
         solo = number > 0
         call = scripts.claim(["a"], process=f"gone-{number}", worker="w", max_attempts=3, solo=solo)
         verdicts.append(scripts.one(scripts.run(store, [call]))[0].status)
         if verdicts[-1] == "run":  # it dies, and its lease runs out
             _ask(store)
             store.zadd(keys.LEASES, {"a": 1})
-            scripts.run(store, [scripts.restore_expired(lease_ms=60_000)])
+            scripts.run(store, [scripts.restore_expired(lease_ms=60_000, heartbeat_ms=60_000)])
     assert verdicts == ["run", "run", "run", "run", "ended"], "one crash in company, three alone"
     assert store.hget(keys.JOB + "a", "code") == b"attempts_exhausted"
     ((_, letter),) = store.xrange(keys.DEAD)
@@ -58,11 +59,14 @@ def test_crashes_count_only_alone_and_end_in_the_dead_letters(store: redis.Redis
 def test_a_crash_of_a_living_worker_is_none(store: redis.Redis) -> None:
     _submit(store, "a")
     store.set(keys.WORKER + "alive", "{}", ex=60)
-    scripts.run(store, [scripts.drain([LIST], [1])])
+    scripts.run(store, [scripts.drain([LIST], [1], process="alive")])
     scripts.run(store, [scripts.claim(["a"], process="alive", worker="w", max_attempts=3)])
     _ask(store)
     store.zadd(keys.LEASES, {"a": 1})
-    scripts.run(store, [scripts.restore_expired(lease_ms=60_000), scripts.drain([LIST], [1])])
+    scripts.run(
+        store,
+        [scripts.restore_expired(lease_ms=60_000, heartbeat_ms=60_000), scripts.drain([LIST], [1], process="other")],
+    )
     call = scripts.claim(["a"], process="other", worker="w", max_attempts=3)
     assert scripts.one(scripts.run(store, [call]))[0].status == "run"
 
@@ -71,7 +75,7 @@ def test_what_cannot_be_parsed_is_kept_as_a_dead_letter(store: redis.Redis) -> N
     for raw in (b"not json", b"[]", b'{"headers": {}}', b'{"properties": {"delivery_tag": 3}, "headers": {}}'):
         store.lpush(LIST, raw)
     _submit(store, "good")
-    drained = scripts.one(scripts.run(store, [scripts.drain([LIST], [10])]))
+    drained = scripts.one(scripts.run(store, [scripts.drain([LIST], [10], process="p")]))
     assert len(drained.messages) == 1
     assert drained.left == 0
     assert {letter[b"reason"] for _, letter in store.xrange(keys.DEAD)} == {b"unparsable"}
@@ -81,9 +85,9 @@ def test_what_cannot_be_parsed_is_kept_as_a_dead_letter(store: redis.Redis) -> N
 def test_restored_messages_keep_their_order_and_go_first(store: redis.Redis) -> None:
     for job in "abcd":
         _submit(store, job)
-    scripts.run(store, [scripts.drain([LIST], [2])])
-    assert scripts.one(scripts.run(store, [scripts.give_back(["a", "b"])])) == ["b", "a"]
-    drained = scripts.one(scripts.run(store, [scripts.drain([LIST], [9])]))
+    scripts.run(store, [scripts.drain([LIST], [2], process="p")])
+    assert scripts.one(scripts.run(store, [scripts.give_back(["a", "b"], process="p")])) == ["b", "a"]
+    drained = scripts.one(scripts.run(store, [scripts.drain([LIST], [9], process="p")]))
     assert [raw.split(b'"delivery_tag":"')[1][:1] for _, raw in drained.messages] == [b"a", b"b", b"c", b"d"]
 
 
@@ -132,7 +136,7 @@ def test_a_full_store_refuses_new_jobs_and_ends_old_ones(tmp_path: Any) -> None:
         store.config_set("maxmemory", "1")
         with pytest.raises(redis.exceptions.OutOfMemoryError):
             _submit(store, "b")
-        assert len(scripts.one(scripts.run(store, [scripts.drain([LIST], [1])])).messages) == 1
+        assert len(scripts.one(scripts.run(store, [scripts.drain([LIST], [1], process="p")])).messages) == 1
         claim = scripts.claim(["a"], process="p", worker="w", max_attempts=3)
         assert scripts.one(scripts.run(store, [claim]))[0].status == "run"
         finish = scripts.finish("a", tag="a", state=State.SUCCEEDED, code="", meta=b"{}", ttl_ms=1000)
@@ -156,7 +160,7 @@ def test_scripts_survive_a_server_that_forgets_them(store: redis.Redis) -> None:
 def _serve(store: redis.Redis, jobs: list[str], *, ms_each: int) -> None:
     """Ends jobs so that, by the counters, each took `ms_each` while others waited."""
     counters = keys.COUNTERS + REF
-    scripts.run(store, [scripts.drain([LIST], [len(jobs)])])
+    scripts.run(store, [scripts.drain([LIST], [len(jobs)], process="p")])
     for job in jobs:
         seconds, micros = store.time()
         store.hset(counters, "mark", seconds * 1000 + micros // 1000 - ms_each)
@@ -224,7 +228,7 @@ def test_time_without_a_worker_is_no_measure_of_its_speed(store: redis.Redis) ->
     _serve(store, [f"j{n}" for n in range(20)], ms_each=100)
     long_ago = int(store.time()[0]) * 1000 - 3_600_000
     store.hset(keys.COUNTERS + REF, "mark", long_ago)
-    scripts.run(store, [scripts.drain([LIST], [1])])
+    scripts.run(store, [scripts.drain([LIST], [1], process="p")])
     scripts.run(store, [scripts.claim(["j20"], process="p", worker="w", max_attempts=3)])
     assert int(store.hget(keys.COUNTERS + REF, "mark")) >= int(store.time()[0]) * 1000 - 11_000
 
@@ -234,9 +238,9 @@ def test_time_without_a_worker_is_no_measure_of_its_speed(store: redis.Redis) ->
 
 def test_after_an_outage_all_leases_begin_anew(store: redis.Redis) -> None:
     _submit(store, "a")
-    scripts.run(store, [scripts.drain([LIST], [1])])
+    scripts.run(store, [scripts.drain([LIST], [1], process="p")])
     store.zadd(keys.LEASES, {"a": 1})
-    look = scripts.restore_expired(lease_ms=60_000)
+    look = scripts.restore_expired(lease_ms=60_000, heartbeat_ms=60_000)
     assert scripts.one(scripts.run(store, [look])) == [], "nobody has asked for long: its holder could not renew either"
     assert store.zscore(keys.LEASES, "a") > 1
     store.zadd(keys.LEASES, {"a": 1})
@@ -251,20 +255,20 @@ def test_a_newer_message_is_parked_for_newer_workers(store: redis.Redis) -> None
     _submit(store, "a")
     queues = [keys.queue_name("echo", "1")]
     old, new = keys.drained_lists(queues, 1), keys.drained_lists(queues, 2)
-    drained = scripts.one(scripts.run(store, [scripts.drain(old, [9] * len(old), version=1)]))
+    drained = scripts.one(scripts.run(store, [scripts.drain(old, [9] * len(old), process="p", version=1)]))
     assert [b'"delivery_tag":"a"' in raw for _, raw in drained.messages] == [True]
-    drained = scripts.one(scripts.run(store, [scripts.drain(new, [9] * len(new), version=2)]))
+    drained = scripts.one(scripts.run(store, [scripts.drain(new, [9] * len(new), process="p", version=2)]))
     assert drained.messages == [(f"{LIST}{keys.PARKED}2", newer)]
     assert keys.queue_of(drained.messages[0][0]) == queues[0]
     store.hdel(keys.UNACKED, "new")
     store.zrem(keys.LEASES, "new")
-    assert scripts.one(scripts.run(store, [scripts.give_back(["a"])])) == ["a"]
+    assert scripts.one(scripts.run(store, [scripts.give_back(["a"], process="p")])) == ["a"]
 
 
 def test_a_parked_list_does_not_stay_for_ever(store: redis.Redis) -> None:
     raw = messages.build("new", queue="q", priority=keys.NORMAL, model="echo", version="1", input=[])
     store.lpush(LIST, raw.replace(b'"ml":1', b'"ml":7'))
-    scripts.run(store, [scripts.drain([LIST], [9])])
+    scripts.run(store, [scripts.drain([LIST], [9], process="p")])
     assert store.ttl(f"{LIST}{keys.PARKED}7") > keys.MAX_DEADLINE_S
 
 
@@ -273,19 +277,80 @@ def test_lost_records_are_mended(store: redis.Redis) -> None:
         _submit(store, job)
     store.delete(keys.JOB + "a")
     store.zadd(keys.DEADLINES, {"a": 1})
-    swept = scripts.one(scripts.run(store, [scripts.sweep([REF, "other@1"])]))
+    swept = scripts.one(scripts.run(store, [scripts.sweep({REF: "ml.echo.1", "other@1": "ml.other.1"})]))
     assert (swept.ended, swept.strays) == ([], 1)
     assert store.hmget(keys.COUNTERS + REF, "queued", "running", "bytes") == [b"2", b"0", b"20"]
-    assert scripts.one(scripts.run(store, [scripts.sweep([REF])])).strays == 0
+    assert scripts.one(scripts.run(store, [scripts.sweep({REF: "ml.echo.1"})])).strays == 0
 
 
 def test_a_sign_of_life_passes_a_full_store(tmp_path: Any) -> None:
     with EmbeddedServer(tmp_path / "redis") as own, redis.Redis.from_url(own.url) as store:
         _submit(store, "a")
-        scripts.run(store, [scripts.drain([LIST], [1])])
+        scripts.run(store, [scripts.drain([LIST], [1], process="p")])
         store.config_set("maxmemory", "1")
         call = scripts.renew(["a", "gone"], process="p", sign=b"{}", sign_ms=1000)
         assert scripts.one(scripts.run(store, [call])) == ["gone"]
         assert store.get(keys.WORKER + "p") == b"{}"
         assert store.zrange(keys.WORKERS, 0, -1) == [b"p"]
-        assert scripts.one(scripts.run(store, [scripts.restore_expired(lease_ms=60_000)])) == []
+        assert scripts.one(scripts.run(store, [scripts.restore_expired(lease_ms=60_000, heartbeat_ms=60_000)])) == []
+
+
+# Who holds a message --------------------------------------------------------------------------------------
+
+
+def test_what_another_holds_is_neither_run_nor_renewed_nor_given_back(store: redis.Redis) -> None:
+    _submit(store, "a")
+    _ask(store)
+    scripts.run(store, [scripts.drain([LIST], [1], process="one")])
+    store.zadd(keys.LEASES, {"a": 1})
+    look = scripts.restore_expired(lease_ms=60_000, heartbeat_ms=60_000)
+    scripts.run(store, [look, scripts.drain([LIST], [1], process="two")])
+    store.zadd(keys.LEASES, {"a": 7})
+    claim, renew, back, ack = scripts.run(
+        store,
+        [
+            scripts.claim(["a"], process="one", worker="w", max_attempts=3),
+            scripts.renew(["a"], process="one", sign=b"{}", sign_ms=60_000),
+            scripts.give_back(["a"], process="one"),
+            scripts.ack(["a"], process="one"),
+        ],
+    )
+    assert (claim[0].status, renew, back, ack) == ("lost", ["a"], [], 0)
+    assert store.zscore(keys.LEASES, "a") == 7
+    assert store.hget(keys.JOB + "a", "state") == b"queued"
+    claim = scripts.claim(["a"], process="two", worker="w", max_attempts=3)
+    assert scripts.one(scripts.run(store, [claim]))[0].status == "run"
+
+
+@pytest.mark.parametrize("way", ["given-back", "expired"])
+def test_what_was_canceled_while_it_ran_does_not_run_again(store: redis.Redis, way: str) -> None:
+    _submit(store, "a")
+    _ask(store)
+    scripts.run(store, [scripts.drain([LIST], [1], process="p")])
+    scripts.run(store, [scripts.claim(["a"], process="p", worker="w", max_attempts=3), scripts.cancel("a")])
+    if way == "expired":
+        store.zadd(keys.LEASES, {"a": 1})
+        back = scripts.restore_expired(lease_ms=60_000, heartbeat_ms=60_000)
+    else:
+        back = scripts.give_back(["a"], process="p")
+    assert scripts.one(scripts.run(store, [back])) == []
+    assert store.hget(keys.JOB + "a", "state") == b"canceled"
+    assert not store.exists(LIST, keys.UNACKED, keys.HOLDERS, keys.LEASES)
+
+
+def test_lists_of_ended_jobs_do_not_grow(store: redis.Redis) -> None:
+    sweep = scripts.sweep({REF: keys.queue_name("echo", "1")})
+    low = keys.queue_list(keys.queue_name("echo", "1"), keys.LOW)
+    limits = {"max_jobs": 10_000, "max_bytes": 10_000_000}
+    for n in range(1200):
+        _submit(store, f"j{n}", list_name=LIST if n % 2 else low, **limits)
+    for n in range(0, 1190):
+        scripts.run(store, [scripts.cancel(f"j{n}")])
+    scripts.run(store, [sweep])
+    left = [orjson.loads(raw)["properties"]["delivery_tag"] for raw in store.lrange(LIST, 0, -1)]
+    assert left == ["j1199", "j1197", "j1195", "j1193", "j1191"], "in their order"
+    assert store.llen(low) == 5
+    for n in range(1000):
+        _submit(store, f"k{n}", **limits)
+    scripts.run(store, [*(scripts.cancel(f"k{n}") for n in range(900)), sweep])
+    assert store.llen(LIST) == 1005, "a few of them are no burden"

@@ -27,6 +27,7 @@ QUEUES = {ref: keys.queue_name(*ref.split("@")) for ref in REFS}
 LISTS = keys.drained_lists([keys.INTAKE, *QUEUES.values()], messages.VERSION)
 PROCESSES = ("p1", "p2")
 MAX_ATTEMPTS, MAX_JOBS, SIZE, TTL_MS, HOUR_MS = 2, 6, 10, 7_200_000, 3_600_000
+LEASE_MS, HEARTBEAT_MS = 600_000, 60_000
 
 process = st.sampled_from(PROCESSES)
 ref_of = st.sampled_from(REFS)
@@ -63,8 +64,10 @@ class Machine(RuleBasedStateMachine):
         self.client.flushall()
         self.jobs: dict[str, Model] = {}
         self.made = 0
-        self.held: dict[str, list[str]] = {name: [] for name in PROCESSES}  # by process: job ids, and plain tags
-        self.plain: dict[str, bytes] = {}  # messages of plain producers that are not adopted, by tag
+        self.held: dict[str, list[str]] = {name: [] for name in PROCESSES}  # what each process believes to hold
+        self.filed: dict[str, str] = {}  # by tag: the process that holds it in truth
+        self.plain: dict[str, bytes] = {}  # messages of plain producers, by tag
+        self.adopted: set[str] = set()  # of those
         self.parked = 0
         self.outcomes: dict[str, bytes] = {}
         self.ended: Counter[tuple[str, State]] = Counter()
@@ -150,14 +153,29 @@ class Machine(RuleBasedStateMachine):
     def drain(self, name: str, rooms: list[int]) -> None:
         if name not in self.living:
             return
+        self.held[name] = list(dict.fromkeys(self.held[name] + self._drain(name, rooms)))
+
+    @precondition(lambda self: self._waits())
+    @rule(name=process)
+    def drain_and_hear_nothing(self, name: str) -> None:
+        """The connection is lost with the answer; some heartbeats ago, of which none knew these tags."""
+        if name in self.living:
+            for tag in self._drain(name, [1] * len(LISTS)):
+                if tag not in self.held[name]:
+                    self.client.zincrby(keys.LEASES, -2 * HEARTBEAT_MS, tag)
+
+    def _drain(self, name: str, rooms: list[int]) -> list[str]:
+        tags: list[str] = []
         taken: Counter[str] = Counter()
-        for list_name, raw in self.run(scripts.drain(LISTS, rooms)).messages:
+        for list_name, raw in self.run(scripts.drain(LISTS, rooms, process=name)).messages:
             tag = orjson.loads(raw)["properties"]["delivery_tag"]
             taken[list_name] += 1
             known = self.jobs[tag].raw if tag in self.jobs else self.plain[tag]
             assert raw == known, "the same bytes, however often it came back"
-            self.held[name].append(tag)
+            self.filed[tag] = name
+            tags.append(tag)
         assert all(count <= rooms[LISTS.index(list_name)] for list_name, count in taken.items())
+        return tags
 
     @precondition(lambda self: any(tag in self.plain for held in self.held.values() for tag in held))
     @rule(name=process, ref=ref_of, priority=priority_of, due=rarely)
@@ -179,12 +197,14 @@ class Machine(RuleBasedStateMachine):
             deadline_at=1 if due else None,
             fields={"model": "m", "version": "v"},
         )
-        assert self.run(call)
+        assert self.run(call) is (tag not in self.adopted)
         assert not self.run(call), "adopting again is harmless"
-        del self.plain[tag]
-        self._forget(tag)
-        self.jobs[job_id] = Model(ref, raw, list_name, due=due)
-        self._pass_deadline(due)
+        self._forget(name, tag)
+        self.filed.pop(tag, None)
+        if tag not in self.adopted:
+            self.adopted.add(tag)
+            self.jobs[job_id] = Model(ref, raw, list_name, due=due)
+            self._pass_deadline(due)
 
     @precondition(lambda self: any(self.held[name] for name in self.living))
     @rule(name=process, solo=st.booleans())
@@ -198,9 +218,12 @@ class Machine(RuleBasedStateMachine):
             assert verdict.status == expected
             if expected == "ended":
                 assert verdict.state is self.jobs[job_id].state
-                self.client.hdel(keys.UNACKED, job_id)  # as the worker's ack does
-                self.client.zrem(keys.LEASES, job_id)
-                self._forget(job_id)
+                assert self.run(scripts.ack([job_id], process=name)) == (self.filed.get(job_id) == name)
+                if self.filed.get(job_id) == name:
+                    del self.filed[job_id]
+                self._forget(name, job_id)
+            elif expected == "lost":
+                self._forget(name, job_id)
             elif expected == "run":
                 assert verdict.attempt == self.jobs[job_id].attempt
 
@@ -211,10 +234,13 @@ class Machine(RuleBasedStateMachine):
         if job.due:
             self._end(job_id, State.FAILED)
             return "ended"
+        if job.marked:
+            self._end(job_id, State.CANCELED)
+            return "ended"
+        if self.filed.get(job_id) != name:
+            return "lost"
         if job.runner == name and job.state is State.RUNNING:
-            if job.marked:
-                self._end(job_id, State.CANCELED)
-            return "ended" if job.marked else "run"
+            return "run"
         if job.runner and job.runner != name and job.runner not in self.living:
             job.suspect, job.runner = True, ""
             job.crashes += job.solo
@@ -243,27 +269,30 @@ class Machine(RuleBasedStateMachine):
             self._end(job_id, stands)
         if again:  # its answer was lost with the connection
             assert self.run(call) == scripts.Finished(False, stands)
-        self._forget(job_id)
+        self._forget(name, job_id)
+        self.filed.pop(job_id, None)
 
     @precondition(lambda self: any(self.held[name] for name in self.living))
     @rule(name=process)
     def bury(self, name: str) -> None:
         tag = next((tag for tag in self.held[name] if tag in self.plain), None)
         if name in self.living and tag is not None:
-            before = self.client.xlen(keys.DEAD)
-            assert self.run(scripts.bury(tag, "rejected"))
+            before, filed = self.client.xlen(keys.DEAD), tag in self.filed
+            assert self.run(scripts.bury(tag, "rejected")) is filed
             assert not self.run(scripts.bury(tag, "rejected"))
-            assert self.client.xlen(keys.DEAD) == before + 1
-            del self.plain[tag]
-            self._forget(tag)
+            assert self.client.xlen(keys.DEAD) == before + filed
+            self._forget(name, tag)
+            if filed:
+                del self.filed[tag]
+                self.adopted.add(tag)  # nobody waits for it any more
 
     @precondition(lambda self: any(self.held[name] for name in self.living))
     @rule(name=process)
     def give_back(self, name: str) -> None:
         mine = list(dict.fromkeys(self.held[name]))
         if name in self.living and mine:
-            back = self.run(scripts.give_back(mine))
-            self._went_back(back)
+            back = self.run(scripts.give_back(mine, process=name))
+            self._went_back(self._filed_of(name, mine), back)
             for tag in back:
                 if tag in self.jobs:
                     self.jobs[tag].runner = ""
@@ -273,15 +302,27 @@ class Machine(RuleBasedStateMachine):
     def beat(self, name: str) -> None:
         if name in self.living:
             call = scripts.renew(self.held[name], process=name, sign=b"{}", sign_ms=HOUR_MS)
-            for tag in self.run(call):
-                self._forget(tag)
+            lost = self.run(call)
+            assert lost == [tag for tag in self.held[name] if self.filed.get(tag) != name]
+            for tag in lost:
+                self._forget(name, tag)
+
+    @precondition(lambda self: any(self.held[name] for name in self.living))
+    @rule(name=process, n=anything)
+    def pause(self, name: str, n: int) -> None:
+        """It lives, but has not renewed for a lease, and does not know yet."""
+        mine = self._filed_of(name, self.held[name])
+        if mine:
+            self.client.zadd(keys.LEASES, {mine[n % len(mine)]: 1})
 
     @rule(name=process)
     def break_down(self, name: str) -> None:
         """The device is lost: the sign of life goes, then what it held goes back as crashed."""
         if name in self.living:
             self._vanish(name)
-            self._went_back(self.run(scripts.give_back_crashed(list(dict.fromkeys(self.held[name])))))
+            mine = self.held[name]
+            back = self.run(scripts.give_back_crashed(mine, process=name))
+            self._went_back(self._filed_of(name, mine), back)
             self.held[name] = []
 
     @rule(name=process)
@@ -289,9 +330,8 @@ class Machine(RuleBasedStateMachine):
         """kill -9 and, at once, the end of its leases; another process of that name takes over later."""
         if name in self.living:
             self._vanish(name)
-            for tag in self.held[name]:
-                if self.client.zscore(keys.LEASES, tag) is not None:
-                    self.client.zadd(keys.LEASES, {tag: 1})
+            for tag in self._filed_of(name, list(self.filed)):
+                self.client.zadd(keys.LEASES, {tag: 1})
             self.held[name] = []
 
     @rule(name=process)
@@ -303,17 +343,16 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def look(self) -> None:
-        """The leases that ran out."""
-        expired = {tag.decode() for tag in self.client.zrangebyscore(keys.LEASES, 0, 1)}
+        """The leases that ran out, and what the signs of life do not know."""
+        long_ago = self.client.time()[0] * 1000 - HEARTBEAT_MS
+        expired = [tag.decode() for tag in self.client.zrangebyscore(keys.LEASES, 0, long_ago)]
         asked = self.client.exists(keys.BEAT)
-        back = set(self.run(scripts.restore_expired(lease_ms=60_000)))
-        self._went_back(back)
+        back = self.run(scripts.restore_expired(lease_ms=LEASE_MS, heartbeat_ms=HEARTBEAT_MS))
         if asked:
-            ended = {tag for tag in expired if tag in self.jobs and self.jobs[tag].state.terminal}
-            assert back == expired - ended
+            self._went_back(expired, back)
         else:
             assert not back
-            assert not self.client.zrangebyscore(keys.LEASES, 0, 1), "after an outage all leases begin anew"
+            assert not self.client.zrangebyscore(keys.LEASES, 0, long_ago), "after an outage all leases begin anew"
 
     @precondition(lambda self: self.client.zcard(keys.LEASES))
     @rule()
@@ -323,7 +362,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         overdue = {job_id for job_id, job in self.jobs.items() if job.due and not job.state.terminal}
-        swept = self.run(scripts.sweep(REFS))
+        swept = self.run(scripts.sweep(QUEUES))
         assert set(swept.ended) == overdue
         for job_id in swept.ended:
             self._end(job_id, State.CANCELED if self.jobs[job_id].marked else State.FAILED)
@@ -337,9 +376,11 @@ class Machine(RuleBasedStateMachine):
             self.client.zadd(keys.DEADLINES, {job_id: 1})
             self.client.delete(keys.JOB + job_id, keys.payload_key(job_id, 0))
             self.client.lrem(job.list_name, 0, job.raw)
-            self.client.hdel(keys.UNACKED, job_id)  # its lease stays, a stray
+            self.client.hdel(keys.UNACKED, job_id)  # its lease and its holder stay, strays
             del self.jobs[job_id]
-            self._forget(job_id)
+            self.filed.pop(job_id, None)
+            for name in PROCESSES:
+                self._forget(name, job_id)
             self.sweep()
 
     # What must be true ----------------------------------------------------------------------------------
@@ -348,7 +389,8 @@ class Machine(RuleBasedStateMachine):
     def each_message_is_in_one_place(self) -> None:
         queued = Counter(raw for name in LISTS for raw in self.client.lrange(name, 0, -1))
         unacked = {tag.decode(): held for tag, held in self.client.hgetall(keys.UNACKED).items()}
-        assert unacked.keys() == {tag.decode() for tag in self.client.zrange(keys.LEASES, 0, -1)}
+        assert unacked.keys() == {tag.decode() for tag in self.client.zrange(keys.LEASES, 0, -1)} == self.filed.keys()
+        assert {k.decode(): v.decode() for k, v in self.client.hgetall(keys.HOLDERS).items()} == self.filed
         for job_id, job in self.jobs.items():
             places = queued[job.raw] + (job_id in unacked)
             assert places <= 1
@@ -430,16 +472,25 @@ class Machine(RuleBasedStateMachine):
         self.living.discard(name)
         self.client.delete(keys.WORKER + name)
 
-    def _went_back(self, tags: Any) -> None:
-        for tag in tags:
-            job = self.jobs.get(tag)
-            if job is not None:
-                assert not job.state.terminal
-                job.state = State.QUEUED
+    def _filed_of(self, name: str, tags: list[str]) -> list[str]:
+        return [tag for tag in tags if self.filed.get(tag) == name]
 
-    def _forget(self, tag: str) -> None:
-        for name in PROCESSES:
-            self.held[name] = [other for other in self.held[name] if other != tag]
+    def _went_back(self, tags: list[str], back: list[str]) -> None:
+        """Of these filed tags, those came `back` whose jobs have not ended; of them, what was canceled ends now."""
+        expected = set()
+        for tag in tags:
+            del self.filed[tag]
+            job = self.jobs.get(tag)
+            if job is None or not (job.state.terminal or job.marked):
+                expected.add(tag)
+            elif job.marked and not job.state.terminal:
+                self._end(tag, State.CANCELED)
+            if job is not None and tag in expected:
+                job.state = State.QUEUED
+        assert set(back) == expected
+
+    def _forget(self, name: str, tag: str) -> None:
+        self.held[name] = [other for other in self.held[name] if other != tag]
 
 
 def message(job_id: str, *, ours: bool = True, version: int = messages.VERSION) -> bytes:
