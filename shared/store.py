@@ -22,16 +22,16 @@ from shared.settings import Settings
 
 MINIMUM = (7, 0)
 _NO_WRITES = ("MISCONF ", "NOREPLICAS ", "BUSY ")  # redis-py has no classes for these
-TIMEOUT_S = 10.0  # below a lease: a server that is gone without a word must not cost the leases
+TIMEOUT_S = 10.0
 CONNECT_S = 5.0
 SENTINEL_S = 2.0  # one that does not answer is not waited for long: there are others
 
 
-def connect(settings: Settings) -> redis.Redis:
+def connect(settings: Settings, *, timeout_s: float = TIMEOUT_S) -> redis.Redis:
     """A client with its own pool, not yet connected. Nothing is retried silently: each caller knows what may be run
     again."""
     address = parse(settings.redis_url)
-    return client(address, timeout_s=TIMEOUT_S, connect_s=CONNECT_S, follower=follower(address))
+    return client(address, timeout_s=timeout_s, connect_s=min(CONNECT_S, timeout_s), follower=follower(address))
 
 
 def follower(address: Address) -> Follower | None:

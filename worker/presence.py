@@ -51,7 +51,7 @@ class Presence:
         self.started = False
         self._stop = threading.Event()
         self._thread = vital_thread("presence", self._loop)
-        self.interval_s = min(settings.heartbeat_s, settings.lease_s / 4)
+        self.interval_s = interval_s(settings)
         self._ttl_ms = sign_ms(settings)
 
     def start(self) -> None:
@@ -143,6 +143,12 @@ def tell_failed(client: redis.Redis, settings: Settings, *, process: str, ref: R
         client.set(keys.card_key(str(ref), worker), orjson.dumps(card), px=ttl_ms)
     except redis.RedisError as lost:
         logger.warning(Event.REDIS_LOST, step="presence", error=str(lost))
+
+
+def interval_s(settings: Settings) -> float:
+    """Between two signs of life. A beat that hangs for as long (give the client that timeout) does not cost the lease:
+    there is time for another."""
+    return min(settings.heartbeat_s, settings.lease_s / 4)
 
 
 def sign_ms(settings: Settings) -> int:

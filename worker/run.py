@@ -23,7 +23,7 @@ from shared.logs import Event, get_logger
 from shared.queue import make_celery, queue
 from shared.redis_url import parse
 from shared.settings import Settings
-from shared.store import check_server, connect
+from shared.store import TIMEOUT_S, check_server, connect
 from worker import transport
 from worker.backend import outcome_backend
 from worker.consumer import install_revoke
@@ -31,7 +31,7 @@ from worker.device import Device, claim_device
 from worker.engine import Engine
 from worker.models import LoadedModel, load_model
 from worker.pool import BatchPool
-from worker.presence import Presence, tell_failed
+from worker.presence import Presence, interval_s, tell_failed
 from worker.watchdog import start_watchdog
 
 logger = get_logger("worker")
@@ -49,7 +49,7 @@ def run(settings: Settings) -> int:
     models = load_all(catalog, device, settings, tell_failed=partial(tell_failed, client, settings, process=process))
     engine = Engine(settings, catalog, models, client, process=process)
     presence = Presence(
-        connect(settings),
+        connect(settings, timeout_s=min(TIMEOUT_S, interval_s(settings))),
         settings,
         engine.holdings,
         process=process,
