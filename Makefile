@@ -1,11 +1,13 @@
 # `make` tells what there is. Everything runs in .venv, which the first target that needs it makes.
 # Variables: PYTHON (3.11 or later; default: the first found), TORCH_INDEX_URL (a pip index with the torch build you
 # want: PyPI's for Linux carries CUDA and is large; PyTorch's own index of CPU builds gives a small one),
-# ARGS (more arguments for up, dev, demo, test, bench, chaos, soak).
+# ARGS (more arguments for up, dev, demo, test, bench, chaos, soak), JOBS (how many processes run the tests; they mostly
+# wait, so more than there are cores).
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 TORCH_INDEX_URL ?=
 ARGS ?=
+JOBS ?= 3
 
 BIN := .venv/bin
 STAMP := .venv/installed
@@ -46,7 +48,7 @@ dev: $(STAMP) ## Like up, and restart what a changed file touches
 	@$(BIN)/ml-service up --reload $(ARGS)
 
 test: $(STAMP) ## The tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 slow: $(STAMP) ## The tests that take minutes
 	@$(BIN)/python -m pytest -m slow $(ARGS)

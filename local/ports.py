@@ -37,8 +37,10 @@ def let_go(listener: socket.socket) -> None:
 
 def free_port() -> int:
     """A port nobody listens on. Below the range that the kernel gives to outgoing connections: a client that calls a
-    server which is just restarting could else be given that very port, meet itself, and keep the server out."""
-    for port in random.sample(range(20_000, 32_000), 200):
+    server which is just restarting could else be given that very port, meet itself, and keep the server out. Processes
+    that look at the same time look in different thousands: the port is only taken when its server starts."""
+    first = 20_000 + os.getpid() % 12 * 1000
+    for port in random.sample(range(first, first + 1000), 200):
         if is_free(port):
             return port
-    raise OSError("no free port between 20000 and 32000")
+    raise OSError(f"no free port between {first} and {first + 1000}")

@@ -54,4 +54,4 @@ echo "Redis $found"
 for argument in "$@"; do
   if [ -e "${argument%%::*}" ]; then TESTS=(); fi
 done
-PATH=$FOLDER/bin:$PATH exec .venv/bin/python -m pytest "${TESTS[@]}" "$@"
+PATH=$FOLDER/bin:$PATH exec .venv/bin/python -m pytest -n "${JOBS:-3}" --dist loadfile "${TESTS[@]}" "$@"
