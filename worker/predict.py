@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -19,16 +20,15 @@ def predict(model: LoadedModel, batch: list[Any]) -> list[Any]:
     `max_size` for this process. A wrong number of outputs fails the whole batch (`handler_contract`). Raises
     DeviceLost: then none of `batch` has an output."""
     try:
-        outputs = model.handler.predict(batch)
+        return _checked(model, batch, model.handler.predict(batch))
     except Exception as error:
         if is_device_lost(error):
             raise DeviceLost(f"{type(error).__name__}: {error}") from error
-        failure = error
-    else:
-        return _checked(model, batch, outputs)
-    if len(batch) == 1:
-        return [_item_error(model, failure)]
-    if is_out_of_memory(failure):
+        if len(batch) == 1:
+            return [_item_error(model, error)]
+        out_of_memory = is_out_of_memory(error)
+    # Here the error is gone, and with its traceback the failed batch's tensors, which the halves may need the room of.
+    if out_of_memory:
         _release_memory()
         if model.max_size >= len(batch):
             model.max_size = max(1, len(batch) // 2)
@@ -39,7 +39,7 @@ def predict(model: LoadedModel, batch: list[Any]) -> list[Any]:
 
 def _item_error(model: LoadedModel, failure: Exception) -> ItemError:
     if isinstance(failure, ItemError):
-        return failure
+        return failure.with_traceback(None)
     code = "out_of_memory" if is_out_of_memory(failure) else "predict_error"
     logger.error(Event.BATCH_FAILED, model=str(model.ref), code=code, exc_info=failure)
     return ItemError(f"{type(failure).__name__}: {failure}", code=code)
@@ -77,6 +77,7 @@ def is_device_lost(error: BaseException) -> bool:
 
 
 def _release_memory() -> None:
+    gc.collect()  # what the error had tied into a cycle
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -48,6 +49,34 @@ def test_bisection_is_logarithmic() -> None:
     device = Device()
     predict(_model(device), [1] * 31 + [-1])
     assert device.calls == 11, "1 + 2 for each of 5 halvings"
+
+
+class Tensor:
+    """Something large on the device."""
+
+
+class Greedy(Device):
+    """Keeps count of what its failed batches still hold when the next is run."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__(room)
+        self.large: list[weakref.ref[Tensor]] = []
+        self.alive: list[int] = []
+
+    def predict(self, batch: list[int]) -> list[Any]:
+        self.alive.append(sum(tensor() is not None for tensor in self.large))
+        activations = Tensor()
+        self.large.append(weakref.ref(activations))
+        try:
+            return super().predict(batch)
+        except MemoryError as error:
+            raise MemoryError(f"no room for {activations}") from error
+
+
+def test_what_a_failed_batch_held_is_free_before_its_halves_run() -> None:
+    handler = Greedy(room=2)
+    assert predict(_model(handler), [1] * 8) == [2] * 8
+    assert handler.alive == [0] * 7
 
 
 def test_out_of_memory_halves_and_lowers_the_ceiling() -> None:
