@@ -13,6 +13,7 @@ from shared import keys, scripts
 from shared.catalog import Catalog, Ref
 from shared.logs import Event, get_logger
 from shared.settings import Settings
+from shared.store import connect
 from shared.types import Outcome, State
 from worker.adopter import Adopter
 from worker.finisher import Finisher
@@ -25,7 +26,7 @@ from worker.work import Unit, Work
 
 logger = get_logger("worker")
 
-_LAST_DRAIN_S = 2.0
+_LAST_WORDS_S = 3.0  # for what must be said to Celery or Redis at the end, where they may be away
 
 
 class Engine:
@@ -175,14 +176,17 @@ class Engine:
         logger.info(Event.STOPPING, held=len(self.holdings))
         self.holdings.close()
         deadline = time.monotonic() + grace_s
-        self.reporter.passed(min(_LAST_DRAIN_S, grace_s / 2))  # what was being drained is held, and goes back too
+        self.reporter.passed(min(_LAST_WORDS_S, grace_s / 2))  # what was being drained is held, and goes back too
         self._preparer.stop()
-        done = self._runner.stop(grace_s)
+        done = self._runner.stop(max(1.0, deadline - time.monotonic()))
         done = self._finisher.stop(max(1.0, deadline - time.monotonic())) and done
         tags = self.holdings.tags()
         if tags:
             try:
-                scripts.run(self._client, [scripts.give_back(tags, process=self.holdings.process)])
+                scripts.run(
+                    connect(self._settings, timeout_s=_LAST_WORDS_S),
+                    [scripts.give_back(tags, process=self.holdings.process)],
+                )
             except redis.RedisError as error:  # their leases run out instead
                 logger.warning(Event.REDIS_LOST, step="drain", jobs=len(tags), error=str(error))
             for tag in tags:

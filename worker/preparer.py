@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,7 @@ class Preparer:
     ) -> None:
         self._client, self._models, self._runner, self._finisher = client, models, runner, finisher
         self._adopt = adopt
+        self._stopping = threading.Event()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
 
     def submit(self, work: Work, *, adopt: bool = False) -> None:
@@ -49,8 +51,10 @@ class Preparer:
             self._pool.submit(self._guard, self._adopt if adopt else self._prepare, work)
 
     def stop(self) -> None:
-        """What has not begun never will; it is still held and is given back."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """What has not begun never will; it is still held and is given back. What has begun is not waited for: nobody
+        takes its units any more."""
+        self._stopping.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _guard(self, action: Callable[[Work], None], work: Work) -> None:
         while True:
@@ -58,7 +62,8 @@ class Preparer:
                 return action(work)
             except redis.RedisError as error:
                 logger.warning(Event.REDIS_LOST, step="prepare", error=str(error))
-                time.sleep(RETRY_S)
+                if self._stopping.wait(RETRY_S):
+                    return None
             except InvalidInput as error:
                 return self._finisher.end(work, failure(error.faults or [Fault(message=error.message)]))
             except Exception as error:

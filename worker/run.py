@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Mapping
@@ -35,6 +36,8 @@ from worker.presence import Presence, interval_s, tell_failed
 from worker.watchdog import start_watchdog
 
 logger = get_logger("worker")
+
+_LAST_WORDS_S = 2.0
 
 
 def run(settings: Settings) -> int:
@@ -127,15 +130,15 @@ def install_signals(settings: Settings, engine: Engine) -> None:
 
     def drain() -> None:
         engine.drain(settings.grace_s)
-        engine.reporter.call(stop_celery)
-
-    def stop_celery() -> None:
+        engine.reporter.passed(_LAST_WORDS_S)  # what Celery is still to be told
         celery_state.should_stop = 0
+        time.sleep(_LAST_WORDS_S)
+        os._exit(0)  # Redis is away, and Celery or a thread waits for it: what we hold is given back or expires
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         if not engine.draining:
             engine.draining = True
-            threading.Thread(target=drain, name="drain").start()
+            threading.Thread(target=drain, name="drain", daemon=True).start()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -151,6 +152,53 @@ def test_time_limit_of_a_plain_celery_job(redis_url: str, models: Path) -> None:
             result.get(timeout=20)
         assert first.wait(20) == 70
     app.close()
+
+
+@pytest.mark.parametrize("away", ["killed", "frozen"])
+def test_sigterm_while_redis_is_away(tmp_path: Path, models: Path, away: str) -> None:
+    """It ends within the grace and a moment, and what it held is done by another once Redis is back."""
+    with (
+        EmbeddedServer(tmp_path / "redis") as server,
+        api(server.url, models) as url,
+        httpx.Client(base_url=url, timeout=60) as http,
+        worker(server.url, models, "first", ML_GRACE_S="3", **QUICK) as first,
+    ):
+        store = redis.Redis.from_url(server.url)
+        ids = _submit(http, 60, parameters={"sleep_ms": 300})
+        wait_until(lambda: store.hlen(keys.UNACKED) > 16, what="a batch runs and others are held")
+        if away == "killed":
+            server.stop()
+        else:
+            os.kill(server.pid, signal.SIGSTOP)
+        try:
+            first.terminate()
+            assert first.wait(3 + 15) == 0
+        finally:
+            if away == "killed":
+                server.start()
+            else:
+                os.kill(server.pid, signal.SIGCONT)
+        with worker(server.url, models, "second", **QUICK):
+            assert [_ended(http, job_id)["output"] for job_id in ids] == [{"n": n} for n in range(60)]
+        assert store.hlen(keys.UNACKED) == store.hlen(keys.HOLDERS) == store.zcard(keys.LEASES) == 0
+        store.close()
+
+
+def test_a_record_that_no_script_can_read_spoils_nothing_else(
+    http: httpx.Client, redis_url: str, models: Path, store: redis.Redis
+) -> None:
+    """Somebody's hand in the database, before a claim and before a finish."""
+    with worker(redis_url, models, **QUICK) as process:
+        gate, *ids = _submit(http, 9, parameters={"sleep_ms": 700})
+        wait_until(lambda: store.hlen(keys.UNACKED) == 9, what="one runs, the others will be one batch")
+        for broken in (gate, ids[0]):
+            store.set(keys.JOB + broken, "no hash", px=60_000)
+        assert [_ended(http, job_id)["output"] for job_id in ids[1:]] == [{"n": n} for n in range(2, 9)]
+        (overdue,) = _submit(http, 1, parameters={"sleep_ms": 3000}, deadline_s=1)
+        assert _ended(http, overdue)["error"]["code"] == "deadline_exceeded", "the sweep goes on"
+        wait_until(lambda: store.hlen(keys.UNACKED) <= 1, what="they are not held for ever")
+        assert store.xlen(keys.DEAD) >= 1, "kept among the dead letters"
+        assert process.poll() is None
 
 
 def test_redis_restarts_under_work(tmp_path: Path, models: Path) -> None:
