@@ -138,14 +138,20 @@ class Engine:
         if current is None or self.device_lost:
             return []
         begun, units = current
-        model = units[0].work.model
-        if model is None:
-            return []
-        # The shortest of them: in company they all go back and run alone, each under its own.
-        timeout_s = min(unit.work.timeout_s or model.timeout_s for unit in units)
-        if time.monotonic() - begun <= timeout_s:
+        if time.monotonic() - begun <= units[0].work.patience_s:  # the same for all of a batch
             return []
         return _works_of(units)
+
+    def end_overdue(self) -> None:
+        """Jobs on the device past a time limit of their own have failed (`timeout`). The batch goes on, and what comes
+        of it is dropped for them."""
+        current = self._runner.current
+        if current is None:
+            return
+        begun, units = current
+        for work in _works_of(units):
+            if work.timeout_s is not None and not work.ended and time.monotonic() - begun > work.timeout_s:
+                self._finisher.end(work, _timeout(work.timeout_s))
 
     def on_device(self) -> list[Work]:
         """The jobs on the device now."""
@@ -159,9 +165,7 @@ class Engine:
         self.holdings.close()
         stuck = [work.tag for work in works]
         if overdue and len(works) == 1:
-            model, own = works[0].model, works[0].timeout_s
-            message = f"predict took longer than {own or (model.timeout_s if model else 0):g} s"
-            self._finisher.end(works[0], Outcome(State.FAILED, code="timeout", message=message))
+            self._finisher.end(works[0], _timeout(works[0].patience_s))
             self._finisher.stop(10)
         elif stuck:
             self._finisher.flush(10)  # jobs that have finished did not crash
@@ -213,6 +217,10 @@ class Engine:
         sizes = [m.max_size for ref, m in self._models.items() if keys.queue_name(ref.model, ref.version) == queue]
         size = max(sizes, default=64)
         return 2 * size if list_name == keys.queue_list(queue, keys.NORMAL) else size
+
+
+def _timeout(limit_s: float) -> Outcome:
+    return Outcome(State.FAILED, code="timeout", message=f"predict took longer than {limit_s:g} s")
 
 
 def _works_of(units: list[Unit]) -> list[Work]:

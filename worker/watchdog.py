@@ -25,6 +25,7 @@ def start_watchdog(
     def watch() -> None:
         pause = threading.Event()
         while not pause.wait(interval_s):
+            engine.end_overdue()
             works = overdue = engine.stalled()
             if overdue:
                 logger.error(Event.PREDICT_STALLED, jobs=len(overdue), model=str(overdue[0].ref))

@@ -35,7 +35,7 @@ class Work:
     ref: Ref
     priority: int
     request: Any  # celery's Request
-    timeout_s: float | None = None  # its own, instead of its model's
+    timeout_s: float | None = None  # its own time limit, beside its model's
     model: LoadedModel | None = None
     parts: Split | None = None
     parameters: Any = None
@@ -51,6 +51,13 @@ class Work:
     predict_ms: float = 0.0
     batch_size: int = 0
 
+    @property
+    def patience_s(self) -> float:
+        """How long one predict with it may take before the process is given up: its model's timeout, or its own where
+        that is longer. A shorter one of its own ends the job alone. Prepared work only."""
+        assert self.model is not None  # noqa: S101  # prepared work has its model
+        return max(self.model.timeout_s, self.timeout_s or 0)
+
 
 @dataclass(slots=True, eq=False)
 class Unit:
@@ -64,8 +71,9 @@ class Unit:
 
     @property
     def lane(self) -> Hashable:
-        """One model version, one group, and for a suspect its own job."""
-        return (self.work.ref, self.prepared.group, self.work.job_id if self.work.alone else None)
+        """One model version, one group, one patience, and for a suspect its own job."""
+        work = self.work
+        return (work.ref, self.prepared.group, work.patience_s, work.job_id if work.alone else None)
 
     @property
     def priority(self) -> int:

@@ -143,14 +143,25 @@ def test_a_predict_that_hangs(http: httpx.Client, redis_url: str, models: Path) 
         assert _ended(http, behind)["state"] == "succeeded"
 
 
-def test_time_limit_of_a_plain_celery_job(redis_url: str, models: Path) -> None:
+def test_time_limit_of_a_plain_celery_job(redis_url: str, models: Path, store: redis.Redis) -> None:
+    """It ends the job, not the worker, and not what shares the batch; one that is longer than the model's holds too."""
     app = Celery("backend", broker=redis_url, backend=redis_url, set_as_current=False)
     with worker(redis_url, models, "first", **QUICK) as first:
-        kwargs = {"model": "echo", "input": 1, "parameters": {"sleep_ms": 30_000}}
-        result = app.send_task("ml.predict", kwargs=kwargs, queue="ml", time_limit=1)
-        with pytest.raises(Exception, match="longer than 1 s"):
-            result.get(timeout=20)
-        assert first.wait(20) == 70
+
+        def send(model: str, input: Any, **options: Any) -> Any:
+            return app.send_task("ml.predict", kwargs={"model": model, "input": input}, queue="ml", **options)
+
+        gate = app.send_task("ml.predict", kwargs={"model": "echo", "input": 0, "parameters": SECOND}, queue="ml")
+        patient = send("moody", {"do": "long", "n": 1}, time_limit=30)
+        mates = [send("moody", {"do": "half", "n": n}) for n in (2, 3)]
+        hasty = send("moody", {"do": "half", "n": 4}, time_limit=0.2)
+        assert gate.get(timeout=20) == 0
+        with pytest.raises(Exception, match=r"longer than 0\.2 s"):
+            hasty.get(timeout=20)
+        assert [mate.get(timeout=20)["n"] for mate in mates] == [2, 3]
+        assert patient.get(timeout=30)["n"] == 1, "5 s, where the model may take 1"
+        assert store.hget(keys.JOB + mates[0].id, "attempt") == b"1"
+        assert first.poll() is None
     app.close()
 
 
