@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import orjson
+from pydantic import ValidationError
 
 from api.schemas import Letter, LetterDetail, LetterPayload
 from shared import keys, messages, scripts
@@ -166,10 +167,12 @@ def _retriable(entry: Entry, catalog: Catalog) -> tuple[dict[str, Any], Ref]:
         raise CannotRetry("the message was never a job of this service: its producer must send it again")
     if not isinstance(ours, int) or ours > messages.VERSION:
         raise CannotRetry("the message has a version that this API does not know")
-    model, version = kwargs.get("model"), kwargs.get("version")
-    if not (isinstance(model, str) and isinstance(version, str)):
-        raise CannotRetry("the message names no model and version")
     try:
-        return message, catalog.resolve(model, version)
+        asked = messages.Envelope.of(message["headers"], kwargs).arguments
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        raise CannotRetry(f"the message is not what this service writes: {fault['loc'][-1]}: {fault['msg']}") from None
+    try:
+        return message, catalog.resolve(asked.model, asked.version)
     except UnknownModel as error:
         raise CannotRetry(error.message) from None

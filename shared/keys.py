@@ -91,7 +91,7 @@ def drained_lists(queues: list[str], version: int) -> list[str]:
 
 
 def nearest_priority(number: int | None) -> int:
-    """A plain Celery producer's number as one of ours; none given means normal."""
+    """A number as one of ours; none given means normal."""
     if number is None:
         return NORMAL
     return max(p for p in PRIORITIES if p <= max(0, number))

@@ -11,10 +11,38 @@ import base64
 from typing import Any
 
 import orjson
+from pydantic import BaseModel, ConfigDict, Field
 
 TASK = "ml.predict"
 VERSION = 1  # of our own fields below; a worker leaves what is newer than it knows to others
 EXPIRES = "ml_expires"  # where the worker's transport puts a plain producer's `expires`, out of Celery's sight
+
+
+class Arguments(BaseModel):
+    """Of `ml.predict`, as we call it."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    model: str
+    version: str
+    input: Any
+    parameters: dict[str, Any] | None = None
+
+
+class Envelope(BaseModel):
+    """What a worker must find in a message that says that it is ours (header `ml`)."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    ml: int
+    ml_payloads: list[str] = []
+    ml_timeout_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    arguments: Arguments
+
+    @classmethod
+    def of(cls, headers: dict[str, Any], kwargs: Any) -> Envelope:
+        """Raises ValidationError."""
+        return cls.model_validate(headers | {"arguments": kwargs})
 
 
 def build(

@@ -10,7 +10,7 @@ import redis.asyncio.sentinel
 import redis.sentinel
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ConstantBackoff, NoBackoff
-from redis.exceptions import MasterDownError, ReadOnlyError
+from redis.exceptions import MasterDownError, NoScriptError, ReadOnlyError
 from redis.retry import Retry
 
 from shared.errors import ConfigError, StoreTooOld, StoreUnavailable
@@ -100,6 +100,13 @@ def refuses_writes(reply: object) -> bool:
     if isinstance(reply, (ReadOnlyError, MasterDownError)):
         return True
     return isinstance(reply, redis.ResponseError) and str(reply).startswith(_NO_WRITES)
+
+
+def may_pass(error: redis.RedisError) -> bool:
+    """Whether the same call may work later: Redis is away, or takes no writes now. What is not, waiting never mends."""
+    if isinstance(error, (redis.ConnectionError, redis.TimeoutError, NoScriptError, redis.exceptions.OutOfMemoryError)):
+        return True
+    return refuses_writes(error)
 
 
 def check_server(client: redis.Redis) -> None:

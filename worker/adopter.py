@@ -21,6 +21,8 @@ from worker.work import Work
 
 logger = get_logger("worker")
 
+_LONGEST_S = keys.MAX_DEADLINE_S
+
 
 class Adopter:
     """Runs in the prepare pool."""
@@ -41,7 +43,7 @@ class Adopter:
     def adopt(self, work: Work) -> None:
         """Write the record and move the message to its version's queue; an unknown model or a wrong message is a
         FAILURE outcome at once. `expires` becomes the deadline, `time_limit` the timeout; without a priority the job
-        is a normal one."""
+        is a normal one, and 0 is none."""
         request = work.request
         try:
             call = self._call(work)
@@ -64,7 +66,8 @@ class Adopter:
             raise InvalidInput(f"ml.predict does not take {', '.join(sorted(unknown))}")
         ref = self._catalog.resolve(model, kwargs.get("version"))
         spec = self._catalog.spec(ref.model)
-        priority = keys.nearest_priority(request.message.properties.get("priority"))
+        # kombu writes 0 where its producer has given none.
+        priority = keys.nearest_priority(request.message.properties.get("priority") or None)
         queue = keys.queue_name(ref.model, ref.version)
         body = {
             "model": ref.model,
@@ -72,7 +75,7 @@ class Adopter:
             "input": kwargs["input"],
             "parameters": kwargs.get("parameters") or {},
         }
-        timeout_s = (request.time_limits or (None,))[0]
+        timeout_s = _seconds(request.time_limits[0])
         raw = messages.readdress(
             request.message._raw,
             request.id,
@@ -100,6 +103,15 @@ class Adopter:
                 "owner": "celery",
             },
         )
+
+
+def _seconds(time_limit: Any) -> float | None:
+    """Raises InvalidInput."""
+    if time_limit is None:
+        return None
+    if isinstance(time_limit, bool) or not isinstance(time_limit, int | float) or not 0 < time_limit < _LONGEST_S:
+        raise InvalidInput(f"time_limit must be a number of seconds above 0, not {str(time_limit)[:40]!r}")
+    return float(time_limit)
 
 
 def _instant_ms(expires: Any) -> int | None:

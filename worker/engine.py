@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import redis
+from pydantic import ValidationError
 
-from shared import keys, scripts
+from shared import keys, messages, scripts
 from shared.catalog import Catalog, Ref
 from shared.logs import Event, get_logger
 from shared.settings import Settings
@@ -84,31 +85,25 @@ class Engine:
         """A message that Celery has received."""
         if self.draining:
             return  # it is held, and goes back with the rest
-        headers = request.request_dict
-        ours = headers.get("ml")
-        kwargs = request.kwargs
-        ref = Ref(kwargs.get("model", ""), kwargs.get("version", "")) if ours is not None else Ref("", "")
-        if not (isinstance(ref.model, str) and isinstance(ref.version, str) and isinstance(ours, int | None)):
-            # Says that it is ours, and is not what our API writes (newer ones were parked by the transport).
-            logger.error(Event.JOB_FAILED, job_id=request.id, code="message_unreadable")
+        job_id, tag = request.id, request.message.delivery_tag
+        if request.request_dict.get("ml") is None:  # its message moves to a queue of ours: no lease of it to lose here
+            return self._preparer.submit(Work(job_id, tag, Ref("", ""), keys.NORMAL, request), adopt=True)
+        try:
+            envelope = messages.Envelope.of(request.request_dict, request.kwargs)
+        except ValidationError:  # says that it is ours, and is not what our API writes
+            logger.error(Event.JOB_FAILED, job_id=job_id, code="message_unreadable")
             self.reporter.call(lambda: request.reject(requeue=False))
             return
-        properties = request.message.properties
-        work = Work(
-            job_id=request.id,
-            tag=request.message.delivery_tag,
-            ref=ref,
-            priority=properties.get("priority") or 0,
-            request=request,
-            timeout_s=headers.get("ml_timeout_s"),
-        )
+        ref = Ref(envelope.arguments.model, envelope.arguments.version)
+        priority = request.message.properties.get("priority") or 0
+        work = Work(job_id, tag, ref, priority, request, timeout_s=envelope.ml_timeout_s)
         with self._works_lock:
             self._works[work.tag] = work
-        if ours is not None and ref not in self._models:
+        if ref not in self._models:
             logger.error(Event.JOB_FAILED, job_id=work.job_id, code="not_served", model=str(ref))
-            self._finisher.end(work, Outcome(State.FAILED, code="model_unavailable", message=f"{ref} is not served"))
-            return
-        self._preparer.submit(work, adopt=ours is None)
+            outcome = Outcome(State.FAILED, code="model_unavailable", message=f"{ref} is not served")
+            return self._finisher.end(work, outcome)
+        self._preparer.submit(work)
 
     def lost(self, tag: str) -> None:
         """This tag's lease ran out, and its message is another worker's or will be: drop it unless it has started."""

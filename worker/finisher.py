@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import redis
@@ -15,7 +16,7 @@ from shared import scripts, tasks
 from shared.errors import Fault
 from shared.logs import Event, get_logger
 from shared.outcomes import encode_outcome
-from shared.store import refuses_writes
+from shared.store import may_pass
 from shared.types import Outcome, State
 from worker.handler import ItemError, with_notes
 from worker.holdings import Holdings
@@ -91,9 +92,15 @@ class Finisher:
             self._reporter.forget(work)
         elif verdict.status == "missing":
             # Ours, but without a record: expired, or deleted by hand. Never adopted, never run.
-            self._reporter.call(lambda: work.request.reject(requeue=False))
+            return self._refuse(work)
         else:
+            self._holdings.ack(work.tag)  # whatever becomes of Celery's report
             self._reporter.ended(work, verdict.state, code="ended", message="the job had ended before it ran")
+        self._on_gone(work)
+
+    def _refuse(self, work: Work) -> None:
+        self._holdings.reject(work.tag)
+        self._reporter.call(partial(work.request.reject, requeue=False))
         self._on_gone(work)
 
     def _loop(self) -> None:
@@ -139,9 +146,10 @@ class Finisher:
             time.sleep(RETRY_S)  # the leases are renewed meanwhile; finishing again is harmless
         for end, reply in zip(ends, replies, strict=True):
             work, outcome = end.work, end.outcome
-            if isinstance(reply, Exception):
-                logger.error(Event.JOB_FAILED, job_id=work.job_id, error=str(reply))
-                continue  # held, so it is redelivered when this process ends
+            if isinstance(reply, Exception):  # what waiting does not mend
+                logger.error(Event.JOB_FAILED, job_id=work.job_id, step="finish", error=str(reply))
+                self._refuse(work)
+                continue
             if outcome.state is State.FAILED:
                 logger.info(Event.JOB_FAILED, job_id=work.job_id, model=str(work.ref), code=outcome.code)
             self._holdings.release(work.tag)
@@ -162,7 +170,7 @@ class Finisher:
         except redis.RedisError as error:
             why = error
         else:
-            why = next(filter(refuses_writes, replies), None)
+            why = next((reply for reply in replies if isinstance(reply, redis.RedisError) and may_pass(reply)), None)
             if why is None:
                 return replies
         logger.warning(Event.REDIS_LOST, step="finish", jobs=len(calls), error=str(why))

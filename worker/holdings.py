@@ -22,7 +22,7 @@ class Holdings:
         self._lists: dict[str, str] = {}
         self._counts: Counter[str] = Counter()
         self._closed = False
-        # What Celery said of held messages, whatever channel it said it to; a channel that lives flushes it.
+        # What was said of held messages, whatever channel it was said to; a channel that lives flushes it.
         self.acked: list[str] = []
         self.rejected: list[str] = []
         self.requeued: list[str] = []
@@ -44,6 +44,21 @@ class Holdings:
                 return False
             self._counts[list_name] -= 1
             return True
+
+    def ack(self, tag: str) -> None:
+        """It needs no work any more. What is not held is left as it is, here and below."""
+        if self.release(tag):
+            self.acked.append(tag)
+
+    def reject(self, tag: str) -> None:
+        """Nobody can work on it: to the dead letters."""
+        if self.release(tag):
+            self.rejected.append(tag)
+
+    def requeue(self, tag: str) -> None:
+        """Back to its list."""
+        if self.release(tag):
+            self.requeued.append(tag)
 
     def room(self, lists: list[str]) -> list[int]:
         """For each list how many more may be taken."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import redis
 
@@ -118,14 +117,7 @@ class Runner:
         works = list(dict.fromkeys(unit.work for unit in units))
         if not works:
             return []
-        call = scripts.claim(
-            [work.job_id for work in works],
-            process=self._process,
-            worker=self._worker,
-            max_attempts=self._max_attempts,
-            solo=works[0].alone,
-        )
-        verdicts = self._persist(call)
+        verdicts = self._verdicts(works)
         if verdicts is None:
             return []
         suspects, started = set(), []
@@ -150,11 +142,19 @@ class Runner:
         self._reporter.started(started)
         return [unit for unit in units if unit.work.claimed and not unit.work.ended and unit.work not in suspects]
 
-    def _persist(self, call: scripts.Call[Any]) -> Any:
-        """The reply, however long Redis is away; None when the worker stops before. Claiming again is harmless."""
+    def _verdicts(self, works: list[Work]) -> list[scripts.Verdict] | None:
+        """However long Redis is away; None when the worker stops before. Claiming again is harmless."""
+        call = scripts.claim(
+            [work.job_id for work in works],
+            process=self._process,
+            worker=self._worker,
+            max_attempts=self._max_attempts,
+            solo=works[0].alone,
+        )
         while True:
             try:
-                return scripts.one(scripts.run(self._client, [call]))
+                verdicts: list[scripts.Verdict] = scripts.one(scripts.run(self._client, [call]))
+                return verdicts
             except redis.RedisError as error:
                 logger.warning(Event.REDIS_LOST, step="claim", error=str(error))
                 with self._condition:

@@ -19,6 +19,7 @@ from kombu.transport import redis as stock
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.sentinel import SentinelConnectionPool
 
 from shared import keys, messages, scripts
@@ -27,10 +28,13 @@ from shared.logs import Event, get_logger
 from shared.primary import primary
 from shared.redis_url import Address
 from shared.sentinels import Sentinels
-from shared.store import follower, sentinel_options
+from shared.store import follower, may_pass, sentinel_options
 from worker.holdings import Holdings
 
 logger = get_logger("worker")
+
+# Of a connection. Kombu's own list has KeyError, which a message without a field raises.
+_LOST = (RedisConnectionError, RedisTimeoutError, OSError)
 
 
 class QoS(virtual.QoS):  # type: ignore[misc]  # kombu is not typed enough to check
@@ -40,15 +44,13 @@ class QoS(virtual.QoS):  # type: ignore[misc]  # kombu is not typed enough to ch
 
     def ack(self, delivery_tag: str) -> None:
         """Any thread."""
-        if self.channel.holdings.release(delivery_tag):
-            self.channel.holdings.acked.append(delivery_tag)
+        self.channel.holdings.ack(delivery_tag)
         super().ack(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Celery rejects what it cannot read or does not know: to the dead letters, or back to its list."""
-        if self.channel.holdings.release(delivery_tag):
-            holdings = self.channel.holdings
-            (holdings.requeued if requeue else holdings.rejected).append(delivery_tag)
+        holdings = self.channel.holdings
+        (holdings.requeue if requeue else holdings.reject)(delivery_tag)
         super().ack(delivery_tag)
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
@@ -96,7 +98,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
             wake.read_response(push_request=True)
             while wake.can_read(timeout=0):
                 wake.read_response(push_request=True)
-        except self.connection_errors:
+        except _LOST:
             wake.disconnect()
             raise
         self._left = 1
@@ -127,10 +129,10 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
             try:
                 if message is not None:
                     self.connection._deliver(message, keys.queue_of(list_name))
-            except self.connection_errors:
+            except _LOST:
                 for later, _, undelivered in taken[number:]:
-                    if undelivered is not None and self.holdings.release(later):
-                        self.holdings.requeued.append(later)
+                    if undelivered is not None:
+                        self.holdings.requeue(later)
                 raise
             except Exception as error:
                 self._refuse(tag, error)
@@ -152,8 +154,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
     def _refuse(self, tag: str, error: Exception) -> None:
         """Whatever the script could read and Python or Celery cannot: to the dead letters, not to the next worker."""
         logger.error(Event.JOB_FAILED, code="message_unreadable", error=type(error).__name__)
-        if self.holdings.release(tag):
-            self.holdings.rejected.append(tag)
+        self.holdings.reject(tag)
         self._left = 1
 
     def tick(self) -> None:
@@ -174,11 +175,19 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
             self._left = 1  # this connection is not told of its own changes, and the lists are tracked no more
             del held.requeued[: len(requeued)]
         for tag in list(held.rejected):
-            scripts.run_on(client, scripts.bury(tag, "rejected"))
+            self._bury(client, tag)
             held.rejected.remove(tag)
         if acked := list(held.acked):
             scripts.run_on(client, scripts.ack(acked, process=held.process))
             del held.acked[: len(acked)]
+
+    def _bury(self, client: Redis, tag: str) -> None:
+        try:
+            scripts.run_on(client, scripts.bury(tag, "rejected"))
+        except ResponseError as error:
+            if may_pass(error):
+                raise
+            logger.error(Event.JOB_FAILED, job_id=tag, step="bury", error=str(error))
 
     def close(self) -> None:
         """Kombu would block here until the wake connection speaks."""

@@ -5,7 +5,7 @@
 --       waits for and that has no idempotency key is canceled
 -- RETURNS '' (no such job) or the state before
 local id, abandoned_by = ARGV[1], ARGV[3]
-local job = redis.call('HMGET', JOB .. id, 'state', 'waiters', 'idem')
+local job = fields(id, 'state', 'waiters', 'idem')
 local state = job[1]
 if not state then return '' end
 if terminal[state] then return state end

@@ -13,7 +13,7 @@ local worker, name, limit, solo, iso = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV
 
 local function claim(id)
   local key = JOB .. id
-  local job = redis.call('HMGET', key, 'state', 'deadline_at', 'runner', 'solo', 'crashes', 'suspect', 'attempt', 'ref',
+  local job = fields(id, 'state', 'deadline_at', 'runner', 'solo', 'crashes', 'suspect', 'attempt', 'ref',
     'canceled', 'started_at')
   local state, attempt = job[1], tonumber(job[7] or '0')
   if not state then return { 'missing', 0, '' } end

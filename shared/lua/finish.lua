@@ -7,7 +7,7 @@
 -- RETURNS {1 first | 0 there was an outcome already, the state that stands}
 local tag, id, state = ARGV[1], ARGV[2], ARGV[3]
 if tag ~= '' then forget_message(tag) end
-local job = redis.call('HMGET', JOB .. id, 'state', 'canceled', 'ref')
+local job = fields(id, 'state', 'canceled', 'ref')
 if not job[1] then
   if redis.call('SET', OUTCOME .. id, ARGV[5], 'PX', tonumber(ARGV[7]), 'NX') then
     redis.call('PUBLISH', OUTCOME .. id, ARGV[5])

@@ -10,8 +10,15 @@ local MEASURE = { 'mark', 'busy_ms', 'served' }
 
 local terminal = { succeeded = true, failed = true, canceled = true }
 
+-- Of a job's record, as HMGET. A key that is no hash (somebody's hand) is no record: it must not end a script that is
+-- about other jobs too.
+local function fields(id, ...)
+  local values = redis.pcall('HMGET', JOB .. id, ...)
+  return values.err and {} or values
+end
+
 local function field(id, name)
-  return redis.call('HGET', JOB .. id, name)
+  return fields(id, name)[1]
 end
 
 local function count(id, name, by)
@@ -31,7 +38,7 @@ local function dead_letter(reason, id, list, raw)
   local key = JOB .. id
   local names = { 'ref', 'payloads', 'dead_ttl_ms', 'attempt', 'crashes', 'worker', 'size', 'ttl_ms', 'timeout_ms',
     'labels', 'owner' }
-  local job = redis.call('HMGET', key, unpack(names))
+  local job = fields(id, unpack(names))
   local letter = { 'reason', reason, 'id', id, 'list', list, 'raw', raw }
   for i, name in ipairs(names) do
     if job[i] then
@@ -65,7 +72,7 @@ end
 -- The one place where a job's outcome is written. The caller has checked that there is none yet.
 local function end_job(id, state, code, meta)
   local key = JOB .. id
-  local job = redis.call('HMGET', key, 'state', 'ref', 'size', 'ttl_ms', 'waiters', 'payloads', 'idem')
+  local job = fields(id, 'state', 'ref', 'size', 'ttl_ms', 'waiters', 'payloads', 'idem')
   local ttl = tonumber(job[4])
   redis.call('HSET', key, 'state', state, 'finished_at', now)
   if code ~= '' then redis.call('HSET', key, 'code', code) end

@@ -48,7 +48,7 @@ for i = #tags, 1, -1 do
   local tag = tags[i]
   local held = redis.call('HGET', UNACKED, tag)
   forget_message(tag)
-  local job = redis.call('HMGET', JOB .. tag, 'state', 'canceled')
+  local job = fields(tag, 'state', 'canceled')
   local state = job[1]
   if job[2] and not terminal[state] then
     end_job(tag, 'canceled', 'canceled', revoked_meta(tag, 'canceled', 'canceled', 'the job was canceled', ARGV[2]))

@@ -15,7 +15,7 @@ local SPARE = 1000 -- messages of ended jobs that are no burden
 local function recount()
   local found = {}
   for _, id in ipairs(redis.call('ZRANGE', DEADLINES, 0, -1)) do
-    local job = redis.call('HMGET', JOB .. id, 'ref', 'state', 'size')
+    local job = fields(id, 'ref', 'state', 'size')
     if job[1] and not terminal[job[2]] then
       local sum = found[job[1]] or { queued = 0, running = 0, bytes = 0 }
       sum[job[2]] = sum[job[2]] + 1
@@ -46,7 +46,7 @@ local function compact(ref, lists)
 end
 
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', now, 'LIMIT', 0, tonumber(ARGV[1]))) do
-  local job = redis.call('HMGET', JOB .. id, 'state', 'canceled')
+  local job = fields(id, 'state', 'canceled')
   if job[1] and not terminal[job[1]] then
     if job[2] then
       end_job(id, 'canceled', 'canceled', revoked_meta(id, 'canceled', 'canceled', 'the job was canceled', ARGV[2]))

@@ -4,9 +4,9 @@
 -- ARGV  1 id, 2 channel or '' (only read)
 -- RETURNS {record as name, value pairs (empty: no such job), outcome or ''}
 local id, channel = ARGV[1], ARGV[2]
+local job = fields(id, 'state', 'waiters')
+if not job[1] then return { {}, '' } end
 local record = redis.call('HGETALL', JOB .. id)
-if #record == 0 then return { record, '' } end
-local job = redis.call('HMGET', JOB .. id, 'state', 'waiters')
 if terminal[job[1]] then return { record, redis.call('GET', OUTCOME .. id) or '' } end
 if channel ~= '' then
   local waiters = job[2] or ''

@@ -7,7 +7,10 @@ import json
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import pytest
 import redis
 from celery import Celery
 
+from local.server import EmbeddedServer
 from shared import keys, messages
 from tests.conftest import wait_until
 from tests.processes import REPOSITORY, api, environment, worker
@@ -135,6 +139,76 @@ def _pickled(queue: str) -> bytes:
     return json.dumps(message).encode()
 
 
+def _changed(tag: str, change: Callable[[dict[str, Any]], None], *, ours: bool) -> bytes:
+    queue = "ml.echo.1" if ours else keys.INTAKE
+    message = json.loads(messages.build(tag, queue=queue, priority=3, model="echo", version="1", input=1))
+    if not ours:
+        del message["headers"]["ml"]
+    change(message)
+    return json.dumps(message).encode()
+
+
+def _body(*parts: Any) -> str:
+    return base64.b64encode(json.dumps(parts).encode()).decode()
+
+
+def _not_ours() -> list[bytes]:
+    """Messages that say they are ours, and are not what our API writes."""
+    good, embed = {"model": "echo", "version": "1", "input": 1, "parameters": None}, {"callbacks": None}
+    changes: dict[str, Callable[[dict[str, Any]], None]] = {
+        **{
+            f"timeout-{n}": partial(_set_header, "ml_timeout_s", odd)
+            for n, odd in enumerate(["5", -1, 0, [1], {}, True])
+        },
+        **{f"payloads-{n}": partial(_set_header, "ml_payloads", odd) for n, odd in enumerate(["a", [1], {"a": 1}])},
+        "timeout-inf": lambda m: m["headers"].update(ml_timeout_s=float("inf")),
+        "no-input": lambda m: m.update(body=_body([], {"model": "echo", "version": "1"}, embed)),
+        "odd-model": lambda m: m.update(body=_body([], good | {"model": ["echo"]}, embed)),
+        "odd-parameters": lambda m: m.update(body=_body([], good | {"parameters": [1]}, embed)),
+    }
+    return [_changed(tag, change, ours=True) for tag, change in changes.items()]
+
+
+def _not_celerys() -> list[bytes]:
+    """Messages of no Celery that we know."""
+    changes: dict[str, Callable[[dict[str, Any]], None]] = {
+        "no-id": lambda m: m["headers"].pop("id"),
+        "no-task": lambda m: m["headers"].pop("task"),
+        "one-part": lambda m: m.update(body=_body([])),
+        "no-list": lambda m: m.update(body=base64.b64encode(b'"text"').decode()),
+        "other-task": lambda m: m["headers"].update(task="os.system"),
+        "no-json": lambda m: m.update(body=base64.b64encode(b"\xff\xfe{").decode()),
+        "no-base64": lambda m: m.update(body="%%%"),
+        "odd-limits": lambda m: m["headers"].update(timelimit={"hard": 1}),
+    }
+    return [_changed(tag, change, ours=False) for tag, change in changes.items()]
+
+
+def _set_header(name: str, value: Any, message: dict[str, Any]) -> None:
+    message["headers"][name] = value
+
+
+@pytest.mark.parametrize(
+    ("field", "header", "value"),
+    [
+        *[("time_limit", "timelimit", [odd, None]) for odd in ("5", -1, 0, {}, True, 1e308)],
+        *[("expires", "expires", odd) for odd in ("soon", 5, ["now"])],
+    ],
+)
+def test_an_odd_option_of_a_plain_producer_fails_its_job_and_names_itself(
+    stack_store: redis.Redis, stack_server: EmbeddedServer, field: str, header: str, value: Any
+) -> None:
+    tag = str(uuid.uuid4())
+    stack_store.lpush(keys.INTAKE, _changed(tag, partial(_set_header, header, value), ours=False))
+    app = Celery("backend", broker=stack_server.url, backend=stack_server.url, set_as_current=False)
+    with pytest.raises(Exception, match=field) as failed:
+        app.AsyncResult(tag).get(timeout=20)
+    assert "invalid_input" in repr(failed.value) or failed.type.__name__ == "invalid_input"
+    result = app.send_task("ml.predict", kwargs={"model": "echo", "input": 7}, queue="ml")
+    assert result.get(timeout=20) == 7, "the worker serves on"
+    app.close()
+
+
 def test_what_only_lua_can_read_kills_no_worker(
     http: httpx.Client, redis_url: str, models: Path, store: redis.Redis
 ) -> None:
@@ -158,10 +232,11 @@ def test_what_cannot_be_read_is_kept_and_dropped_and_the_worker_goes_on(
     odd = http.post("/v1/jobs", json={"model": "echo", "input": 1}).json()["id"]
     message = json.loads(store.rpop(ECHO) or b"")
     message["headers"]["ml"] = "one"
-    garbage = {
-        ECHO: [pickle.dumps({"model": "echo"}), b"not json", b'{"no": "message"}', json.dumps(message).encode()],
-        keys.INTAKE: [_pickled(keys.INTAKE), b"\xff\xfe"],
-    }
+    rejected = [json.dumps(message).encode(), *_not_ours()]
+    foreign = [_pickled(keys.INTAKE), *_not_celerys()]
+    unparsable = [pickle.dumps({"model": "echo"}), b"not json", b'{"no": "message"}']
+    garbage = {ECHO: [*unparsable, *rejected], keys.INTAKE: [*foreign, b"\xff\xfe"]}
+    total = len(garbage[ECHO]) + len(garbage[keys.INTAKE])
     with worker(redis_url, models, "w1", **QUICK) as process:
         for list_name, raws in garbage.items():
             store.lpush(list_name, *raws)
@@ -171,17 +246,22 @@ def test_what_cannot_be_read_is_kept_and_dropped_and_the_worker_goes_on(
         assert plain.get(timeout=30) == 7
         app.close()
         assert [_ended(http, job)["output"] for job in jobs] == [0, 1, 2]
-        wait_until(lambda: store.xlen(keys.DEAD) == 6, what="a letter for each")
-        found = _letters(http)
-        assert sorted(letter["reason"] for letter in found) == ["rejected"] * 2 + ["unparsable"] * 4
-        assert sorted(letter["queue"] for letter in found) == ["ml"] * 2 + ["ml.echo.1"] * 4
+        wait_until(lambda: store.xlen(keys.DEAD) == total, what="a letter for each")
+        found = _letters(http, limit="100")
+        reasons = Counter(letter["reason"] for letter in found)
+        assert reasons == {"rejected": len(rejected) + len(foreign), "unparsable": len(unparsable) + 1}
+        assert Counter(letter["queue"] for letter in found) == {
+            "ml": len(foreign) + 1,
+            "ml.echo.1": total - len(foreign) - 1,
+        }
         shown = [http.get(f"/v1/dead/{letter['id']}").json() for letter in found]
         raws = {
             base64.b64decode(one["message"]) if one["message_encoding"] == "base64" else one["message"].encode()
             for one in shown
         }
         assert raws == {raw for raws in garbage.values() for raw in raws}, "byte for byte"
-        assert [one["job_id"] for one in shown if one["arguments"]] == [odd], "nothing was unpickled"
+        assert odd in [one["job_id"] for one in shown if one["arguments"]]
+        assert not any(one["arguments"] for one in shown if one["message_encoding"] == "base64"), "nothing is unpickled"
         assert _ended(http, odd)["error"]["code"] == "model_unavailable"
         for one in shown:
             assert http.post(f"/v1/dead/{one['id']}/retry").status_code == 409

@@ -31,6 +31,7 @@ models:
     versions: {"1": {}}
     limits: {timeout_s: 1}
 """
+SECOND = {"sleep_ms": 1000}
 QUICK = {"ML_LEASE_S": "2", "ML_HEARTBEAT_S": "0.5"}
 
 
