@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import socket
+from collections.abc import Iterator
+from functools import cache
 
 _BACKLOG = 2048  # as uvicorn's; the system may set a lower limit
+_EACH = 1000
 
 
 def is_free(port: int) -> bool:
@@ -38,9 +42,15 @@ def let_go(listener: socket.socket) -> None:
 def free_port() -> int:
     """A port nobody listens on. Below the range that the kernel gives to outgoing connections: a client that calls a
     server which is just restarting could else be given that very port, meet itself, and keep the server out. Processes
-    that look at the same time look in different thousands: the port is only taken when its server starts."""
-    first = 20_000 + os.getpid() % 12 * 1000
-    for port in random.sample(range(first, first + 1000), 200):
+    that look at the same time look in different thousands, and one process goes round in its own: a port that was
+    given is only taken when its server starts."""
+    for port in itertools.islice(_round(os.getpid()), _EACH):
         if is_free(port):
             return port
-    raise OSError(f"no free port between {first} and {first + 1000}")
+    raise OSError(f"no free port among the {_EACH} that this process may take")
+
+
+@cache
+def _round(pid: int) -> Iterator[int]:
+    first = 20_000 + pid % 12 * _EACH
+    return itertools.cycle(random.sample(range(first, first + _EACH), _EACH))

@@ -36,3 +36,8 @@ def test_it_ends_with_its_last_holder() -> None:
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(place)
         assert not os.get_inheritable(fd), "the number is taken as long as a child could be given it"
+
+
+def test_a_port_is_not_given_again_before_its_server_has_started() -> None:
+    ports = [free_port() for _ in range(300)]
+    assert len(set(ports)) == 300
