@@ -15,11 +15,12 @@ from shared import keys
 from shared.catalog import Catalog
 from shared.errors import StoreUnavailable
 
-STATES = ("queued", "running", "succeeded", "failed", "canceled")
+STATES = ("queued", "delayed", "running", "succeeded", "failed", "canceled")
 
 
 async def read_counters(submitter: Submitter, catalog: Catalog) -> dict[tuple[str, str], dict[str, int]]:
-    """Jobs by state for each (model, version): queued and running now, the others ever. Raises StoreUnavailable."""
+    """Jobs by state for each (model, version): queued, delayed (queued to their caller, but not to start yet) and
+    running now, the others ever. Raises StoreUnavailable."""
     refs = [ref for ref, _, _ in catalog.refs()]
     replies = await submitter.run(*(Command("HMGET", f"{keys.COUNTERS}{ref}", *STATES) for ref in refs))
     found = {}
@@ -43,7 +44,9 @@ class _Jobs(Collector):
         yield GaugeMetricFamily("ml_store_up", "Whether Redis answers this API process", value=float(self.up))
         depth = GaugeMetricFamily("ml_queue_depth", "Jobs that wait for a worker", labels=["model", "version"])
         jobs = GaugeMetricFamily(
-            "ml_jobs", "Jobs: queued and running now, the others since the start", labels=["model", "version", "state"]
+            "ml_jobs",
+            "Jobs: queued, delayed and running now, the others since the start",
+            labels=["model", "version", "state"],
         )
         for (model, version), states in self.counters.items():
             depth.add_metric([model, version], states["queued"])

@@ -15,8 +15,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from shared.calls import Call, Script, arun
 from shared.errors import ServiceError, StoreUnavailable
-from shared.scripts import Call, Script, arun
 from shared.store import refuses_writes
 
 LOST = (RedisConnectionError, RedisTimeoutError, OSError)

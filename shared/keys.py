@@ -17,6 +17,8 @@ DEADLINES = "ml:deadlines"  # sorted set: job id by deadline, ms
 UNACKED = "ml.unacked"  # hash: delivery tag -> list name, newline, raw message
 HOLDERS = "ml.unacked_holder"  # hash: delivery tag -> the worker process that holds it
 LEASES = "ml.unacked_index"  # sorted set: delivery tag by last renewal, ms
+DELAYED = "ml.delayed"  # hash: job id -> list name, newline, raw message, of jobs that are not to start yet
+DUE = "ml.delayed_index"  # sorted set: those jobs by their start, ms
 BEAT = "ml:beat"  # string: when a worker last looked for leases that ran out, ms
 DEAD = "ml:dead"  # stream: dead letters; the old are swept
 WORKER = "ml:worker:"  # string: one worker process, alive while the key is
@@ -46,7 +48,7 @@ MAX_DEADLINE_S = 30 * 24 * 3600
 PARKED_TTL_MS = (MAX_DEADLINE_S + 24 * 3600) * 1000
 
 NO_TTL = re.compile(
-    r"^(ml\.unacked(_holder|_index)?|ml:deadlines|ml:dead|ml:count:.*"
+    r"^(ml\.unacked(_holder|_index)?|ml\.delayed(_index)?|ml:deadlines|ml:dead|ml:count:.*"
     r"|ml(\x06\x16\d)?|ml\.[^.]+\..*"  # queue lists
     r"|_kombu\.binding(_permanent)?\..*|_kombu\.binding_deadlines)$"
 )

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 TASK = "ml.predict"
 VERSION = 1  # of our own fields below; a worker leaves what is newer than it knows to others
-EXPIRES = "ml_expires"  # where the worker's transport puts a plain producer's `expires`, out of Celery's sight
+# Where the worker's transport puts a plain producer's `expires` and `eta`, out of Celery's sight.
+HIDDEN = {"expires": "ml_expires", "eta": "ml_eta"}
 
 
 class Arguments(BaseModel):
@@ -122,7 +123,8 @@ def readdress(
     message["content-type"], message["content-encoding"] = "application/json", "utf-8"
     message["headers"] |= {"ml": VERSION, "ml_payloads": [], "eta": None, "expires": None, "timelimit": [None, None]}
     message["headers"] |= {"argsrepr": "()", "kwargsrepr": "{}", "ml_timeout_s": timeout_s}
-    message["headers"].pop(EXPIRES, None)
+    for name in HIDDEN.values():
+        message["headers"].pop(name, None)
     message["properties"] |= {
         "body_encoding": "base64",
         "delivery_tag": job_id,

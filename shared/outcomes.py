@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from shared.scripts import iso_now
+from shared.calls import iso_now
 from shared.types import Job, Outcome, Problem, State, Timing, from_ms
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS

@@ -1,145 +1,17 @@
-"""The scripts: the product's real interface to Redis. Each is one file in `lua/`, one atomic step.
-
-A `Call` is one script with its arguments and the parser of its reply; the API runs calls through `arun` (redis.asyncio)
-and the worker through `run`, many in one round trip. Both load a script that the server does not know and run it again:
-a call that failed so has done nothing.
-
-Key names are made by the scripts from the constants of `shared/keys.py`; one Redis instance holds all of a job.
-"""
+"""The scripts: the product's real interface to Redis. One function a script; shared/calls.py makes the calls."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cache
-from hashlib import sha1
-from importlib.resources import files
-from typing import Any, Generic, Literal, TypeVar, cast
-
-import redis
-import redis.asyncio
-from redis.exceptions import NoScriptError
+from typing import Any, Literal, cast
 
 from shared import keys
+from shared.calls import Call, arun, iso_now, one, run, run_on, script
 from shared.messages import VERSION
 from shared.types import State
 
-T = TypeVar("T")
-
-_CONSTANTS = (
-    "JOB",
-    "OUTCOME",
-    "PAYLOAD",
-    "IDEMPOTENCY",
-    "COUNTERS",
-    "DEADLINES",
-    "UNACKED",
-    "HOLDERS",
-    "LEASES",
-    "BEAT",
-    "DEAD",
-    "WORKER",
-    "WORKERS",
-    "PARKED",
-    "PARKED_TTL_MS",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A script's text with constants and prelude, and its SHA-1."""
-
-    name: str
-    text: str
-    sha: str
-
-
-@cache
-def script(name: str) -> Script:
-    """`lua/<name>.lua`. The shebang stays the first line: Redis reads the flags from it."""
-    folder = files("shared") / "lua"
-    shebang, _, body = (folder / f"{name}.lua").read_text().partition("\n")
-    constants = "".join(f"local {name} = '{getattr(keys, name)}'\n" for name in _CONSTANTS)
-    text = f"{shebang}\n{constants}{(folder / 'prelude.lua').read_text()}{body}"
-    return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
-    """One script call, not yet made."""
-
-    script: Script
-    keys: Sequence[str]
-    args: Sequence[str | bytes | int]
-    parse: Callable[[Any], T]
-
-    def command(self) -> tuple[Any, ...]:
-        """As EVALSHA."""
-        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
-
-
-def run(client: redis.Redis, calls: Sequence[Call[Any]]) -> list[Any]:
-    """All calls in one round trip; their parsed replies, or the ResponseError in the place of a reply.
-    Raises ConnectionError or TimeoutError: then it is not known which ran (all scripts may be run again)."""
-    pipe = client.pipeline(transaction=False)
-    for call in calls:
-        pipe.execute_command(*call.command())  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-    replies = pipe.execute(raise_on_error=False)
-    missed = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-    if missed:
-        for text in {calls[i].script.text for i in missed}:
-            client.script_load(text)
-        for i, reply in zip(missed, run(client, [calls[i] for i in missed]), strict=True):
-            replies[i] = reply
-    return _parsed(calls, replies, missed)
-
-
-def _parsed(calls: Sequence[Call[Any]], replies: list[Any], missed: list[int]) -> list[Any]:
-    """What was run again is parsed already."""
-    return [
-        reply if i in missed or isinstance(reply, Exception) else calls[i].parse(reply)
-        for i, reply in enumerate(replies)
-    ]
-
-
-def run_on(connection: redis.Redis, call: Call[T]) -> T:
-    """One call on a client that is bound to one connection (a pipeline would take another). Raises as redis-py."""
-    try:
-        return call.parse(connection.execute_command(*call.command()))  # type: ignore[no-untyped-call]
-    except NoScriptError:
-        connection.script_load(call.script.text)
-        return call.parse(connection.execute_command(*call.command()))  # type: ignore[no-untyped-call]
-
-
-async def arun(client: redis.asyncio.Redis, calls: Sequence[Call[Any]]) -> list[Any]:
-    """As `run`, on the event loop."""
-    pipe = client.pipeline(transaction=False)
-    for call in calls:
-        pipe.execute_command(*call.command())
-    replies = await pipe.execute(raise_on_error=False)
-    missed = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-    if missed:
-        for text in {calls[i].script.text for i in missed}:
-            await client.script_load(text)
-        for i, reply in zip(missed, await arun(client, [calls[i] for i in missed]), strict=True):
-            replies[i] = reply
-    return _parsed(calls, replies, missed)
-
-
-def one(reply: Any) -> Any:
-    """The reply of a list of one call; raises it if it is an error."""
-    if isinstance(reply[0], Exception):
-        raise reply[0]
-    return reply[0]
-
-
-def iso_now() -> str:
-    """For `date_done` in Celery's outcome; nothing is decided by it."""
-    return datetime.now(UTC).isoformat()
-
-
-# One function a script -------------------------------------------------------------------------------
+__all__ = ["Call", "arun", "iso_now", "one", "run", "run_on"]  # beside what stands here
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,12 +84,13 @@ def adopt(
     ttl_ms: int,
     size: int,
     deadline_at: int | None = None,
+    start_at: int | None = None,
     fields: dict[str, str | int],
 ) -> Call[bool]:
-    """A plain Celery message becomes a job, due at `deadline_at` (ms) or else in `deadline_ms`. False: there is one of
-    that id already."""
-    due = "" if deadline_at is None else deadline_at
-    call = (tag, job_id, list_name, raw, ref, deadline_ms, ttl_ms, size, due)
+    """A plain Celery message becomes a job, which waits for its list until `start_at` (ms), and must have ended at
+    `deadline_at` or else in `deadline_ms` from then. False: there is one of that id already."""
+    times = ("" if instant is None else instant for instant in (deadline_at, start_at))
+    call = (tag, job_id, list_name, raw, ref, deadline_ms, ttl_ms, size, *times)
     return Call(script("adopt"), (), (*call, *_pairs(fields)), bool)
 
 
@@ -315,7 +188,8 @@ def renew(tags: Sequence[str], *, process: str, sign: bytes, sign_ms: int) -> Ca
 
 def restore_expired(*, lease_ms: int, heartbeat_ms: int, limit: int = 1000) -> Call[list[str]]:
     """Put back what dead workers held, and what a worker's signs of life (each `heartbeat_ms`) do not know of; the
-    tags. Nothing where nobody has asked for half a lease: then all leases begin anew."""
+    tags. Let the delayed jobs that are due go to their lists. Nothing goes back where nobody has asked for half a
+    lease: then all leases begin anew."""
     return Call(script("restore"), (), ["expired", iso_now(), lease_ms, heartbeat_ms, limit], _strings)
 
 

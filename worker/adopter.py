@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -42,8 +43,8 @@ class Adopter:
 
     def adopt(self, work: Work) -> None:
         """Write the record and move the message to its version's queue; an unknown model or a wrong message is a
-        FAILURE outcome at once. `expires` becomes the deadline, `time_limit` the timeout; without a priority the job
-        is a normal one, and 0 is none."""
+        FAILURE outcome at once. `expires` becomes the deadline, `eta` (which a `countdown` is too) the start,
+        `time_limit` the timeout; without a priority the job is a normal one, and 0 is none."""
         request = work.request
         try:
             call = self._call(work)
@@ -92,7 +93,8 @@ class Adopter:
             raw=raw,
             ref=str(ref),
             deadline_ms=int(self._settings.default_deadline_s * 1000),
-            deadline_at=_instant_ms(request.request_dict.get(messages.EXPIRES)),
+            deadline_at=_instant_ms(request, "expires"),
+            start_at=_start_ms(request),
             ttl_ms=int(self._settings.result_ttl_s * 1000),
             size=len(orjson.dumps(body["input"])),
             fields={
@@ -114,12 +116,20 @@ def _seconds(time_limit: Any) -> float | None:
     return float(time_limit)
 
 
-def _instant_ms(expires: Any) -> int | None:
-    """Celery's `expires` header: ISO 8601, UTC where it names no zone. Raises InvalidInput."""
-    if expires is None:
+def _start_ms(request: Any) -> int | None:
+    at = _instant_ms(request, "eta")
+    if at is not None and at > (time.time() + _LONGEST_S) * 1000:
+        raise InvalidInput(f"eta must be within {_LONGEST_S // 86_400} days")
+    return at
+
+
+def _instant_ms(request: Any, name: str) -> int | None:
+    """Celery's `expires` or `eta` header: ISO 8601, UTC where it names no zone. Raises InvalidInput."""
+    told = request.request_dict.get(messages.HIDDEN[name])
+    if told is None:
         return None
     try:
-        at = datetime.fromisoformat(expires)
+        at = datetime.fromisoformat(told)
     except (TypeError, ValueError):
-        raise InvalidInput(f"expires is not an instant in ISO 8601: {str(expires)[:40]!r}") from None
+        raise InvalidInput(f"{name} is not an instant in ISO 8601: {str(told)[:40]!r}") from None
     return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)

@@ -141,7 +141,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         """The tag, the list, and what is to be delivered."""
         try:
             message = orjson.loads(raw)
-            _hide_expires(message["headers"])
+            _hide_instants(message["headers"])
             tag = message["properties"]["delivery_tag"]
         except Exception as error:
             tag = json.loads(raw.decode(errors="replace"))["properties"]["delivery_tag"]
@@ -198,10 +198,12 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         super().close()
 
 
-def _hide_expires(headers: dict[str, Any]) -> None:
-    """Celery would judge a plain producer's `expires` by this host's clock; `adopt` does by Redis TIME."""
-    if headers.get("expires") is not None:
-        headers[messages.EXPIRES], headers["expires"] = headers["expires"], None
+def _hide_instants(headers: dict[str, Any]) -> None:
+    """Celery would judge a plain producer's `expires` and `eta` by this host's clock, and keep what is not to start yet
+    in its memory, and our room; `adopt` judges by Redis TIME, and keeps it there."""
+    for name, hidden in messages.HIDDEN.items():
+        if headers.get(name) is not None:
+            headers[hidden], headers[name] = headers[name], None
 
 
 def _alive(drainer: Redis) -> Redis:

@@ -1,5 +1,5 @@
--- Put in front of every script by shared/scripts.py, after the constants of shared/keys.py (JOB, OUTCOME, PAYLOAD,
--- IDEMPOTENCY, COUNTERS, DEADLINES, UNACKED, HOLDERS, LEASES, BEAT, DEAD, WORKER, WORKERS, PARKED). Time is Redis TIME in ms, never a
+-- Put in front of every script by shared/calls.py, after the constants of shared/keys.py (JOB, OUTCOME, PAYLOAD,
+-- IDEMPOTENCY, COUNTERS, DEADLINES, UNACKED, HOLDERS, LEASES, DELAYED, DUE, BEAT, DEAD, WORKER, WORKERS, PARKED). Time is Redis TIME in ms, never a
 -- host's clock.
 
 local time = redis.call('TIME')
@@ -72,7 +72,7 @@ end
 -- The one place where a job's outcome is written. The caller has checked that there is none yet.
 local function end_job(id, state, code, meta)
   local key = JOB .. id
-  local job = fields(id, 'state', 'ref', 'size', 'ttl_ms', 'waiters', 'payloads', 'idem')
+  local job = fields(id, 'state', 'ref', 'size', 'ttl_ms', 'waiters', 'payloads', 'idem', 'delayed')
   local ttl = tonumber(job[4])
   redis.call('HSET', key, 'state', state, 'finished_at', now)
   if code ~= '' then redis.call('HSET', key, 'code', code) end
@@ -81,7 +81,11 @@ local function end_job(id, state, code, meta)
   redis.call('SET', OUTCOME .. id, meta, 'PX', ttl)
   redis.call('ZREM', DEADLINES, id)
   local counters = COUNTERS .. job[2]
-  local left = redis.call('HINCRBY', counters, job[1], -1)
+  if job[8] then
+    redis.call('HDEL', DELAYED, id)
+    redis.call('ZREM', DUE, id)
+  end
+  local left = redis.call('HINCRBY', counters, job[8] and 'delayed' or job[1], -1)
   if job[1] == 'queued' and left <= 0 then redis.call('HDEL', counters, unpack(MEASURE)) end
   redis.call('HINCRBY', counters, 'bytes', -job[3])
   redis.call('HINCRBY', counters, state, 1)
@@ -121,14 +125,39 @@ local function time_for(counters, jobs)
   return math.floor(jobs * busy / served)
 end
 
--- A new record, counted, due at `deadline` (ms), with its message pushed at the far end of its list.
-local function begin_job(id, list, raw, ref, deadline, ttl_ms, size, fields)
+-- A new record, counted, due at `deadline` (ms), with its message pushed at the far end of its list; or, where `start`
+-- (ms) is given and not yet, kept until then. (While it is, it is queued to its caller, and no part of the queue.)
+local function begin_job(id, list, raw, ref, deadline, ttl_ms, size, more, start)
   local key = JOB .. id
   redis.call('HSET', key, 'state', 'queued', 'ref', ref, 'created_at', now, 'deadline_at', deadline,
-    'ttl_ms', ttl_ms, 'size', size, 'attempt', 0, unpack(fields))
+    'ttl_ms', ttl_ms, 'size', size, 'attempt', 0, unpack(more))
   redis.call('PEXPIREAT', key, deadline + ttl_ms)
   redis.call('ZADD', DEADLINES, deadline, id)
-  redis.call('HINCRBY', COUNTERS .. ref, 'queued', 1)
   redis.call('HINCRBY', COUNTERS .. ref, 'bytes', size)
-  redis.call('LPUSH', list, raw)
+  if start and start > now then
+    redis.call('HSET', key, 'delayed', '1')
+    redis.call('HINCRBY', COUNTERS .. ref, 'delayed', 1)
+    redis.call('HSET', DELAYED, id, list .. '\n' .. raw)
+    redis.call('ZADD', DUE, start, id)
+  else
+    redis.call('HINCRBY', COUNTERS .. ref, 'queued', 1)
+    redis.call('LPUSH', list, raw)
+  end
+end
+
+-- Delayed jobs whose start has come go to their lists.
+local function start_due()
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, 500)) do
+    local kept = redis.call('HGET', DELAYED, id)
+    redis.call('HDEL', DELAYED, id)
+    redis.call('ZREM', DUE, id)
+    local job = fields(id, 'ref', 'delayed')
+    if kept and job[2] then
+      redis.call('HDEL', JOB .. id, 'delayed')
+      redis.call('HINCRBY', COUNTERS .. job[1], 'delayed', -1)
+      redis.call('HINCRBY', COUNTERS .. job[1], 'queued', 1)
+      local newline = string.find(kept, '\n', 1, true)
+      redis.call('LPUSH', string.sub(kept, 1, newline - 1), string.sub(kept, newline + 1))
+    end
+  end
 end

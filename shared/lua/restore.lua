@@ -7,7 +7,7 @@
 --       for a lease. Every worker asks several times a lease; where nobody has asked for half of one, Redis or all of
 --       them were away, so no lease could be renewed: they all begin anew, and nothing runs twice for it.
 --       And what a living worker does not know of, since the answer to its drain was lost with a connection: its signs of
---       life do not renew it.
+--       life do not renew it. Delayed jobs whose start has come go to their lists.
 --       given-back: 3 worker's process id, 4... delivery tags, oldest first. What it holds and will not run, or has not
 --       run to its end for a reason that is not the job's: the start does not count as a crash.
 --       crashed: the same. The worker that gives them back dies of them, and has taken its sign of life away: the next
@@ -26,6 +26,7 @@ end
 
 if why == 'expired' then
   local lease, heartbeat = tonumber(ARGV[3]), tonumber(ARGV[4])
+  start_due()
   local asked = tonumber(redis.call('GET', BEAT) or '0')
   redis.call('SET', BEAT, now, 'PX', lease)
   if now - asked > lease / 2 then

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom,no-cluster
--- Jobs whose deadline has passed end, queued or running, with or without a living worker. What a lost record or a hand
+-- Delayed jobs whose start has come go to their lists. Jobs whose deadline has passed end, queued or running, with or without a living worker. What a lost record or a hand
 -- in the database has left behind is mended. Dead letters that are too old go; their payloads have a TTL of the same length.
 -- Lists that hold mostly messages of ended jobs are rid of them: nobody else would, while no worker drains them.
 -- KEYS  none
@@ -12,20 +12,23 @@ local SPARE = 1000 -- messages of ended jobs that are no burden
 
 -- The counters by what is there: every job that has not ended is in DEADLINES. Only when something was amiss; it takes
 -- about a second for half a million jobs.
+local function nothing() return { queued = 0, delayed = 0, running = 0, bytes = 0 } end
 local function recount()
   local found = {}
   for _, id in ipairs(redis.call('ZRANGE', DEADLINES, 0, -1)) do
-    local job = fields(id, 'ref', 'state', 'size')
+    local job = fields(id, 'ref', 'state', 'size', 'delayed')
     if job[1] and not terminal[job[2]] then
-      local sum = found[job[1]] or { queued = 0, running = 0, bytes = 0 }
-      sum[job[2]] = sum[job[2]] + 1
+      local sum = found[job[1]] or nothing()
+      local slot = job[4] and 'delayed' or job[2]
+      sum[slot] = sum[slot] + 1
       sum.bytes = sum.bytes + tonumber(job[3])
       found[job[1]] = sum
     end
   end
-  for i = 5, #ARGV, 1 + lists_each do found[ARGV[i]] = found[ARGV[i]] or { queued = 0, running = 0, bytes = 0 } end
+  for i = 5, #ARGV, 1 + lists_each do found[ARGV[i]] = found[ARGV[i]] or nothing() end
   for ref, sum in pairs(found) do
-    redis.call('HSET', COUNTERS .. ref, 'queued', sum.queued, 'running', sum.running, 'bytes', sum.bytes)
+    redis.call('HSET', COUNTERS .. ref, 'queued', sum.queued, 'delayed', sum.delayed, 'running', sum.running,
+      'bytes', sum.bytes)
   end
 end
 
@@ -45,6 +48,7 @@ local function compact(ref, lists)
   end
 end
 
+start_due()
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', now, 'LIMIT', 0, tonumber(ARGV[1]))) do
   local job = fields(id, 'state', 'canceled')
   if job[1] and not terminal[job[1]] then

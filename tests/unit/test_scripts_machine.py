@@ -54,6 +54,7 @@ class Model:
     crashes: int = 0
     marked: bool = False  # canceled while it ran
     due: bool = False  # its deadline has passed
+    delayed: bool = False  # not to start yet
 
 
 class Machine(RuleBasedStateMachine):
@@ -103,12 +104,13 @@ class Machine(RuleBasedStateMachine):
                 fields={"model": "m", "version": "v", "payloads": 1},
             )
         )
-        waiting = sum(not job.state.terminal for job in self.jobs.values() if job.ref == ref)
+        mine = [job for job in self.jobs.values() if job.ref == ref and not job.state.terminal]
+        waiting = sum(not job.delayed for job in mine)
         first = next((name for name, job in self.jobs.items() if key and job.key == key), None)
         if first is not None:
             assert reply == scripts.Submitted("existing", first)
         elif waiting >= MAX_JOBS:
-            assert (reply.status, reply.jobs, reply.size) == ("full", waiting, waiting * SIZE)
+            assert (reply.status, reply.jobs, reply.size) == ("full", waiting, len(mine) * SIZE)
         else:
             assert reply.status == "accepted"
             self.jobs[job_id] = Model(ref, raw, list_name, key, due=due)
@@ -178,8 +180,8 @@ class Machine(RuleBasedStateMachine):
         return tags
 
     @precondition(lambda self: any(tag in self.plain for held in self.held.values() for tag in held))
-    @rule(name=process, ref=ref_of, priority=priority_of, due=rarely)
-    def adopt(self, name: str, ref: str, priority: int, due: bool) -> None:
+    @rule(name=process, ref=ref_of, priority=priority_of, due=rarely, delayed=st.booleans())
+    def adopt(self, name: str, ref: str, priority: int, due: bool, delayed: bool) -> None:
         tag = next((tag for tag in self.held[name] if tag in self.plain), None)
         if name not in self.living or tag is None:
             return
@@ -195,6 +197,7 @@ class Machine(RuleBasedStateMachine):
             ttl_ms=TTL_MS,
             size=SIZE,
             deadline_at=1 if due else None,
+            start_at=self.client.time()[0] * 1000 + HOUR_MS if delayed else None,
             fields={"model": "m", "version": "v"},
         )
         assert self.run(call) is (tag not in self.adopted)
@@ -203,7 +206,7 @@ class Machine(RuleBasedStateMachine):
         self.filed.pop(tag, None)
         if tag not in self.adopted:
             self.adopted.add(tag)
-            self.jobs[job_id] = Model(ref, raw, list_name, due=due)
+            self.jobs[job_id] = Model(ref, raw, list_name, due=due, delayed=delayed)
             self._pass_deadline(due)
 
     @precondition(lambda self: any(self.held[name] for name in self.living))
@@ -348,6 +351,7 @@ class Machine(RuleBasedStateMachine):
         expired = [tag.decode() for tag in self.client.zrangebyscore(keys.LEASES, 0, long_ago)]
         asked = self.client.exists(keys.BEAT)
         back = self.run(scripts.restore_expired(lease_ms=LEASE_MS, heartbeat_ms=HEARTBEAT_MS))
+        self._start_due()
         if asked:
             self._went_back(expired, back)
         else:
@@ -359,10 +363,23 @@ class Machine(RuleBasedStateMachine):
     def redis_was_away(self) -> None:
         self.client.delete(keys.BEAT)
 
+    @precondition(lambda self: any(job.delayed for job in self.jobs.values()))
+    @rule(n=anything)
+    def the_start_of_one_comes(self, n: int) -> None:
+        waiting = [job_id for job_id, job in self.jobs.items() if job.delayed]
+        self.client.zadd(keys.DUE, {waiting[n % len(waiting)]: 1})
+
+    def _start_due(self) -> None:
+        left = {job_id.decode() for job_id in self.client.zrange(keys.DUE, 0, -1)}
+        assert not self.client.zrangebyscore(keys.DUE, 0, 1)
+        for job_id, job in self.jobs.items():
+            job.delayed &= job_id in left
+
     @rule()
     def sweep(self) -> None:
         overdue = {job_id for job_id, job in self.jobs.items() if job.due and not job.state.terminal}
         swept = self.run(scripts.sweep(QUEUES))
+        self._start_due()
         assert set(swept.ended) == overdue
         for job_id in swept.ended:
             self._end(job_id, State.CANCELED if self.jobs[job_id].marked else State.FAILED)
@@ -376,6 +393,8 @@ class Machine(RuleBasedStateMachine):
             self.client.zadd(keys.DEADLINES, {job_id: 1})
             self.client.delete(keys.JOB + job_id, keys.payload_key(job_id, 0))
             self.client.lrem(job.list_name, 0, job.raw)
+            self.client.hdel(keys.DELAYED, job_id)
+            self.client.zrem(keys.DUE, job_id)
             self.client.hdel(keys.UNACKED, job_id)  # its lease and its holder stay, strays
             del self.jobs[job_id]
             self.filed.pop(job_id, None)
@@ -391,8 +410,11 @@ class Machine(RuleBasedStateMachine):
         unacked = {tag.decode(): held for tag, held in self.client.hgetall(keys.UNACKED).items()}
         assert unacked.keys() == {tag.decode() for tag in self.client.zrange(keys.LEASES, 0, -1)} == self.filed.keys()
         assert {k.decode(): v.decode() for k, v in self.client.hgetall(keys.HOLDERS).items()} == self.filed
+        delayed = {job_id.decode(): kept for job_id, kept in self.client.hgetall(keys.DELAYED).items()}
+        assert delayed.keys() == {job_id.decode() for job_id in self.client.zrange(keys.DUE, 0, -1)}
+        assert delayed.keys() == {job_id for job_id, job in self.jobs.items() if job.delayed}
         for job_id, job in self.jobs.items():
-            places = queued[job.raw] + (job_id in unacked)
+            places = queued[job.raw] + (job_id in unacked) + (job_id in delayed)
             assert places <= 1
             assert job.state.terminal or places == 1, "what has not ended is in a list or filed"
             assert job.state is not State.RUNNING or job_id in unacked
@@ -424,6 +446,7 @@ class Machine(RuleBasedStateMachine):
                 assert TTL_MS - 60_000 < ttl <= TTL_MS
                 assert abs(self.client.pttl(keys.OUTCOME + job_id) - ttl) < 1000
             else:
+                assert (b"delayed" in record) == job.delayed
                 ends = int(self.client.pexpiretime(keys.JOB + job_id))
                 assert ends == int(record[b"deadline_at"]) + TTL_MS
             if job.key:
@@ -438,8 +461,10 @@ class Machine(RuleBasedStateMachine):
         for ref in REFS:
             counters = {k.decode(): float(v) for k, v in self.client.hgetall(keys.COUNTERS + ref).items()}
             jobs = [job for job in self.jobs.values() if job.ref == ref]
+            assert counters.get("delayed", 0) == sum(job.delayed for job in jobs)
             for state in (State.QUEUED, State.RUNNING):
-                assert counters.get(state.value, 0) == sum(job.state is state for job in jobs), state
+                counted = sum(job.state is state and not job.delayed for job in jobs)
+                assert counters.get(state.value, 0) == counted, state
             assert counters.get("bytes", 0) == SIZE * sum(not job.state.terminal for job in jobs)
             for state in (State.SUCCEEDED, State.FAILED, State.CANCELED):
                 assert counters.get(state.value, 0) == self.ended[ref, state]
@@ -465,7 +490,7 @@ class Machine(RuleBasedStateMachine):
 
     def _end(self, job_id: str, state: State) -> None:
         job = self.jobs[job_id]
-        job.state, job.runner = state, ""
+        job.state, job.runner, job.delayed = state, "", False
         self.ended[job.ref, state] += 1
 
     def _vanish(self, name: str) -> None:
