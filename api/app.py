@@ -14,8 +14,7 @@ from api.metrics import Metrics
 from api.middleware import BodyCap, RequestId
 from api.routes import dead, inference, jobs, models, ops
 from shared.catalog import load_catalog
-from shared.errors import ServiceError
-from shared.logs import Event, get_logger
+from shared.logs import get_logger
 from shared.settings import Settings
 
 logger = get_logger("api")
@@ -27,17 +26,11 @@ Errors are `application/problem+json` (RFC 9457) with a `code` to act on and JSO
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Raises ConfigError for a models file that is wrong. Its lifespan raises what `check_store` raises."""
+    """Raises ConfigError for a models file that is wrong. Whether the store will do, api/server.py asks."""
     parts = make_services(settings, load_catalog(settings.models_file))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        try:
-            await parts.check_store()
-        except ServiceError as error:
-            logger.error(Event.CONFIG_REFUSED, error=error.message)
-            await parts.client.aclose()
-            raise
         parts.start()
         try:
             yield

@@ -54,6 +54,12 @@ class Services:
         self.waiter.start()
         self.sweeper.start()
 
+    def release(self) -> None:
+        """The drain is over: who waits for an outcome, or for the disk, is answered now."""
+        self.waiter.release()
+        if self.disk is not None:
+            self.disk.release()
+
     async def stop(self) -> None:
         """End what runs in the background."""
         await self.sweeper.stop()

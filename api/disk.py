@@ -34,6 +34,8 @@ class Disk:
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._client = client
         self._waiting: list[_Waiting] = []
+        self._open: set[asyncio.Future[None]] = set()
+        self._patience_s = _PATIENCE_S
         self._task: asyncio.Task[None] | None = None
 
     async def check(self) -> None:
@@ -65,14 +67,23 @@ class Disk:
         """Returns when a job that was written before is on the server's disk. Raises StoreUnavailable when that cannot
         be told in time: then it may not survive a power cut."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._open.add(future)
+        future.add_done_callback(self._open.discard)
         self._waiting.append((job_id, future))
         if self._task is None:
             self._task = asyncio.create_task(self._ask_all())
         try:
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(self._patience_s):
                 await future
         except TimeoutError:
             raise StoreUnavailable(_UNSURE) from None
+
+    def release(self) -> None:
+        """The API ends: who waits is told that it is unsure, and who comes now waits a second."""
+        self._patience_s = 1.0
+        for future in list(self._open):
+            if not future.done():
+                future.set_exception(StoreUnavailable(_UNSURE))
 
     async def _ask_all(self) -> None:
         try:

@@ -52,10 +52,12 @@ class Server(uvicorn.Server):
             self.force_exit = True
         elif self._loop is not None:
             # At once: uvicorn looks at should_exit ten times a second, and accepts meanwhile.
-            self._loop.call_soon_threadsafe(self._begin if self._signals == 1 else self._parts.waiter.release)
+            self._loop.call_soon_threadsafe(self._begin if self._signals == 1 else self._parts.release)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Tells the port, which may have been chosen by the system."""
+        """Tells the port, which may have been chosen by the system. Raises what `check_store` raises, before anything
+        has begun: uvicorn would answer an error of the lifespan with a traceback."""
+        await self._parts.check_store()
         await super().startup(sockets)
         if self.started:
             self._loop = asyncio.get_running_loop()
@@ -72,7 +74,7 @@ class Server(uvicorn.Server):
             for server in self.servers:
                 server.close()
             self._end = loop.time() + drain_s
-            loop.call_at(self._end, parts.waiter.release)
+            loop.call_at(self._end, parts.release)
         return self._end
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -85,7 +85,7 @@ async def serving(asked: Settings, *, sockets: list[socket.socket] | None = None
             yield Api(app.state.services, client, port, server)
     finally:
         server.should_exit = True
-        app.state.services.waiter.release()
+        app.state.services.release()
         await asyncio.gather(task, return_exceptions=True)
 
 

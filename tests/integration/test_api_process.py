@@ -239,6 +239,7 @@ async def test_processes_on_one_inherited_socket_refuse_nobody(start: Start) -> 
         ({"ML_LISTEN_FD": "x"}, "ML_LISTEN_FD"),
         ({"ML_LISTEN_FD": "999"}, "ML_LISTEN_FD: 999 is no socket"),
         ({"ML_LISTEN_FD": "2"}, "ML_LISTEN_FD: 2 is no socket"),
+        ({"ML_DURABILITY": "fsync"}, "appendfsync always"),
     ],
 )
 async def test_a_wrong_configuration_is_refused(start: Start, variables: dict[str, str], told: str) -> None:
@@ -246,6 +247,7 @@ async def test_a_wrong_configuration_is_refused(start: Start, variables: dict[st
     assert api.popen.wait() == 2
     assert "config_refused" in api.log.read_text()
     assert told in api.log.read_text()
+    assert "Traceback" not in api.log.read_text()
 
 
 def took_s(api: Process) -> float:

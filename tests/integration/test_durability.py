@@ -6,6 +6,7 @@ The embedded server is a Valkey, whose WAITAOF can be trusted with `appendfsync 
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -157,6 +158,18 @@ async def test_redis_that_goes_before_the_sync_gives_503(fsync_api: Api, slow_di
     answer = await call
     assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
     slow_disk.start()
+
+
+async def test_a_stop_answers_who_waits_for_the_disk(slow_disk: EmbeddedServer, tmp_path: Path) -> None:
+    """It is told that it is unsure, not cut off: the job is queued, and the API would not have waited for the word."""
+    async with serving(settings(slow_disk.url, tmp_path, durability="fsync", drain_s=0.5)) as api:
+        await api.parts.client.config_set("appendfsync", "no")
+        call = asyncio.create_task(api.client.post("/v1/jobs", json={"model": "echo", "input": 1}))
+        await until(lambda: api.parts.client.zcard(keys.DEADLINES), "the job is queued")
+        api.server.handle_exit(signal.SIGTERM, None)
+        answer = await call
+        assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+        assert "the job was queued" in answer.json()["detail"]
 
 
 async def test_a_server_without_a_file_is_refused(tmp_path: Path) -> None:
