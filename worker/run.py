@@ -92,8 +92,6 @@ def consume(settings: Settings, models: Mapping[Ref, LoadedModel], engine: Engin
     """Celery's worker, with our pool, transport and backend, in this thread until it was told to stop."""
     # Celery warns root off because of pickle; only JSON is accepted here.
     warnings.simplefilter("ignore", SecurityWarning)
-    # And at each lost connection of what its next version will do with the work in hand: we have decided.
-    warnings.simplefilter("ignore", CPendingDeprecationWarning)
     transport.install(engine.holdings, on_tick=engine.reporter.run, address=parse(settings.redis_url))
     install_revoke()
     app = make_celery(settings, backend=outcome_backend(connect(settings)))
@@ -104,6 +102,8 @@ def consume(settings: Settings, models: Mapping[Ref, LoadedModel], engine: Engin
     pool = type("BatchPool", (BatchPool,), {"engine": engine, "__module__": BatchPool.__module__})
 
     def on_ready(sender: Any, **_: Any) -> None:
+        # Celery warns at each lost connection of what its next version will do with the work in hand: we have decided.
+        warnings.simplefilter("ignore", CPendingDeprecationWarning)  # here: it shows them all from its start on
         if not presence.started:  # also sent after each reconnect
             presence.start()
             logger.info(Event.WORKER_READY, worker=settings.worker_name, models=[str(ref) for ref in models])

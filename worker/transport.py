@@ -18,7 +18,7 @@ from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport import redis as stock
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.sentinel import SentinelConnectionPool
 
@@ -238,6 +238,14 @@ class Poller(stock.MultiChannelPoller):  # type: ignore[misc]
         for channel in list(self._channels):
             if channel.active_queues:
                 channel.drain()
+
+    def maybe_refresh_binding_expiry(self) -> None:
+        """As kombu's, in one line of the log where Redis takes no writes."""
+        for channel in list(self._channels):
+            try:
+                channel.maybe_refresh_binding_expiry()
+            except RedisError as error:
+                logger.warning(Event.REDIS_LOST, step="bindings", error=str(error))
 
     def tick(self) -> None:
         """Once a second."""
