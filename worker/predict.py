@@ -77,7 +77,7 @@ def is_device_lost(error: BaseException) -> bool:
 
 
 def _release_memory() -> None:
-    gc.collect()  # what the error had tied into a cycle
+    gc.collect(1)  # what the error had tied into a cycle; all generations would take as long as a predict
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
