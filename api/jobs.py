@@ -79,7 +79,7 @@ class JobService:
         """Check and accept a job. With `wait` the ticket must go to `wait`, which then sees to its durability. Raises
         UnknownModel, InvalidInput (faults point into the input, or begin with /parameters), TooLarge, QueueFull,
         DeadlineImpossible, IdempotencyMismatch."""
-        ref = self._catalog.resolve(new.model, new.version)
+        ref = self._catalog.resolve(new.model, new.version, sticky=new.sticky)
         spec = self._catalog.spec(ref.model)
         check = await self._presence.input_check(ref)
         value = check.check(place(new.input, new.files, check.blobs), new.parameters)

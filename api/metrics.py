@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from api.presence import Presence
@@ -31,16 +33,40 @@ async def read_counters(submitter: Submitter, catalog: Catalog) -> dict[tuple[st
     return found
 
 
+@dataclass(slots=True)
+class Latencies:
+    """Of one version's succeeded jobs, from their submit to their end: how many took at most each bound of
+    `keys.LATENCY_BOUNDS_MS`, then how many there are, and their sum."""
+
+    counts: list[int]
+    sum_s: float
+
+
+async def read_latencies(submitter: Submitter, catalog: Catalog) -> dict[tuple[str, str], Latencies]:
+    """By (model, version). Raises StoreUnavailable."""
+    refs = [ref for ref, _, _ in catalog.refs()]
+    names = [f"le:{bound}" for bound in (*keys.LATENCY_BOUNDS_MS, "inf")]
+    replies = await submitter.run(*(Command("HMGET", f"{keys.COUNTERS}{ref}", "latency_ms", *names) for ref in refs))
+    found = {}
+    for ref, reply in zip(refs, replies, strict=True):
+        if isinstance(reply, Exception):
+            raise StoreUnavailable(str(reply))
+        total, *buckets = (int(n or 0) for n in reply)
+        found[ref.model, ref.version] = Latencies(list(itertools.accumulate(buckets)), total / 1000)
+    return found
+
+
 class _Jobs(Collector):
     """What was read last; a scrape reads it right after it was set."""
 
     def __init__(self) -> None:
         self.counters: dict[tuple[str, str], dict[str, int]] = {}
+        self.latencies: dict[tuple[str, str], Latencies] = {}
         self.cards: list[dict[str, Any]] = []
         self.letters: int | None = None
         self.up = False
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("ml_store_up", "Whether Redis answers this API process", value=float(self.up))
         depth = GaugeMetricFamily("ml_queue_depth", "Jobs that wait for a worker", labels=["model", "version"])
         jobs = GaugeMetricFamily(
@@ -54,6 +80,13 @@ class _Jobs(Collector):
                 jobs.add_metric([model, version, state], count)
         yield depth
         yield jobs
+        took = HistogramMetricFamily(
+            "ml_job_seconds", "Succeeded jobs, from their submit to their end", labels=["model", "version"]
+        )
+        bounds = [str(bound / 1000) for bound in keys.LATENCY_BOUNDS_MS] + ["+Inf"]
+        for (model, version), found in self.latencies.items():
+            took.add_metric([model, version], list(zip(bounds, found.counts, strict=True)), found.sum_s)
+        yield took
         names = ["model", "version", "worker"]
         ceiling = GaugeMetricFamily(
             "ml_max_batch_size",
@@ -88,10 +121,11 @@ class Metrics:
         """The exposition; without the queues while Redis is away."""
         try:
             counters, up = await read_counters(self._submitter, self._catalog), True
+            latencies = await read_latencies(self._submitter, self._catalog)
             cards = [card for cards in (await self._presence.workers()).cards.values() for card in cards]
             letters = await self._submitter.one(Command("XLEN", keys.DEAD))
         except StoreUnavailable:
-            counters, up, cards, letters = {}, False, [], None
+            counters, latencies, up, cards, letters = {}, {}, False, [], None
         self._jobs.counters, self._jobs.up, self._jobs.cards = counters, up, cards
-        self._jobs.letters = letters
+        self._jobs.letters, self._jobs.latencies = letters, latencies
         return generate_latest(self._registry)

@@ -22,6 +22,9 @@ class _Request(BaseModel):
     version: Annotated[str, Field(examples=["1"])] | None = Field(
         None, description="a version or alias; without it the traffic weights decide"
     )
+    sticky: Annotated[str, StringConstraints(min_length=1, max_length=256), Field(examples=["user-42"])] | None = Field(
+        None, description="a key of yours: the traffic weights give the same key the same version, call after call"
+    )
     parameters: dict[str, Any] | None = Field(None, description="the task's own; and `partial`: keep the good items")
     priority: Literal["high", "normal", "low"] = "normal"
     deadline_s: float | None = Field(

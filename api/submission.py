@@ -24,6 +24,7 @@ class NewJob:
     model: str
     input: Any = None
     version: str | None = None
+    sticky: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     priority: str = "normal"
     deadline_s: float | None = None
@@ -96,7 +97,16 @@ def compose(
 
 def _fingerprint(new: NewJob, detached: Detached) -> str:
     """Of what was asked for, not of what came of it (the version by traffic weights may differ next time)."""
-    asked = [new.model, new.version, new.parameters, new.priority, new.deadline_s, new.result_ttl_s, new.labels]
+    asked = [
+        new.model,
+        new.version,
+        new.sticky,
+        new.parameters,
+        new.priority,
+        new.deadline_s,
+        new.result_ttl_s,
+        new.labels,
+    ]
     digest = hashlib.sha256(_canonical([*asked, detached.input, detached.pointers]))
     for part, where in zip(detached.parts, detached.pointers, strict=True):
         # The part "" is the input's own JSON: its fields may come in another order.

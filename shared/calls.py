@@ -43,6 +43,7 @@ _CONSTANTS = (
     "WORKERS",
     "PARKED",
     "PARKED_TTL_MS",
+    "LATENCY_BOUNDS",
 )
 
 

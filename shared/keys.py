@@ -47,6 +47,10 @@ PARKED = f"{_SEPARATOR}v"
 MAX_DEADLINE_S = 30 * 24 * 3600
 PARKED_TTL_MS = (MAX_DEADLINE_S + 24 * 3600) * 1000
 
+# Upper bounds (ms) of the buckets in which a version's counters hold its latencies (field `le:<bound>`, `le:inf`).
+LATENCY_BOUNDS_MS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000)
+LATENCY_BOUNDS = " ".join(map(str, LATENCY_BOUNDS_MS))
+
 NO_TTL = re.compile(
     r"^(ml\.unacked(_holder|_index)?|ml\.delayed(_index)?|ml:deadlines|ml:dead|ml:count:.*"
     r"|ml(\x06\x16\d)?|ml\.[^.]+\..*"  # queue lists

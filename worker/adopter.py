@@ -62,10 +62,13 @@ class Adopter:
         model = kwargs.get("model")
         if args or not isinstance(model, str) or "input" not in kwargs:
             raise InvalidInput('ml.predict takes keyword arguments: model="name" and input={...}')
-        unknown = set(kwargs) - {"model", "version", "input", "parameters"}
+        unknown = set(kwargs) - {"model", "version", "sticky", "input", "parameters"}
         if unknown:
             raise InvalidInput(f"ml.predict does not take {', '.join(sorted(unknown))}")
-        ref = self._catalog.resolve(model, kwargs.get("version"))
+        sticky = kwargs.get("sticky")
+        if not isinstance(sticky, str | None):
+            raise InvalidInput("sticky must be text")
+        ref = self._catalog.resolve(model, kwargs.get("version"), sticky=sticky)
         spec = self._catalog.spec(ref.model)
         # kombu writes 0 where its producer has given none.
         priority = keys.nearest_priority(request.message.properties.get("priority") or None)

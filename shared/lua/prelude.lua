@@ -1,6 +1,6 @@
 -- Put in front of every script by shared/calls.py, after the constants of shared/keys.py (JOB, OUTCOME, PAYLOAD,
--- IDEMPOTENCY, COUNTERS, DEADLINES, UNACKED, HOLDERS, LEASES, DELAYED, DUE, BEAT, DEAD, WORKER, WORKERS, PARKED). Time is Redis TIME in ms, never a
--- host's clock.
+-- IDEMPOTENCY, COUNTERS, DEADLINES, UNACKED, HOLDERS, LEASES, DELAYED, DUE, BEAT, DEAD, WORKER, WORKERS, PARKED, LATENCY_BOUNDS).
+-- Time is Redis TIME in ms, never a host's clock.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -69,10 +69,25 @@ local function failed_meta(id, code, message, iso)
     .. ',"message":' .. cjson.encode(message) .. '}}}'
 end
 
+-- Of a version's counters: succeeded jobs by the time from their submit to their end, in buckets named by their upper
+-- bound (ms), and the sum. shared/keys.py has the bounds.
+local function record_latency(counters, ms)
+  local bucket = 'inf'
+  for bound in string.gmatch(LATENCY_BOUNDS, '%d+') do
+    if ms <= tonumber(bound) then
+      bucket = bound
+      break
+    end
+  end
+  redis.call('HINCRBY', counters, 'le:' .. bucket, 1)
+  redis.call('HINCRBY', counters, 'latency_ms', ms)
+end
+
 -- The one place where a job's outcome is written. The caller has checked that there is none yet.
 local function end_job(id, state, code, meta)
   local key = JOB .. id
-  local job = fields(id, 'state', 'ref', 'size', 'ttl_ms', 'waiters', 'payloads', 'idem', 'delayed')
+  local job = fields(id, 'state', 'ref', 'size', 'ttl_ms', 'waiters', 'payloads', 'idem', 'delayed',
+    'created_at')
   local ttl = tonumber(job[4])
   redis.call('HSET', key, 'state', state, 'finished_at', now)
   if code ~= '' then redis.call('HSET', key, 'code', code) end
@@ -89,6 +104,7 @@ local function end_job(id, state, code, meta)
   if job[1] == 'queued' and left <= 0 then redis.call('HDEL', counters, unpack(MEASURE)) end
   redis.call('HINCRBY', counters, 'bytes', -job[3])
   redis.call('HINCRBY', counters, state, 1)
+  if state == 'succeeded' then record_latency(counters, now - tonumber(job[9])) end
   for n = 0, tonumber(job[6] or '0') - 1 do
     -- A failed job's input is kept as long as its outcome, for a retry from the dead letters.
     if state == 'failed' then redis.call('PEXPIRE', PAYLOAD .. id .. ':' .. n, ttl)

@@ -42,6 +42,24 @@ async def test_a_job_is_accepted_run_and_read(api: Api, hands: Hands) -> None:
     assert done["timing"]["batch_size"] == 1
 
 
+async def test_a_sticky_key_meets_the_same_version(redis_url: str, tmp_path: Path) -> None:
+    models = 'models: {echo: {task: echo, versions: {"1": {}, "2": {}}, traffic: {"1": 1, "2": 1}}}'
+    async with serving(settings(redis_url, tmp_path, models)) as api:
+
+        async def version(**more: str) -> str:
+            job = (await api.client.post("/v1/jobs", json={"input": 1} | more)).json()
+            assert (await api.client.get(f"/v1/jobs/{job['id']}")).json()["version"] == job["version"]
+            told: str = job["version"]
+            return told
+
+        first = {key: await version(sticky=key) for key in map(str, range(30))}
+        assert set(first.values()) == {"1", "2"}
+        assert {key: await version(sticky=key) for key in first} == first
+        assert await version(sticky="0", version="1") == "1", "a pin goes before it"
+        refused = await api.client.post("/v1/jobs", json={"input": 1, "sticky": 7})
+        assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/sticky")
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code", "pointers"),
     [

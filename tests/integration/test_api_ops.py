@@ -82,6 +82,11 @@ async def test_metrics(api: Api, hands: Hands) -> None:
     assert samples["ml_queue_depth", "echo", "1"] == 1
     counts = {state: samples["ml_jobs", "echo", state, "1"] for state in ("queued", "running", "succeeded", "failed")}
     assert counts == {"queued": 1, "running": 1, "succeeded": 1, "failed": 0}
+    buckets = [samples["ml_job_seconds_bucket", le, "echo", "1"] for le in ("0.005", "60.0", "+Inf")]
+    assert (buckets[1:], buckets[0] <= 1) == ([1, 1], True)
+    assert samples["ml_job_seconds_count", "echo", "1"] == 1
+    assert 0 <= samples["ml_job_seconds_sum", "echo", "1"] < 20
+    assert samples["ml_job_seconds_count", "bert", "2"] == 0
     assert samples[("ml_store_up",)] == 1
     assert samples[("process_resident_memory_bytes",)] > 0
 

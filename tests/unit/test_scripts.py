@@ -295,6 +295,21 @@ def test_a_sign_of_life_passes_a_full_store(tmp_path: Any) -> None:
         assert scripts.one(scripts.run(store, [scripts.restore_expired(lease_ms=60_000, heartbeat_ms=60_000)])) == []
 
 
+def test_latencies_are_counted_by_their_bounds(store: redis.Redis) -> None:
+    took_ms = (20, 400, 50_000, 60_001, 600_000)  # a few milliseconds pass meanwhile
+    for n, ms in enumerate(took_ms):
+        _submit(store, f"j{n}")
+        store.hincrby(keys.JOB + f"j{n}", "created_at", -ms)
+        finish = scripts.finish(f"j{n}", tag="", state=State.SUCCEEDED, code="", meta=b"{}", ttl_ms=60_000)
+        scripts.run(store, [finish, finish])
+    scripts.run(store, [scripts.cancel(_submit(store, "canceled").job_id)])
+    counters = {name.decode(): int(n) for name, n in store.hgetall(keys.COUNTERS + REF).items()}
+    found = {name.removeprefix("le:"): n for name, n in counters.items() if name.startswith("le:")}
+    assert sum(found.values()) == len(took_ms)
+    assert (found["500"], found["60000"], found["inf"]) == (1, 1, 2)
+    assert 0 <= counters["latency_ms"] - sum(took_ms) < 1000
+
+
 # Who holds a message --------------------------------------------------------------------------------------
 
 
