@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,13 +18,14 @@ from api.presence import Presence
 from api.submission import NewJob, Submission, compose
 from api.submitter import Command, Submitter, refusal
 from api.waiter import News, Waiter, Waiting
+from api.waits import wait_of
 from shared import scripts
 from shared.catalog import Catalog, Ref
 from shared.errors import BadRequest, Fault, IdempotencyMismatch, InvalidInput, StoreUnavailable, TooLarge, UnknownJob
 from shared.outcomes import job_view
 from shared.payloads import detach
 from shared.settings import Settings
-from shared.types import Job, State, from_ms
+from shared.types import Job, State, Wait, from_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,15 @@ class JobService:
 
     async def get(self, job_id: str) -> Job:
         """Raises UnknownJob."""
-        return _view(job_id, await self._submitter.one(scripts.watch(job_id)))
+        seen: scripts.Seen = await self._submitter.one(scripts.watch(job_id))
+        job = _view(job_id, seen)
+        if job.state is State.QUEUED:
+            if "delayed" in seen.record:
+                job.waiting_for = Wait(code="start", message="its start: it was sent with a countdown or an eta")
+            else:
+                with contextlib.suppress(StoreUnavailable):  # the job itself is known
+                    job.waiting_for = wait_of(job, await self._presence.workers())
+        return job
 
     async def outcome(self, job_id: str) -> bytes:
         """The outcome of a job that has ended, as stored. Raises UnknownJob."""

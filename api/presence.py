@@ -30,6 +30,10 @@ class Workers:
     workers: list[dict[str, Any]] = field(default_factory=list)
     cards: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by ref
 
+    def serves(self, ref: str) -> int:
+        """How many living workers serve this version now, or would load it for a job."""
+        return sum(card.get("state") not in (None, "failed") for card in self.cards.get(ref, ()))
+
     def ready(self, ref: str) -> int:
         """How many living workers serve this version now."""
         return sum(card.get("state") == "ready" for card in self.cards.get(ref, ()))

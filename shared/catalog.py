@@ -67,14 +67,16 @@ class VersionSpec(BaseModel):
 
 class ModelSpec(_Spec):
     """One model of models.yaml: a built-in `task`, or a `handler` of the user's own (`path/to/file.py:Class` or
-    `package.module:Class`)."""
+    `package.module:Class`). `load: preload`: at start, before the worker is ready; `lazy`: when jobs wait for it, and
+    unloaded when nobody has used it for `keep_alive_s` (0: only where others need the memory)."""
 
     task: str | None = None
     handler: str | None = Field(None, pattern=r"^[^:]+:[A-Za-z_][A-Za-z0-9_]*$")
     versions: dict[VersionName, VersionSpec] = Field(min_length=1)
     traffic: dict[VersionName, float] | None = None
     aliases: dict[VersionName, VersionName] = Field(default_factory=dict)
-    load: Literal["preload"] = "preload"
+    load: Literal["preload", "lazy"] = "preload"
+    keep_alive_s: float = Field(300, ge=0)
     batch: BatchSpec = BatchSpec()
     limits: Limits = Limits()
 

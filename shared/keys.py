@@ -24,6 +24,7 @@ DEAD = "ml:dead"  # stream: dead letters; the old are swept
 WORKER = "ml:worker:"  # string: one worker process, alive while the key is
 WORKERS = "ml:workers"  # sorted set: worker processes by last sign of life, ms; lives as long as any of them
 CARD = "ml:card:"  # string: ml:card:<model>@<version>:<worker>, what it serves; lives like the worker
+LOADING = "ml:loading:"  # string: ml:loading:<model>@<version>, the worker that loads a lazy one, for half a minute
 SCHEMA = "ml:schema:"  # string: a version's input schema, for 30 days
 REPLY = "ml:reply:"  # channel: one API process
 PROBE = "ml:probe"  # string: written by readiness checks, for seconds

@@ -25,6 +25,8 @@ class Event(enum.StrEnum):
     MODEL_LOADING = enum.auto()
     MODEL_READY = enum.auto()
     MODEL_FAILED = enum.auto()
+    MODEL_UNLOADED = enum.auto()
+    MODEL_WAITS = enum.auto()
     MODEL_NOTE = enum.auto()
     WORKER_READY = enum.auto()
     JOB_FAILED = enum.auto()

@@ -96,21 +96,27 @@ def adopt(
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """`left`: messages still in the lists; `messages`: (list, raw)."""
+    """`left`: messages still in the lists; `messages`: (list, raw); `waiting`: the lists of -1 that hold some."""
 
     left: int
     messages: list[tuple[str, bytes]]
+    waiting: list[str]
 
 
 def drain(lists: Sequence[str], room: Sequence[int], *, process: str, version: int = VERSION) -> Call[Drained]:
-    """`process` takes up to `room[i]` messages of `lists[i]`; those of a newer message version than `version` are
-    parked."""
+    """`process` takes up to `room[i]` messages of `lists[i]` (-1: none, but it is told whether any wait); those of a
+    newer message version than `version` are parked."""
     return Call(
         script("drain"),
         lists,
         [*room, process, version],
-        lambda reply: Drained(reply[0], [(a.decode(), b) for a, b in zip(reply[1::2], reply[2::2], strict=True)]),
+        _drained,
     )
+
+
+def _drained(reply: list[Any]) -> Drained:
+    messages = [(name.decode(), raw) for name, raw in zip(reply[2::2], reply[3::2], strict=True)]
+    return Drained(reply[0], messages, _strings(reply[1]))
 
 
 @dataclass(frozen=True, slots=True)

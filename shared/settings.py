@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, ByteSize, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared import keys
@@ -64,6 +64,8 @@ class Settings(BaseSettings):
     """Workers that may share one GPU."""
     lock_dir: Path = Path(tempfile.gettempdir(), "ml-service-locks")
     """Where workers on one host claim their GPU; replicas in containers must share it."""
+    model_memory: ByteSize = Field(ByteSize(0), ge=0)
+    """For the models of one worker, as in 6GB or 512MiB; 0 is 80 % of the device's memory, or of the host's."""
     torch_threads: int = Field(0, ge=0)
     """Threads of one CPU forward; 0 leaves torch's default (all cores)."""
     prepare_threads: int = Field(2, ge=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -45,6 +45,15 @@ class Timing(BaseModel):
     worker: str | None = None
 
 
+class Wait(BaseModel):
+    """Why a job is queued still."""
+
+    code: Literal["worker", "model", "turn", "start"] = Field(
+        description="worker: none serves it; model: it is not loaded; turn: others are before it; start: its eta"
+    )
+    message: str
+
+
 class Job(BaseModel):
     """A job as HTTP shows it."""
 
@@ -59,6 +68,7 @@ class Job(BaseModel):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     deadline_at: datetime | None = None
+    waiting_for: Wait | None = Field(None, description="of a queued job")
     attempt: int = Field(0, description="how often a worker started it; above 1 after a redelivery")
     timing: Timing = Timing()
     labels: dict[str, str] = Field(default_factory=dict)

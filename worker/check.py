@@ -9,7 +9,7 @@ from shared.errors import ConfigError
 from shared.logs import Event, get_logger
 from shared.settings import Settings
 from worker.device import claim_device
-from worker.models import LoadedModel, load_model
+from worker.models import LoadedModel, handler_class, load_model
 
 _HEADER = ("model", "result", "load s", "warm s", "host MB", "device MB", "device", "output")
 _log = get_logger("worker")
@@ -27,7 +27,8 @@ def check(settings: Settings, names: list[str]) -> int:
         if wanted and not any(ref.model == model and pin in ("", ref.version) for model, pin in wanted):
             continue
         try:
-            rows.append(_row(load_model(ref, spec, version, device=device, settings=settings)))
+            kind = handler_class(spec, version, base=settings.models_file.parent)
+            rows.append(_row(load_model(ref, spec, version, kind, device=device, settings=settings)))
         # Loading runs the user's code: whatever it raises is this model's result, and the others are still checked.
         except Exception as error:
             failed += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -19,10 +19,10 @@ from shared.types import Outcome, State
 from worker.adopter import Adopter
 from worker.finisher import Finisher
 from worker.holdings import Holdings
-from worker.models import LoadedModel
 from worker.preparer import Preparer
 from worker.report import Reporter
 from worker.runner import Runner
+from worker.shelf import Shelf
 from worker.work import Unit, Work
 
 logger = get_logger("worker")
@@ -37,16 +37,18 @@ class Engine:
         self,
         settings: Settings,
         catalog: Catalog,
-        models: Mapping[Ref, LoadedModel],
+        shelf: Shelf,
         client: redis.Redis,
         *,
         process: str,
+        want: Callable[[Ref], None],
     ) -> None:
-        self._settings, self._models, self._client = settings, models, client
+        self._settings, self._shelf, self._client, self._want = settings, shelf, client, want
+        self._refs = {keys.queue_name(place.ref.model, place.ref.version): place.ref for place in shelf.places()}
         self._works: dict[str, Work] = {}
         self._works_lock = threading.Lock()
         self.draining = False
-        self.holdings = Holdings(process, self._room)
+        self.holdings = Holdings(process, self._room, on_waiting=self._on_waiting)
         self.reporter = Reporter()
         self._finisher = Finisher(
             client,
@@ -73,7 +75,7 @@ class Engine:
             reporter=self.reporter,
         )
         self._preparer = Preparer(
-            client, models, self._runner, self._finisher, threads=settings.prepare_threads, adopt=adopter.adopt
+            client, self._runner, self._finisher, threads=settings.prepare_threads, adopt=adopter.adopt
         )
 
     def start(self) -> None:
@@ -97,12 +99,16 @@ class Engine:
         ref = Ref(envelope.arguments.model, envelope.arguments.version)
         priority = request.message.properties.get("priority") or 0
         work = Work(job_id, tag, ref, priority, request, timeout_s=envelope.ml_timeout_s)
-        with self._works_lock:
-            self._works[work.tag] = work
-        if ref not in self._models:
+        if ref not in self._shelf:
             logger.error(Event.JOB_FAILED, job_id=work.job_id, code="not_served", model=str(ref))
             outcome = Outcome(State.FAILED, code="model_unavailable", message=f"{ref} is not served")
             return self._finisher.end(work, outcome)
+        work.model = self._shelf.begin(ref)
+        if work.model is None:  # unloaded since its message was taken
+            self._want(ref)
+            return self.reporter.call(lambda: request.reject(requeue=True))
+        with self._works_lock:
+            self._works[work.tag] = work
         self._preparer.submit(work)
 
     def lost(self, tag: str) -> None:
@@ -196,21 +202,35 @@ class Engine:
     def info(self) -> dict[str, Any]:
         """For `celery inspect stats`."""
         return {
-            "models": [str(ref) for ref in self._models],
+            "models": [str(place.ref) for place in self._shelf.places()],
             "held": len(self.holdings),
             "waiting-units": self._runner.waiting(),
         }
 
     def _gone(self, work: Work) -> None:
         with self._works_lock:
-            self._works.pop(work.tag, None)
+            known = self._works.pop(work.tag, None)
+        if known is not None:
+            self._shelf.end(work.ref)
+
+    def shelf_changed(self) -> None:
+        """A version has come or gone: there may be room for what waits. Any thread."""
+        self.holdings.changed = True
+        self.reporter.call(lambda: None)  # wakes Celery's loop, which drains
+
+    def _on_waiting(self, list_name: str) -> None:
+        self._want(self._refs[keys.queue_of(list_name)])
 
     def _room(self, list_name: str) -> int:
         """How many messages of one list may be held: two batches of normal jobs, one of the others, so that the next
-        batch is ready while one runs and the other replicas still get their share."""
+        batch is ready while one runs and the other replicas still get their share. -1 where its version is not
+        loaded."""
         queue = keys.queue_of(list_name)
-        sizes = [m.max_size for ref, m in self._models.items() if keys.queue_name(ref.model, ref.version) == queue]
-        size = max(sizes, default=64)
+        ref = self._refs.get(queue)
+        model = None if ref is None else self._shelf.ready(ref)
+        if ref is not None and model is None:
+            return -1
+        size = 64 if model is None else model.max_size
         return 2 * size if list_name == keys.queue_list(queue, keys.NORMAL) else size
 
 

@@ -13,15 +13,20 @@ from collections.abc import Callable
 
 class Holdings:
     """Delivery tag -> the list it came from. `process`: the worker process's own id. `limit(list)`: how many of one
-    list may be held at once, so that a flood of one priority or model never takes the room of another."""
+    list may be held at once, so that a flood of one priority or model never takes the room of another; -1 where nothing
+    is taken, and `on_waiting` is told of the list when messages wait in it."""
 
-    def __init__(self, process: str, limit: Callable[[str], int]) -> None:
+    def __init__(
+        self, process: str, limit: Callable[[str], int], *, on_waiting: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.process = process
+        self.on_waiting = on_waiting
         self._limit = limit
         self._lock = threading.Lock()
         self._lists: dict[str, str] = {}
         self._counts: Counter[str] = Counter()
         self._closed = False
+        self.changed = False  # the limits have: look whether there is more to take
         # What was said of held messages, whatever channel it was said to; a channel that lives flushes it.
         self.acked: list[str] = []
         self.rejected: list[str] = []
@@ -61,11 +66,12 @@ class Holdings:
             self.requeued.append(tag)
 
     def room(self, lists: list[str]) -> list[int]:
-        """For each list how many more may be taken."""
+        """For each list how many more may be taken; -1 as the limit says."""
         with self._lock:
             if self._closed:
                 return [0] * len(lists)
-            return [max(0, self._limit(name) - self._counts[name]) for name in lists]
+            limits = [(name, self._limit(name)) for name in lists]
+            return [limit if limit < 0 else max(0, limit - self._counts[name]) for name, limit in limits]
 
     def close(self) -> None:
         """Take nothing more: the worker is stopping."""

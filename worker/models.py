@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from shared.tasks import Task
 from worker.handler import Context, Handler
 from worker.handlers.echo import Echo
 from worker.inprocess import plain, run_items, warm_up
+from worker.memory import device_bytes, host_bytes
 from worker.sources import TORCHVISION, resolve
 
 __all__ = ["LoadedModel", "handler_class", "load_model", "run_items"]
@@ -58,27 +58,32 @@ class LoadedModel:
     example_output: Any = None
     failed_batches: int = 0
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the memory that counts: the device's."""
+        return self.device_bytes if self.device.startswith("cuda") else self.host_bytes
+
     def card(self) -> dict[str, Any]:
-        """What the worker publishes about this version; JSON data."""
-        example = next(iter(self.handler.example), None)
+        """What is known of this version once it is loaded; JSON data. The rest is in `handler_card`."""
         return {
-            "model": self.ref.model,
-            "version": self.ref.version,
-            "task": self.task.name,
-            "state": "ready",
-            "device": self.device,
-            "input_schema": self.task.input_schema(),
-            "output_schema": self.task.output_schema(),
-            "parameters_schema": self.task.parameters.model_json_schema(),
             "limits": self.spec.limits.model_dump(mode="json")
             | {"max_batch_size": self.max_size, "max_batch_cost": self.max_cost, "max_wait_s": self.max_wait_s},
             "failed_batches": self.failed_batches,
             "memory": {"host_bytes": self.host_bytes, "device_bytes": self.device_bytes},
             "timing": {"load_s": round(self.load_s, 3), "warm_s": round(self.warm_s, 3)},
-            "example": example.model_dump(mode="json", exclude_none=True)
-            if isinstance(example, BaseModel)
-            else example,
         }
+
+
+def handler_card(kind: AnyHandler | type[AnyHandler]) -> dict[str, Any]:
+    """What is known of a version by its class, or by more once it is loaded; JSON data."""
+    example = next(iter(kind.example), None)
+    return {
+        "task": kind.io.name,
+        "input_schema": kind.io.input_schema(),
+        "output_schema": kind.io.output_schema(),
+        "parameters_schema": kind.io.parameters.model_json_schema(),
+        "example": example.model_dump(mode="json", exclude_none=True) if isinstance(example, BaseModel) else example,
+    }
 
 
 def handler_class(spec: ModelSpec, version: VersionSpec | None = None, *, base: Path | None = None) -> type[AnyHandler]:
@@ -100,10 +105,12 @@ def handler_class(spec: ModelSpec, version: VersionSpec | None = None, *, base: 
     return pipeline_handler(task)
 
 
-def load_model(ref: Ref, spec: ModelSpec, version: VersionSpec, *, device: str, settings: Settings) -> LoadedModel:
-    """Load and warm one version: its examples run alone and as one batch before it counts as ready. Main thread.
-    Raises ConfigError, HandlerContract or whatever the handler's own `load` and `predict` raise."""
-    handler = handler_class(spec, version, base=settings.models_file.parent)()
+def load_model(
+    ref: Ref, spec: ModelSpec, version: VersionSpec, kind: type[AnyHandler], *, device: str, settings: Settings
+) -> LoadedModel:
+    """Load and warm one version: its examples run alone and as one batch before it counts as ready. Raises
+    ConfigError, HandlerContract or whatever the handler's own `load` and `predict` raise."""
+    handler = kind()
     _prepare_torch(handler, settings)
     context = Context(
         model=ref.model,
@@ -116,7 +123,7 @@ def load_model(ref: Ref, spec: ModelSpec, version: VersionSpec, *, device: str, 
         on_overlong=spec.limits.on_overlong,
         max_batch_size=spec.batch.max_size,
     )
-    host, on_device, begun = _host_bytes(), _device_bytes(device), time.monotonic()
+    host, on_device, begun = host_bytes(), device_bytes(device), time.monotonic()
     handler.load(context)
     loaded = time.monotonic()
     outputs = warm_up(handler)
@@ -133,8 +140,8 @@ def load_model(ref: Ref, spec: ModelSpec, version: VersionSpec, *, device: str, 
         timeout_s=spec.limits.timeout_s,
         load_s=loaded - begun,
         warm_s=time.monotonic() - loaded,
-        host_bytes=max(0, _host_bytes() - host),
-        device_bytes=max(0, _device_bytes(device) - on_device),
+        host_bytes=max(0, host_bytes() - host),
+        device_bytes=max(0, device_bytes(device) - on_device),
         example_output=plain(outputs[0]) if outputs else None,
     )
     return model
@@ -218,19 +225,3 @@ def _max_cost(spec: ModelSpec, device: str) -> int:
         return spec.batch.max_cost
     # Where an item costs 1 this must not cut below max_size.
     return max(_AUTO_COST["cuda" if device.startswith("cuda") else "cpu"], spec.batch.max_size)
-
-
-def _host_bytes() -> int:
-    """Resident memory of this process; 0 where the system does not say."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
-
-
-def _device_bytes(device: str) -> int:
-    if not device.startswith("cuda"):
-        return 0
-    import torch
-
-    return torch.cuda.memory_allocated(device)

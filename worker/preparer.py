@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import redis
 
 from shared import keys, tasks
-from shared.catalog import Ref
 from shared.errors import Fault, InvalidInput
 from shared.logs import Event, get_logger
 from shared.payloads import attach
@@ -33,14 +32,13 @@ class Preparer:
     def __init__(
         self,
         client: redis.Redis,
-        models: Mapping[Ref, LoadedModel],
         runner: Runner,
         finisher: Finisher,
         *,
         threads: int,
         adopt: Callable[[Work], None],
     ) -> None:
-        self._client, self._models, self._runner, self._finisher = client, models, runner, finisher
+        self._client, self._runner, self._finisher = client, runner, finisher
         self._adopt = adopt
         self._stopping = threading.Event()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
@@ -73,7 +71,8 @@ class Preparer:
 
     def _prepare(self, work: Work) -> None:
         begun = time.monotonic()
-        work.model = model = self._models[work.ref]
+        model = work.model
+        assert model is not None  # noqa: S101  # accepted work has its model
         kwargs = work.request.kwargs
         value = self._input(work, kwargs["input"])
         work.parameters, work.partial = tasks.parse_parameters(model.task, kwargs.get("parameters"))

@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from shared import keys, scripts
 from shared.catalog import Ref
 from shared.logs import Event, get_logger
 from shared.settings import Settings
+from worker.cards import place_card
 from worker.holdings import Holdings
-from worker.models import LoadedModel
+from worker.shelf import Shelf
 from worker.vital import vital_thread
 
 logger = get_logger("worker")
@@ -40,12 +41,13 @@ class Presence:
         *,
         process: str,
         device: str,
-        models: Iterable[LoadedModel],
+        shelf: Shelf,
         on_lost: Callable[[str], None],
         healthy: Callable[[], bool],
     ) -> None:
         self._client, self._settings, self._holdings = client, settings, holdings
-        self._process, self._device, self._models = process, device, list(models)
+        self._process, self._device, self._shelf = process, device, shelf
+        self._soon = threading.Event()
         self._on_lost, self._healthy = on_lost, healthy
         self._started_at = time.time()
         self.started = False
@@ -63,6 +65,7 @@ class Presence:
     def stop(self) -> None:
         """Gone at once, not after the TTL."""
         self._stop.set()
+        self._soon.set()
         if self.started:
             self._thread.join(self.interval_s + 5)
         try:
@@ -92,12 +95,12 @@ class Presence:
     def _tell(self) -> None:
         """What is served. A Redis that is full refuses it; leases and signs of life are scripts that pass."""
         pipe = self._client.pipeline(transaction=False)
-        for model in self._models:
-            card = model.card()
+        for place in self._shelf.places():
+            card = place_card(place, device=self._device)
             schemas = {name: card[name] for name in ("task", "input_schema", "parameters_schema")}
             told = orjson.dumps(card | {"worker": self._settings.worker_name}, default=str)
-            pipe.set(keys.card_key(str(model.ref), self._settings.worker_name), told, px=self._ttl_ms)
-            pipe.set(keys.SCHEMA + str(model.ref), orjson.dumps(schemas), ex=keys.SCHEMA_TTL_S)
+            pipe.set(keys.card_key(str(place.ref), self._settings.worker_name), told, px=self._ttl_ms)
+            pipe.set(keys.SCHEMA + str(place.ref), orjson.dumps(schemas), ex=keys.SCHEMA_TTL_S)
         try:
             pipe.execute()
         except redis.exceptions.OutOfMemoryError as error:
@@ -111,16 +114,24 @@ class Presence:
             "host": socket.gethostname(),
             "device": self._device,
             "started_at": self._started_at,
-            "refs": [str(model.ref) for model in self._models],
+            "refs": [str(place.ref) for place in self._shelf.places()],
             "held": len(self._holdings),
             "state": "ready" if self._healthy() else "stalled",
         }
 
     def _card_keys(self) -> list[str]:
-        return [keys.card_key(str(model.ref), self._settings.worker_name) for model in self._models]
+        return [keys.card_key(str(place.ref), self._settings.worker_name) for place in self._shelf.places()]
+
+    def nudge(self) -> None:
+        """Something has changed that callers may want to know: beat now. Any thread."""
+        self._soon.set()
 
     def _loop(self) -> None:
-        while not self._stop.wait(self.interval_s):
+        while True:
+            self._soon.wait(self.interval_s)
+            self._soon.clear()
+            if self._stop.is_set():
+                return
             self._try_beat()
 
     def _try_beat(self) -> None:

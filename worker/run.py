@@ -8,7 +8,6 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Mapping
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -18,8 +17,7 @@ from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from celery.worker import state as celery_state
 
 from shared import keys
-from shared.catalog import Catalog, Ref, load_catalog
-from shared.errors import ConfigError
+from shared.catalog import load_catalog
 from shared.logs import Event, get_logger
 from shared.queue import make_celery, queue
 from shared.redis_url import parse
@@ -28,11 +26,14 @@ from shared.store import TIMEOUT_S, check_server, connect
 from worker import transport
 from worker.backend import outcome_backend
 from worker.consumer import install_revoke
-from worker.device import Device, claim_device
+from worker.device import claim_device
 from worker.engine import Engine
-from worker.models import LoadedModel, load_model
+from worker.loader import Loader
+from worker.models import LoadedModel
 from worker.pool import BatchPool
+from worker.preload import first_to_load, load_place, make_shelf, preload
 from worker.presence import Presence, interval_s, tell_failed
+from worker.shelf import Place, Shelf
 from worker.watchdog import start_watchdog
 
 logger = get_logger("worker")
@@ -49,46 +50,39 @@ def run(settings: Settings) -> int:
     client = connect(settings)
     check_server(client)
     process = f"{settings.worker_name}-{uuid.uuid4().hex[:12]}"
-    models = load_all(catalog, device, settings, tell_failed=partial(tell_failed, client, settings, process=process))
-    engine = Engine(settings, catalog, models, client, process=process)
+    told = partial(tell_failed, client, settings, process=process, device=device.name)
+    shelf = make_shelf(catalog, settings, device.name, tell_failed=told)
+
+    def load(place: Place) -> LoadedModel:
+        return load_place(place, settings, device.name)
+
+    def changed() -> None:
+        engine.shelf_changed()
+        presence.nudge()
+
+    preload(shelf, load, tell_failed=told)
+    loader = Loader(shelf, load=load, first=partial(first_to_load, client, process), on_change=changed)
+    engine = Engine(settings, catalog, shelf, client, process=process, want=loader.want)
     presence = Presence(
         connect(settings, timeout_s=min(TIMEOUT_S, interval_s(settings))),
         settings,
         engine.holdings,
         process=process,
         device=device.name,
-        models=models.values(),
+        shelf=shelf,
         on_lost=engine.lost,
         healthy=engine.healthy,
     )
     engine.start()
+    loader.start()
     start_watchdog(engine, leave=presence.stop, interval_s=0.5, exit_process=os._exit)
     try:
-        return consume(settings, models, engine, presence)
+        return consume(settings, shelf, engine, presence)
     finally:
         presence.stop()
 
 
-def load_all(
-    catalog: Catalog, device: Device, settings: Settings, *, tell_failed: Callable[..., None]
-) -> dict[Ref, LoadedModel]:
-    """Every version, in the order of the file, warm. Raises ConfigError: a worker that cannot serve what it was
-    configured for is not ready. The one that failed is told before, with device and reason."""
-    models = {}
-    for ref, spec, version in catalog.refs():
-        logger.info(Event.MODEL_LOADING, model=str(ref), source=version.source)
-        try:
-            model = load_model(ref, spec, version, device=device.name, settings=settings)
-        except Exception as error:
-            logger.error(Event.MODEL_FAILED, model=str(ref), error=str(error), exc_info=error)
-            tell_failed(ref=ref, device=device.name, error=f"{type(error).__name__}: {error}")
-            raise ConfigError(f"{ref} does not load: {error}") from error
-        models[ref] = model
-        logger.info(Event.MODEL_READY, model=str(ref), load_s=round(model.load_s, 2), warm_s=round(model.warm_s, 2))
-    return models
-
-
-def consume(settings: Settings, models: Mapping[Ref, LoadedModel], engine: Engine, presence: Presence) -> int:
+def consume(settings: Settings, shelf: Shelf, engine: Engine, presence: Presence) -> int:
     """Celery's worker, with our pool, transport and backend, in this thread until it was told to stop."""
     # Celery warns root off because of pickle; only JSON is accepted here.
     warnings.simplefilter("ignore", SecurityWarning)
@@ -96,7 +90,8 @@ def consume(settings: Settings, models: Mapping[Ref, LoadedModel], engine: Engin
     install_revoke()
     app = make_celery(settings, backend=outcome_backend(connect(settings)))
     app.conf.broker_url = app.conf.broker_url.partition(";")[0]  # our transport asks all sentinels at each try itself
-    queues = [queue(keys.queue_name(ref.model, ref.version)) for ref in models]
+    refs = [place.ref for place in shelf.places()]
+    queues = [queue(keys.queue_name(ref.model, ref.version)) for ref in refs]
     app.conf.task_queues = [*app.conf.task_queues, *queues]
     app.conf.worker_consumer = "worker.consumer:DeadLetteringConsumer"
     pool = type("BatchPool", (BatchPool,), {"engine": engine, "__module__": BatchPool.__module__})
@@ -106,7 +101,7 @@ def consume(settings: Settings, models: Mapping[Ref, LoadedModel], engine: Engin
         warnings.simplefilter("ignore", CPendingDeprecationWarning)  # here: it shows them all from its start on
         if not presence.started:  # also sent after each reconnect
             presence.start()
-            logger.info(Event.WORKER_READY, worker=settings.worker_name, models=[str(ref) for ref in models])
+            logger.info(Event.WORKER_READY, worker=settings.worker_name, models=[str(ref) for ref in refs])
         install_signals(settings, engine)
 
     signals.worker_ready.connect(on_ready, weak=False)

@@ -11,7 +11,7 @@ from shared.settings import Settings
 PACKAGE = "package:"
 TORCHVISION = "torchvision:"
 _MARKERS = ("modules.json", "config.json")  # the root of a transformers or sentence-transformers model
-_WEIGHTS = (".safetensors", ".pth", ".pt", ".bin")
+WEIGHTS = (".safetensors", ".pth", ".pt", ".bin")
 
 
 def resolve(source: str, settings: Settings) -> str:
@@ -37,14 +37,14 @@ def weights_file(folder: str) -> Path:
     path = Path(folder)
     if path.is_file():
         return path
-    found = sorted(p for p in path.rglob("*") if p.suffix in _WEIGHTS) if path.is_dir() else []
-    for suffix in _WEIGHTS:
+    found = sorted(p for p in path.rglob("*") if p.suffix in WEIGHTS) if path.is_dir() else []
+    for suffix in WEIGHTS:
         of_kind = [p for p in found if p.suffix == suffix]
         if len(of_kind) == 1:
             return of_kind[0]
         if of_kind:
             raise ConfigError(f"{folder} holds several files of weights: {', '.join(p.name for p in of_kind)}")
-    raise ConfigError(f"{folder} holds no file of weights ({', '.join(_WEIGHTS)})")
+    raise ConfigError(f"{folder} holds no file of weights ({', '.join(WEIGHTS)})")
 
 
 def package_folder(name: str) -> Path:
@@ -57,7 +57,7 @@ def package_folder(name: str) -> Path:
         ) from None
     files = [Path(str(dist.locate_file(file))) for file in dist.files or ()]
     groups = [[p for p in files if p.name == marker] for marker in _MARKERS]
-    for group in [*groups, [p for p in files if p.suffix in _WEIGHTS]]:
+    for group in [*groups, [p for p in files if p.suffix in WEIGHTS]]:
         if group:
             folders = {p.parent for p in group}
             return min(folders, key=lambda p: (len(p.parts), str(p))).resolve()

@@ -116,6 +116,8 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
 
     def _drain(self, drainer: Redis) -> None:
         self._flush(drainer)
+        if self.holdings.changed:
+            self.holdings.changed, self._left = False, 1
         if not self._left:
             return
         lists = keys.drained_lists(list(self.active_queues), messages.VERSION)
@@ -124,6 +126,8 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
             return
         drained: scripts.Drained = scripts.run_on(drainer, scripts.drain(lists, room, process=self.holdings.process))
         self._left = drained.left
+        for name in drained.waiting:
+            self.holdings.on_waiting(name)
         taken = [self._hold(list_name, raw) for list_name, raw in drained.messages]
         for number, (tag, list_name, message) in enumerate(taken):
             try:

@@ -46,7 +46,7 @@ async def readyz(request: Request) -> Response:
         workers = await parts.presence.workers()
         spec = parts.catalog.spec(ref.model)
         versions = [ref.version] if "@" in model else [v for v, share in spec.weights().items() if share > 0]
-        missing = [v for v in versions if not workers.ready(f"{ref.model}@{v}")]
+        missing = [v for v in versions if not workers.serves(f"{ref.model}@{v}")]
         if missing:
             return problem(request, "model_unavailable", f"no living worker serves {ref.model} {', '.join(missing)}")
     return _json({"status": "ok"})

@@ -74,6 +74,23 @@ class Broken(Moody):
         raise OSError("no weights here")
 
 
+class Large(Moody):
+    """Takes `mb` of memory as long as it is loaded, and a second to load."""
+
+    uses_torch = False
+
+    def load(self, ctx: Context) -> None:
+        """Every page is touched."""
+        if Path(ctx.options.get("broken", "")).is_file():
+            raise OSError("no weights here")
+        time.sleep(1)
+        self.weights = bytearray(b"x" * (ctx.options["mb"] * 1_000_000))
+
+    def unload(self) -> None:
+        """Gives it back."""
+        del self.weights
+
+
 class Note(BaseModel):
     """Some text, and whether it is of the kind that kills."""
 

@@ -97,7 +97,8 @@ def record(store: redis.Redis, job_id: str) -> dict[str, str]:
 
 
 def counters(store: redis.Redis) -> dict[str, int]:
-    return {k.decode(): int(v) for k, v in store.hgetall(keys.COUNTERS + REF).items() if int(v)}
+    found = {k.decode(): int(v) for k, v in store.hgetall(keys.COUNTERS + REF).items()}
+    return {name: n for name, n in found.items() if n and not name.startswith(("le:", "latency"))}
 
 
 def snapshot(store: redis.Redis) -> dict[bytes, bytes | None]:

@@ -45,10 +45,11 @@ def test_loading_it_imports_neither_torch_nor_numpy() -> None:
 import sys
 from shared.catalog import ModelSpec, Ref
 from shared.settings import Settings
-from worker.models import load_model
+from worker.models import handler_card, handler_class, load_model
 spec = ModelSpec(task="echo", versions={"1": {}})
-model = load_model(Ref("e", "1"), spec, spec.versions["1"], device="cpu", settings=Settings(torch_threads=2))
-assert model.card()["task"] == "echo"
+kind, own = handler_class(spec), Settings(torch_threads=2)
+model = load_model(Ref("e", "1"), spec, spec.versions["1"], kind, device="cpu", settings=own)
+assert handler_card(model.handler)["task"] == "echo"
 assert not {"torch", "numpy", "transformers"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -17,9 +17,11 @@ from shared.errors import ConfigError, HandlerContract, InvalidInput
 from shared.settings import Settings
 from shared.tasks import BUILT_IN
 from tests import models
+from worker.cards import place_card
 from worker.check import check, shape
 from worker.handler import Handler, ItemError, Prepared
 from worker.models import LoadedModel, handler_class, load_model
+from worker.shelf import Place, Standing
 from worker.testing import run_handler
 
 OWN = """
@@ -69,7 +71,14 @@ def spec(handler: str, **fields: Any) -> ModelSpec:
 
 def load(folder: Path, own: ModelSpec) -> LoadedModel:
     settings = Settings(models_file=folder / "models.yaml")
-    return load_model(Ref("m", "1"), own, own.versions["1"], device="cpu", settings=settings)
+    return load_model(
+        Ref("m", "1"),
+        own,
+        own.versions["1"],
+        handler_class(own, base=settings.models_file.parent),
+        device="cpu",
+        settings=settings,
+    )
 
 
 @pytest.mark.parametrize("task", sorted(BUILT_IN))
@@ -116,7 +125,8 @@ def test_a_loaded_model_and_its_card(folder: Path) -> None:
     model = load(folder, own)
     assert (model.max_size, model.max_cost, model.padded) == (8, 1024, False)
     assert (model.max_wait_s, model.timeout_s, model.example_output) == (0.02, 5, {"size": 3})
-    card = orjson.loads(orjson.dumps(model.card()))
+    place = Place(model.ref, own, own.versions["1"], type(model.handler), standing=Standing.READY, model=model)
+    card = orjson.loads(orjson.dumps(place_card(place, device="cpu")))
     assert (card["model"], card["version"], card["state"], card["device"]) == ("m", "1", "ready", "cpu")
     assert card["example"] == {"text": "abc"}
     assert card["output_schema"]["properties"]["size"] == {"title": "Size", "type": "integer"}
@@ -147,7 +157,14 @@ def test_bert_of_the_repositorys_own_models_file(repository: Path) -> None:
     from shared.catalog import load_catalog
 
     bert = load_catalog(repository / "models.yaml").spec("bert")
-    model = load_model(Ref("bert", "1"), bert, bert.versions["1"], device="cpu", settings=Settings(torch_threads=1))
+    model = load_model(
+        Ref("bert", "1"),
+        bert,
+        bert.versions["1"],
+        handler_class(bert),
+        device="cpu",
+        settings=Settings(torch_threads=1),
+    )
     assert (model.max_size, model.max_cost, model.padded) == (64, 1024, False)
     assert len(model.example_output["embedding"]) == 384
     assert model.load_s > 0 < model.warm_s
