@@ -52,12 +52,13 @@ class Limits(_Spec):
 
 class VersionSpec(BaseModel):
     """`source`: a hub id, a folder, `torchvision:NAME`, `package:NAME` (a model inside an installed distribution).
-    Other fields go to the handler as `ctx.options`."""
+    `quantize: int8`: its Linear layers, at load. Other fields go to the handler as `ctx.options`."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     source: str = ""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    quantize: Literal["int8"] | None = None
 
     @property
     def options(self) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""`python -m worker check [model ...]`: load every model as a worker would, run its example, tell what came of it."""
+"""`python -m worker check [--compare] [model ...]`: load every model as a worker would, run its example, tell what came
+of it."""
 
 from __future__ import annotations
 
@@ -8,33 +9,44 @@ from shared.catalog import Catalog, load_catalog
 from shared.errors import ConfigError
 from shared.logs import Event, get_logger
 from shared.settings import Settings
+from worker.compare import HEADER, Compared, measure
+from worker.compare import rows as comparison
 from worker.device import claim_device
 from worker.models import LoadedModel, handler_class, load_model
 
+COMPARE = "--compare"
 _HEADER = ("model", "result", "load s", "warm s", "host MB", "device MB", "device", "output")
 _log = get_logger("worker")
 
 
 def check(settings: Settings, names: list[str]) -> int:
     """Prints a table to stdout; `names` are models or `model@version`, none means all. 0 if all of them load and run
-    their example, else 1. Raises ConfigError for a models file that is wrong, UnknownModel for an unknown name."""
+    their example, else 1. With `--compare` among the names a second table: a model's versions beside each other. Raises
+    ConfigError for a models file that is wrong, UnknownModel for an unknown name."""
+    comparing, names = COMPARE in names, [name for name in names if name != COMPARE]
     catalog = load_catalog(settings.models_file)
     wanted = [_wanted(catalog, name) for name in names]
     device = claim_device(settings).name
     rows: list[tuple[str, ...]] = [_HEADER]
     failed = 0
+    compared: dict[str, list[Compared]] = {}
     for ref, spec, version in catalog.refs():
         if wanted and not any(ref.model == model and pin in ("", ref.version) for model, pin in wanted):
             continue
         try:
             kind = handler_class(spec, version, base=settings.models_file.parent)
-            rows.append(_row(load_model(ref, spec, version, kind, device=device, settings=settings)))
+            model = load_model(ref, spec, version, kind, device=device, settings=settings)
+            rows.append(_row(model))
+            if comparing:
+                compared.setdefault(ref.model, []).append(measure(model))
         # Loading runs the user's code: whatever it raises is this model's result, and the others are still checked.
         except Exception as error:
             failed += 1
             _log.error(Event.MODEL_FAILED, model=str(ref), error=str(error), exc_info=error)
             rows.append((str(ref), "failed", "", "", "", "", device, _reason(error)))
     print(table(rows))  # noqa: T201  # the command's output
+    for versions in compared.values():
+        print("\n" + table([HEADER, *comparison(versions)]))  # noqa: T201  # the same
     return 1 if failed else 0
 
 

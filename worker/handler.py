@@ -34,7 +34,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar, get_args
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -71,6 +71,7 @@ class Context:
     source: str
     device: str = "cpu"  # a torch device string: "cpu", "cuda:0"
     dtype: str = "float32"
+    quantize: Literal["int8"] | None = None  # see worker/quantize.py; a handler of your own may use or ignore it
     options: dict[str, Any] = field(default_factory=dict)  # the version's other fields: weights, labels, pooling ...
     cache_dir: Path | None = None
     on_overlong: str = "truncate"  # or "refuse": what to do with an input over the model's own limit

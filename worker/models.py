@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import logging
 import sys
 import time
 from dataclasses import dataclass
@@ -118,6 +119,7 @@ def load_model(
         source=resolve(version.source, settings),
         device=device,
         dtype=version.dtype,
+        quantize=version.quantize,
         options=_options(version, settings),
         cache_dir=settings.model_cache_dir,
         on_overlong=spec.limits.on_overlong,
@@ -201,6 +203,9 @@ def _prepare_torch(handler: AnyHandler, settings: Settings) -> None:
     """Before anything of torchvision or transformers is imported."""
     if not handler.uses_torch:
         return
+    for name in ("torchao", "torch.utils._pytree"):
+        # What torchao says when transformers imports it: kernels for other machines, and advice to its own authors.
+        logging.getLogger(name).setLevel(logging.ERROR)
     import torch
 
     from worker.compat import install_torchvision_ops

@@ -7,12 +7,14 @@ query, key and value are fused once at load. `agrees` holds every use to the mod
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from worker.quantize import Quantize, quantized_weight
 
 Ids = Sequence[Sequence[int]]
 Attend = Callable[[Tensor, "Packing"], Tensor]
@@ -107,6 +109,23 @@ class PackedEncoder:
         self.heads = model.config.num_attention_heads
         self.layers = _READERS[kind](model)
         self.activation = _activation(model)
+
+    def quantize(self, kind: Quantize) -> None:
+        """Its linear layers, from now on."""
+
+        def changed(linear: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            return quantized_weight(linear[0], kind), linear[1]
+
+        self.layers = [
+            replace(
+                layer,
+                qkv=changed(layer.qkv),
+                out=changed(layer.out),
+                up=changed(layer.up),
+                down=changed(layer.down),
+            )
+            for layer in self.layers
+        ]
 
     def __call__(self, ids: Ids) -> tuple[Tensor, Tensor]:
         """Hidden states [T, H] of all texts in order, and their lengths [N] on the device."""

@@ -26,6 +26,7 @@ from worker.handlers.pipeline_inputs import (
     set_text_limit,
 )
 from worker.handlers.pipeline_outputs import output_of
+from worker.quantize import quantized
 
 logger = get_logger("worker")
 
@@ -65,6 +66,7 @@ class PipelineHandler(Handler[Any, Any]):
             model_kwargs={"cache_dir": str(ctx.cache_dir)} if ctx.cache_dir else None,
             **_vocoder(ctx),
         )
+        self.pipe.model = quantized(self.pipe.model, ctx.quantize)
         _decode_video_with_av(self.pipe)
         self.limit = set_text_limit(self.task, self.pipe)
         self.refuse_overlong = ctx.on_overlong == "refuse"

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from shared.errors import ConfigError
 from shared.tasks import QUESTION_ANSWERING, NoParameters, QuestionItem
 from worker.handler import Context, Handler, ItemError, Prepared
+from worker.quantize import quantized
 
 STRIDE = 128  # tokens that neighbouring windows share
 MAX_WINDOW = 384  # tokens of question and window together, as transformers' own pipeline had it
@@ -51,7 +52,7 @@ class QuestionAnswering(Handler[QuestionItem, Any]):
         if not self.tokenizer.is_fast:
             raise ConfigError(f"{ctx.source}: question-answering needs a fast tokeniser (tokenizer.json)")
         model = AutoModelForQuestionAnswering.from_pretrained(folder, dtype=getattr(torch, ctx.dtype))
-        self.model = model.eval().requires_grad_(False).to(ctx.device)
+        self.model = quantized(model.eval().requires_grad_(False).to(ctx.device), ctx.quantize)
         self.device = ctx.device
         positions = getattr(model.config, "max_position_embeddings", MAX_WINDOW)
         wanted = ctx.options.get("max_length", MAX_WINDOW)

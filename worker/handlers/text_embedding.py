@@ -15,6 +15,7 @@ import numpy as np
 from shared.logs import Event, get_logger
 from shared.tasks import TEXT_EMBEDDING, EmbeddingParameters, TextItem
 from worker.handler import Context, Handler, ItemError, Prepared
+from worker.quantize import quantized
 
 _log = get_logger("worker")
 CPU_PASS = 1024  # tokens of one forward: more loses to the cache
@@ -47,7 +48,7 @@ class TextEmbedding(Handler[TextItem, Any]):
         import torch
         from transformers import AutoTokenizer
 
-        from worker.handlers.packed import PaddedEncoder
+        from worker.handlers.packed import PackedEncoder, PaddedEncoder
 
         slow = AutoTokenizer.from_pretrained(folder)
         model = _encoder_class(folder).from_pretrained(folder, dtype=getattr(torch, ctx.dtype))
@@ -58,6 +59,10 @@ class TextEmbedding(Handler[TextItem, Any]):
         self.padded = True  # type: ignore[misc]  # decided at load: a fact of this model, not of the class
         if ctx.options.get("packed", True):
             self._try_packed(model, ctx)
+        if ctx.quantize and isinstance(self.encode, PackedEncoder):
+            self.encode.quantize(ctx.quantize)
+        else:
+            quantized(model, ctx.quantize)
 
     def _load_tokenizer(self, slow: Any) -> None:
         """The tokeniser's Rust core alone: its own truncation, no padding."""

@@ -10,6 +10,7 @@ from shared.errors import ConfigError
 from shared.tasks import IMAGE_CLASSIFICATION, ImageItem, TopK
 from worker.handler import Context, Handler, Prepared
 from worker.handlers.images import decode_image, sample_image
+from worker.quantize import quantized
 from worker.sources import TORCHVISION
 
 
@@ -44,7 +45,8 @@ class TorchvisionClassifier(Handler[ImageItem, Any]):
         self.labels = labels
         self.transform = default.transforms()
         self.device, self.dtype = ctx.device, getattr(torch, ctx.dtype)
-        self.model = model.eval().requires_grad_(False).to(self.device, self.dtype)
+        model = model.eval().requires_grad_(False).to(self.device, self.dtype)
+        self.model = quantized(model, ctx.quantize)
 
     def prepare(self, item: ImageItem, parameters: TopK) -> Prepared:
         """The preprocessed picture, CHW; pictures of one shape share a batch."""
