@@ -31,8 +31,9 @@ class Workers:
     cards: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by ref
 
     def serves(self, ref: str) -> int:
-        """How many living workers serve this version now, or would load it for a job."""
-        return sum(card.get("state") not in (None, "failed") for card in self.cards.get(ref, ()))
+        """How many living workers serve this version now, or would load it for a job (it is lazy)."""
+        lazy = [card for card in self.cards.get(ref, ()) if card.get("load") == "lazy"]
+        return self.ready(ref) + sum(card.get("state") not in ("ready", "failed") for card in lazy)
 
     def ready(self, ref: str) -> int:
         """How many living workers serve this version now."""

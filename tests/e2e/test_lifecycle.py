@@ -209,7 +209,7 @@ def test_a_record_that_no_script_can_read_spoils_nothing_else(
         (overdue,) = _submit(http, 1, parameters={"sleep_ms": 3000}, deadline_s=1)
         assert _ended(http, overdue)["error"]["code"] == "deadline_exceeded", "the sweep goes on"
         wait_until(lambda: store.hlen(keys.UNACKED) <= 1, what="they are not held for ever")
-        assert store.xlen(keys.DEAD) >= 1, "kept among the dead letters"
+        wait_until(lambda: store.xlen(keys.DEAD) >= 1, what="a letter is kept")
         assert process.poll() is None
 
 

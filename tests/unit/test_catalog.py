@@ -16,7 +16,7 @@ models:
     task: text-embedding
     versions:
       1: {source: a}
-      "2": {source: b, quantize: int8}
+      "2": {source: b, pooling: cls}
     traffic: {"1": 90, "2": 10}
     aliases: {prod: "1"}
   org/echo.v2:
@@ -62,7 +62,7 @@ def test_what_is_unknown_names_what_there_is(catalog: Catalog) -> None:
 
 
 def test_options_are_the_handlers(catalog: Catalog) -> None:
-    assert catalog.spec("bert").versions["2"].options == {"quantize": "int8"}
+    assert catalog.spec("bert").versions["2"].options == {"pooling": "cls"}
     assert [str(ref) for ref, _, _ in catalog.refs()] == ["bert@1", "bert@2", "org/echo.v2@1", "org/echo.v2@1.5"]
 
 
