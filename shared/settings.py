@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     model_memory: ByteSize = Field(ByteSize(0), ge=0)
     """For the models of one worker, as in 6GB or 512MiB; 0 is 80 % of the device's memory, or of the host's."""
     torch_threads: int = Field(0, ge=0)
-    """Threads of one CPU forward; 0 leaves torch's default (all cores)."""
+    """Threads of one CPU forward; 0: as many as there are cores, or as the container may use."""
     prepare_threads: int = Field(2, ge=1)
     lease_s: float = Field(30.0, ge=1)
     """A worker that shows no life for this long loses the messages it holds; they are redelivered."""

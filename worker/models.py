@@ -18,6 +18,7 @@ from shared.catalog import ModelSpec, Ref, VersionSpec
 from shared.errors import ConfigError
 from shared.settings import Settings
 from shared.tasks import Task
+from worker.cpu import threads
 from worker.handler import Context, Handler
 from worker.handlers.echo import Echo
 from worker.inprocess import plain, run_items, warm_up
@@ -211,8 +212,7 @@ def _prepare_torch(handler: AnyHandler, settings: Settings) -> None:
     from worker.compat import install_torchvision_ops
 
     install_torchvision_ops()
-    if settings.torch_threads:
-        torch.set_num_threads(settings.torch_threads)
+    torch.set_num_threads(threads(settings.torch_threads, torch.get_num_threads()))
     if importlib.util.find_spec("transformers"):
         from transformers.utils.logging import disable_progress_bar
 
