@@ -45,6 +45,7 @@ class Engine:
     ) -> None:
         self._settings, self._shelf, self._client, self._want = settings, shelf, client, want
         self._refs = {keys.queue_name(place.ref.model, place.ref.version): place.ref for place in shelf.places()}
+        shelf.on_device = self._ref_on_device
         self._works: dict[str, Work] = {}
         self._works_lock = threading.Lock()
         self.draining = False
@@ -158,6 +159,10 @@ class Engine:
         """The jobs on the device now."""
         current = self._runner.current
         return _works_of(current[1]) if current else []
+
+    def _ref_on_device(self) -> Ref | None:
+        current = self._runner.current
+        return current[1][0].work.ref if current else None
 
     def settle(self, works: list[Work], *, overdue: bool) -> None:
         """This process is about to die, and its sign of life is gone: of `works`, which are on the device. One that is

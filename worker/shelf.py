@@ -63,6 +63,8 @@ class Shelf:
         self._lock = threading.Lock()
         self._clock = clock
         self.budget_bytes = budget_bytes
+        self.on_device: Callable[[], Ref | None] = lambda: None
+        """What runs now: its jobs may have ended already (a time limit of their own), and yet it must not go."""
 
     def __contains__(self, ref: Ref) -> bool:
         return ref in self._places
@@ -157,7 +159,7 @@ class Shelf:
             victims = [
                 place
                 for place in self._places.values()
-                if _may_go(place) and now - place.used_at > place.spec.keep_alive_s > 0
+                if self._may_go(place) and now - place.used_at > place.spec.keep_alive_s > 0
             ]
             for victim in victims:
                 victim.standing = Standing.UNLOADING
@@ -187,13 +189,17 @@ class Shelf:
         """The fewest idle ones, the least recently used first, that free `over` bytes; None if all are too few."""
         victims: list[Place] = []
         settled = self._clock() - STAY_S
-        idle = [place for place in self._places.values() if _may_go(place) and place.loaded_at <= settled]
+        idle = [place for place in self._places.values() if self._may_go(place) and place.loaded_at <= settled]
         for place in sorted(idle, key=lambda place: place.used_at):
             if over <= 0:
                 break
             victims.append(place)
             over -= place.size_bytes
         return victims if over <= 0 else None
+
+    def _may_go(self, place: Place) -> bool:
+        idle = place.in_flight == 0 and place.ref != self.on_device()
+        return place.lazy and place.standing in _HERE and idle
 
     def _drain(self, over: int) -> None:
         """Let those that have been here the longest take no more jobs, as many as free `over` bytes with the idle."""
@@ -210,7 +216,3 @@ _HERE = (Standing.READY, Standing.DRAINING)
 
 def _takes_room(place: Place) -> bool:
     return place.standing in (*_HERE, Standing.LOADING, Standing.UNLOADING)
-
-
-def _may_go(place: Place) -> bool:
-    return place.lazy and place.standing in _HERE and place.in_flight == 0

@@ -69,6 +69,17 @@ def test_the_least_recently_used_makes_room_and_what_is_at_work_stays() -> None:
     assert bring(own, B) == [A]
 
 
+def test_what_is_on_the_device_stays_though_its_jobs_have_ended() -> None:
+    """A job that has overrun a time limit of its own is out of hand while its predict goes on."""
+    own, clock = shelf(place("a", 60, keep_alive_s=1), place("b", 60))
+    bring(own, A)
+    own.on_device = lambda: A
+    clock.now += 10
+    assert (own.take_idle(), bring(own, B)) == ([], None)
+    own.on_device = lambda: None
+    assert own.take_idle() == [A]
+
+
 def test_nobody_waits_for_ever_for_others_to_be_idle() -> None:
     own, clock = shelf(place("a", 60), place("b", 60))
     bring(own, A)
