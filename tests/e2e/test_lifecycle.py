@@ -201,11 +201,14 @@ def test_a_record_that_no_script_can_read_spoils_nothing_else(
 ) -> None:
     """Somebody's hand in the database, before a claim and before a finish."""
     with worker(redis_url, models, **QUICK) as process:
-        gate, *ids = _submit(http, 9, parameters={"sleep_ms": 700})
-        wait_until(lambda: store.hlen(keys.UNACKED) == 9, what="one runs, the others will be one batch")
+        (gate,) = _submit(http, 1, parameters={"sleep_ms": 3000})
+        wait_until(lambda: store.hget(keys.JOB + gate, "state") == b"running", what="it runs")
+        ids = _submit(http, 8)
+        wait_until(lambda: store.hlen(keys.UNACKED) == 9, what="the others are held, and will be one batch")
+        assert store.hget(keys.JOB + ids[0], "state") == b"queued"
         for broken in (gate, ids[0]):
             store.set(keys.JOB + broken, "no hash", px=60_000)
-        assert [_ended(http, job_id)["output"] for job_id in ids[1:]] == [{"n": n} for n in range(2, 9)]
+        assert [_ended(http, job_id)["output"] for job_id in ids[1:]] == [{"n": n} for n in range(1, 8)]
         (overdue,) = _submit(http, 1, parameters={"sleep_ms": 3000}, deadline_s=1)
         assert _ended(http, overdue)["error"]["code"] == "deadline_exceeded", "the sweep goes on"
         wait_until(lambda: store.hlen(keys.UNACKED) <= 1, what="they are not held for ever")
