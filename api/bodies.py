@@ -74,6 +74,14 @@ def read_json(body: bytes) -> Any:
     return value
 
 
+def faults_of(error: ValidationError) -> list[Fault]:
+    """Where in the body, and what."""
+    return [
+        Fault(pointer=pointer([part for part in fault["loc"] if part != "[key]"]), message=fault["msg"])
+        for fault in error.errors(include_url=False, include_input=False, include_context=False)
+    ]
+
+
 def _deeper_than_allowed(value: Any) -> bool:
     """Let orjson's own limit (254) find it: much faster than a walk over a large list of numbers."""
     for _ in range(254 - MAX_DEPTH):
@@ -90,9 +98,7 @@ def _new_job(fields: dict[str, Any], files: list[tuple[str, bytes]], face: Face,
     try:
         envelope = face.schema.model_validate(fields)
     except ValidationError as error:
-        for fault in error.errors(include_url=False, include_input=False, include_context=False):
-            path = [part for part in fault["loc"] if part != "[key]"]
-            faults.append(Fault(pointer=pointer(path), message=fault["msg"]))
+        faults += faults_of(error)
     if fields.get(face.model_field) is None and len(catalog.models) != 1:
         known = ", ".join(sorted(catalog.models))
         faults.append(Fault(pointer=f"/{face.model_field}", message=f"Field required: one of {known}"))

@@ -11,10 +11,10 @@ import redis.asyncio
 
 from api.disk import Disk
 from api.letters import Entry, compose_retry, detail, obstacle, summary
+from api.registry import LiveRegistry
 from api.schemas import LetterDetail, LetterPage
 from api.submitter import LOST, Command, Submitter, refusal
 from shared import keys, scripts
-from shared.catalog import Catalog
 from shared.errors import CannotRetry, InvalidInput, UnknownLetter
 from shared.logs import Event, get_logger
 from shared.settings import Settings
@@ -33,13 +33,13 @@ class DeadLetters:
     def __init__(
         self,
         settings: Settings,
-        catalog: Catalog,
+        registry: LiveRegistry,
         client: redis.asyncio.Redis,
         submitter: Submitter,
         *,
         disk: Disk | None,
     ) -> None:
-        self._settings, self._catalog = settings, catalog
+        self._settings, self._catalog, self._registry = settings, registry.catalog, registry
         self._client, self._submitter, self._disk = client, submitter, disk
 
     async def page(
@@ -76,8 +76,12 @@ class DeadLetters:
     async def retry(self, letter: str) -> Job:
         """A new job, queued; the letter is gone. Raises UnknownLetter, CannotRetry."""
         entry = await self._entry(letter)
-        asked = compose_retry(entry, str(uuid.uuid4()), catalog=self._catalog, settings=self._settings)
-        made: scripts.Retried = await self._submitter.one(asked.call)
+        while True:
+            asked = compose_retry(entry, str(uuid.uuid4()), catalog=self._catalog, settings=self._settings)
+            made: scripts.Retried = await self._submitter.one(asked.call)
+            if made.status != "outdated":
+                break
+            await self._registry.refresh()
         if made.status == "gone":
             raise UnknownLetter
         if made.status == "payload":

@@ -12,14 +12,19 @@ from fastapi import Request
 from api.dead import DeadLetters
 from api.disk import Disk
 from api.jobs import JobService
+from api.periodic import Periodic
 from api.presence import Presence
+from api.registry import LiveRegistry
+from api.rollouts import Rollouts
 from api.submitter import LOST, Submitter
 from api.sweeper import Sweeper
 from api.waiter import Waiter
 from shared import keys
 from shared.catalog import Catalog
+from shared.errors import StoreUnavailable
+from shared.registry_store import RegistryStore
 from shared.settings import Settings
-from shared.store import aconnect, refuse_unfit
+from shared.store import aconnect, connect, refuse_unfit
 
 
 @dataclass(slots=True)
@@ -28,6 +33,7 @@ class Services:
 
     settings: Settings
     catalog: Catalog
+    registry: LiveRegistry
     client: redis.asyncio.Redis
     submitter: Submitter
     waiter: Waiter
@@ -36,23 +42,26 @@ class Services:
     jobs: JobService
     dead: DeadLetters
     sweeper: Sweeper
+    periodic: tuple[Periodic, ...]
     draining: bool = False
     started_at: int = field(default_factory=lambda: int(time.time()))
 
     async def check_store(self) -> None:
         """Raises StoreTooOld, or ConfigError for a server that cannot do what the settings ask. A Redis that does not
-        answer yet is no reason not to start."""
+        answer yet is no reason not to start. The models file is taken in."""
         try:
             refuse_unfit(await self.client.info("server") | await self.client.info("cluster"))
             if self.disk is not None:
                 await self.disk.check()
-        except LOST:
+            await self.registry.start()
+        except (*LOST, StoreUnavailable):
             return
 
     def start(self) -> None:
         """Begin to listen and to sweep."""
         self.waiter.start()
-        self.sweeper.start()
+        for one in self.periodic:
+            one.start()
 
     def release(self) -> None:
         """The drain is over: who waits for an outcome, or for the disk, is answered now."""
@@ -62,7 +71,8 @@ class Services:
 
     async def stop(self) -> None:
         """End what runs in the background."""
-        await self.sweeper.stop()
+        for one in self.periodic:
+            await one.stop()
         await self.waiter.stop()
         await self.submitter.close()
         await self.client.aclose()
@@ -75,10 +85,25 @@ def make_services(settings: Settings, catalog: Catalog) -> Services:
     waiter = Waiter(client, submitter, keys.REPLY + uuid.uuid4().hex)
     presence = Presence(client, submitter, catalog)
     disk = Disk(client) if settings.durability == "fsync" else None
-    jobs = JobService(settings, catalog, submitter, waiter, presence, disk=disk)
-    dead = DeadLetters(settings, catalog, client, submitter, disk=disk)
+    registry = LiveRegistry(RegistryStore(connect(settings), Catalog(catalog.models)), submitter, catalog)
+    jobs = JobService(settings, registry, submitter, waiter, presence, disk=disk)
+    dead = DeadLetters(settings, registry, client, submitter, disk=disk)
     sweeper = Sweeper(submitter, catalog, dead_ttl_s=settings.dead_ttl_s)
-    return Services(settings, catalog, client, submitter, waiter, presence, disk, jobs, dead, sweeper)
+    rollouts = Rollouts(registry, presence, submitter)
+    return Services(
+        settings=settings,
+        catalog=catalog,
+        registry=registry,
+        client=client,
+        submitter=submitter,
+        waiter=waiter,
+        presence=presence,
+        disk=disk,
+        jobs=jobs,
+        dead=dead,
+        sweeper=sweeper,
+        periodic=(Periodic("sweep", sweeper.step), Periodic("rollouts", rollouts.step)),
+    )
 
 
 def services(request: Request) -> Services:

@@ -15,12 +15,13 @@ from api.backlog import refused
 from api.disk import Disk
 from api.inputs import InInput, place
 from api.presence import Presence
+from api.registry import LiveRegistry
 from api.submission import NewJob, Submission, compose
 from api.submitter import Command, Submitter, refusal
 from api.waiter import News, Waiter, Waiting
 from api.waits import wait_of
 from shared import scripts
-from shared.catalog import Catalog, Ref
+from shared.catalog import Ref
 from shared.errors import BadRequest, Fault, IdempotencyMismatch, InvalidInput, StoreUnavailable, TooLarge, UnknownJob
 from shared.outcomes import job_view
 from shared.payloads import detach
@@ -57,13 +58,17 @@ class CallerGone(Exception):
     """The caller has closed the connection."""
 
 
+class _Outdated(Exception):
+    """The models have changed since the version was chosen: nothing was accepted."""
+
+
 class JobService:
     """For one event loop. All methods raise StoreUnavailable when Redis is away or takes no writes."""
 
     def __init__(
         self,
         settings: Settings,
-        catalog: Catalog,
+        registry: LiveRegistry,
         submitter: Submitter,
         waiter: Waiter,
         presence: Presence,
@@ -71,7 +76,7 @@ class JobService:
         disk: Disk | None,
     ) -> None:
         self._settings = settings
-        self._catalog = catalog
+        self._catalog, self._registry = registry.catalog, registry
         self._submitter = submitter
         self._waiter = waiter
         self._presence = presence
@@ -81,6 +86,14 @@ class JobService:
         """Check and accept a job. With `wait` the ticket must go to `wait`, which then sees to its durability. Raises
         UnknownModel, InvalidInput (faults point into the input, or begin with /parameters), TooLarge, QueueFull,
         DeadlineImpossible, IdempotencyMismatch."""
+        while True:
+            try:
+                return await self._submit(new, wait=wait)
+            except _Outdated:  # by what there is now it may be another version, or none
+                await self._registry.refresh()
+
+    async def _submit(self, new: NewJob, *, wait: bool) -> Ticket:
+        etag = self._catalog.etag
         ref = self._catalog.resolve(new.model, new.version, sticky=new.sticky)
         spec = self._catalog.spec(ref.model)
         check = await self._presence.input_check(ref)
@@ -95,7 +108,9 @@ class JobService:
         waiting = self._waiter.expect(job_id) if wait else None
         try:
             channel = self._waiter.channel if waiting else ""
-            asked = compose(job_id, new, ref, spec=spec, detached=detached, settings=self._settings, channel=channel)
+            asked = compose(
+                job_id, new, ref, spec=spec, detached=detached, settings=self._settings, channel=channel, etag=etag
+            )
             ticket = await self._accept(asked, new.labels, waiting)
         except BaseException:
             if waiting:
@@ -134,6 +149,8 @@ class JobService:
             raise refusal(broken)
         if submitted.status == "mismatch":
             raise IdempotencyMismatch
+        if submitted.status == "outdated":
+            raise _Outdated
         if submitted.status in ("full", "late"):
             raise refused(asked.ref, submitted, asked.deadline_ms)
         # `existing` with our own id: the connection broke after the first try, and the second found the job.

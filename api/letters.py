@@ -120,6 +120,7 @@ class Retry:
 def compose_retry(entry: Entry, job_id: str, *, catalog: Catalog, settings: Settings) -> Retry:
     """The new job is a suspect: it runs alone, as its message may have killed processes. It has the service's default
     deadline: the old one was its caller's, who waits no more. Raises CannotRetry."""
+    etag = catalog.etag
     message, ref = _retriable(entry, catalog)
     priority = keys.nearest_priority(message["properties"].get("priority"))
     carried = {name: entry.text(name) for name in ("labels", "owner", "timeout_ms") if entry.text(name)}
@@ -134,6 +135,7 @@ def compose_retry(entry: Entry, job_id: str, *, catalog: Catalog, settings: Sett
         deadline_ms=int(settings.default_deadline_s * 1000),
         ttl_ms=int(entry.text("ttl_ms") or settings.result_ttl_s * 1000),
         size=int(entry.text("size") or len(entry.raw)),
+        etag=etag,
         fields={
             "model": ref.model,
             "version": ref.version,

@@ -48,7 +48,7 @@ class Presence:
         self._submitter = submitter
         self._catalog = catalog
         self._workers = _Cached(_FRESH_S, self._read_workers)
-        self._tasks = {name: TaskCheck(BUILT_IN[s.task]) for name, s in catalog.models.items() if s.task}
+        self._tasks: dict[str, TaskCheck] = {}
         self._schemas: dict[str, tuple[float, bytes, InputCheck]] = {}
 
     async def workers(self) -> Workers:
@@ -56,10 +56,12 @@ class Presence:
         return await self._workers.get()
 
     async def input_check(self, ref: Ref) -> InputCheck:
-        """How this version's input is checked. Raises StoreUnavailable."""
-        task = self._tasks.get(ref.model)
+        """How this version's input is checked. Raises UnknownModel, StoreUnavailable."""
+        task = self._catalog.spec(ref.model).task
         if task is not None:
-            return task
+            if task not in self._tasks:
+                self._tasks[task] = TaskCheck(BUILT_IN[task])
+            return self._tasks[task]
         name = str(ref)
         read_at, raw, known = self._schemas.get(name, (0.0, b"", NoCheck()))
         if time.monotonic() - read_at < _SCHEMA_FRESH_S and name in self._schemas:

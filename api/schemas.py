@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from shared.errors import Fault
 from shared.keys import MAX_DEADLINE_S
+from shared.registry_diff import Difference
 from shared.types import Timing
 
 _MOST_S = MAX_DEADLINE_S
@@ -85,6 +86,34 @@ class Problem(BaseModel):
     job: str | None = Field(None, description="the job's URL")
 
 
+class RolloutFailure(BaseModel):
+    """A worker on which a coming version does not load."""
+
+    version: str
+    worker: str
+    error: str
+
+
+class Rollout(BaseModel):
+    """A change of a model on its way: callers get what they got before until workers have what they are to get.
+    `state` failed: nothing has changed for callers, and it is tried again; call it off with `rollback`."""
+
+    model: str
+    state: Literal["loading", "failed", "no_worker", "ready"]
+    versions: list[str] = Field(description="that workers must load first")
+    workers: int = Field(description="living workers that take this model")
+    ready: int = Field(description="of these, those that have all of it")
+    failures: list[RolloutFailure] = Field(default_factory=list)
+
+
+class Changed(BaseModel):
+    """The models after a change (or before it, for a dry run: `changes` is what it would do)."""
+
+    generation: int
+    changes: list[Difference] = Field(description="of what is to be; empty: nothing to change")
+    rollouts: list[Rollout] = Field(description="what callers do not get yet")
+
+
 class ModelEntry(BaseModel):
     """A model, in a shape that OpenAI's SDK reads too."""
 
@@ -97,6 +126,7 @@ class ModelEntry(BaseModel):
     aliases: dict[str, str] = Field(default_factory=dict)
     traffic: dict[str, float] = Field(default_factory=dict)
     ready: int = Field(description="living workers that serve a version of it")
+    rollout: Rollout | None = Field(None, description="a change of it on its way")
     limits: dict[str, Any] = Field(default_factory=dict)
     input_schema: dict[str, Any] | None = None
     output_schema: dict[str, Any] | None = None

@@ -47,9 +47,17 @@ class Submission:
 
 
 def compose(
-    job_id: str, new: NewJob, ref: Ref, *, spec: ModelSpec, detached: Detached, settings: Settings, channel: str
+    job_id: str,
+    new: NewJob,
+    ref: Ref,
+    *,
+    spec: ModelSpec,
+    detached: Detached,
+    settings: Settings,
+    channel: str,
+    etag: str,
 ) -> Submission:
-    """`channel` is the waiting process's, or empty."""
+    """`channel` is the waiting process's, or empty; `etag` the registry's that `ref` was chosen by."""
     deadline_ms = int((new.deadline_s or settings.default_deadline_s) * 1000)
     ttl_ms = int((new.result_ttl_s or settings.result_ttl_s) * 1000)
     payload_keys = [keys.payload_key(job_id, number) for number in range(len(detached.parts))]
@@ -77,6 +85,7 @@ def compose(
         channel=channel,
         ahead=keys.urgent_lists(queue, priority),
         after=keys.patient_lists(queue, priority),
+        etag=etag,
         idempotency=f"{new.owner}:{new.idempotency_key}" if new.idempotency_key else "",
         fingerprint=_fingerprint(new, detached) if new.idempotency_key else "",
         fields={

@@ -3,8 +3,6 @@ letters that are too old. One idempotent script, so no leader is needed."""
 
 from __future__ import annotations
 
-import asyncio
-
 from api.submitter import Submitter
 from shared import keys
 from shared.catalog import Catalog
@@ -14,7 +12,6 @@ from shared.scripts import Swept, sweep
 
 logger = get_logger("api")
 
-_EVERY_S = 1.0
 _MOST = 500
 
 
@@ -23,35 +20,22 @@ class Sweeper:
 
     def __init__(self, submitter: Submitter, catalog: Catalog, *, dead_ttl_s: float) -> None:
         self._submitter = submitter
-        self._queues = {str(ref): keys.queue_name(ref.model, ref.version) for ref, _, _ in catalog.refs()}
+        self._catalog = catalog
         self._dead_ttl_ms = int(dead_ttl_s * 1000)
-        self._task: asyncio.Task[None] | None = None
         self.store_up = True
 
-    def start(self) -> None:
-        """Sweep in the background until `stop`."""
-        self._task = asyncio.create_task(self._forever())
-
-    async def stop(self) -> None:
-        """Sweep no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _forever(self) -> None:
-        while True:
-            try:
-                while await self._sweep() == _MOST:
-                    pass
-                self._tell(True)
-            except StoreUnavailable as error:
-                self._tell(False, error.message)
-            except Exception as error:  # the next sweep may pass; without sweeps no deadline would hold
-                logger.error(Event.REQUEST_FAILED, exc_info=error, path="sweep")
-            await asyncio.sleep(_EVERY_S)
+    async def step(self) -> None:
+        """Sweep until there is nothing left to sweep now."""
+        try:
+            while await self._sweep() == _MOST:
+                pass
+            self._tell(True)
+        except StoreUnavailable as error:
+            self._tell(False, error.message)
 
     async def _sweep(self) -> int:
-        swept: Swept = await self._submitter.one(sweep(self._queues, limit=_MOST, dead_ttl_ms=self._dead_ttl_ms))
+        queues = {str(ref): keys.queue_name(ref.model, ref.version) for ref, _, _ in self._catalog.refs()}
+        swept: Swept = await self._submitter.one(sweep(queues, limit=_MOST, dead_ttl_ms=self._dead_ttl_ms))
         if swept.ended:
             logger.info(Event.JOBS_SWEPT, jobs=len(swept.ended))
         if swept.strays:

@@ -9,6 +9,8 @@ import sys
 import time
 from typing import Any
 
+import redis
+
 from local import ports
 from local.console import Console
 from local.folder import DataFolder
@@ -20,8 +22,11 @@ from local.supervisor import Supervisor
 from shared.catalog import Catalog, load_catalog
 from shared.errors import ConfigError
 from shared.redis_url import parse
+from shared.registry_store import RegistryStore
 from shared.settings import load_settings
+from shared.store import client
 
+_STORE_S = 10.0
 START_DEATHS = 3  # a process that dies so often before the first ready will not get better by itself
 
 
@@ -88,6 +93,7 @@ class _Up:
             self._supervisor.start([stack.redis])
             while not await asyncio.to_thread(self._redis_answers):  # noqa: ASYNC110 - another process's state
                 await asyncio.sleep(0.02)
+            await asyncio.to_thread(self._store(self._catalog).seed, exact=True)
         self._supervisor.start([*stack.apis, *stack.workers, stack.flower])
         models = [name for name, spec in self._catalog.models.items() if spec.load == "preload"]
         await wait_ready(stack.api_url, stack.flower_url, models, self._console.say)
@@ -99,6 +105,10 @@ class _Up:
             "Ctrl-C stops everything; accepted jobs stay in the data folder"
         )
 
+    def _store(self, catalog: Catalog) -> RegistryStore:
+        address = parse(self._stack.redis_url)
+        return RegistryStore(client(address, timeout_s=_STORE_S, connect_s=_STORE_S), catalog)
+
     def _redis_answers(self) -> bool:
         pid = self._supervisor.pids.get("redis")
         return pid is not None and answers(self._stack.redis_url, pid)
@@ -109,11 +119,20 @@ class _Up:
             await asyncio.sleep(0.5)
             parts = await asyncio.to_thread(watch.touched)
             names = self._apis * (API in parts) + self._workers * (WORKERS in parts)
+            if parts == {API, WORKERS}:
+                await asyncio.to_thread(self._take_in)
             if names:
                 self._console.say(f"files changed: restarting {', '.join(names)}")
             for name in names:
                 if name in self._supervisor.children:
                     self._supervisor.children[name].restart()
+
+    def _take_in(self) -> None:
+        """Whoever edits restarts everything: no version needs a new name."""
+        try:
+            self._store(load_catalog(self._options.models)).seed(exact=True, outright=True)
+        except (ConfigError, redis.RedisError) as error:
+            self._console.say(f"the models file is not taken in: {error}")
 
     def _changed(self) -> None:
         self._folder.write(

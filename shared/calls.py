@@ -41,6 +41,7 @@ _CONSTANTS = (
     "DEAD",
     "WORKER",
     "WORKERS",
+    "REGISTRY",
     "PARKED",
     "PARKED_TTL_MS",
     "LATENCY_BOUNDS",

@@ -1,11 +1,12 @@
-"""models.yaml: which models there are, and which version a request means. The API and every worker read it alike."""
+"""Which models there are, and which version a request means. models.yaml says it first; from then on the registry."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -95,6 +96,18 @@ class ModelSpec(_Spec):
             raise ValueError("traffic weights must not be negative, nor all 0")
         return self
 
+    def build(self, version: str) -> str:
+        """A digest of all that one version is loaded with: of another build, the model must be loaded anew."""
+        limits = {"timeout_s": self.limits.timeout_s, "on_overlong": self.limits.on_overlong}
+        parts = [self.task, self.handler, self.batch.model_dump(), limits, self.versions[version].model_dump()]
+        text = json.dumps(parts, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def only(self, version: str) -> ModelSpec:
+        """With this version alone."""
+        change: dict[str, Any] = {"versions": {version: self.versions[version]}, "traffic": None, "aliases": {}}
+        return self.model_copy(update=change)
+
     def weights(self) -> dict[str, float]:
         """Version -> share; all to the newest (the last in the file) where the file gives none."""
         return self.traffic or {list(self.versions)[-1]: 1.0}
@@ -108,7 +121,9 @@ def _point(model: str, sticky: str | None) -> float:
     return int.from_bytes(digest[:7], "big") / 2**56
 
 
-class _File(_Spec):
+class ModelsFile(_Spec):
+    """What models.yaml says, and `PUT /v1/models` takes."""
+
     models: dict[ModelName, ModelSpec] = Field(min_length=1)
 
 
@@ -123,11 +138,36 @@ class Ref:
         return f"{self.model}@{self.version}"
 
 
-class Catalog:
-    """Names to versions. Immutable; any thread."""
+@dataclass(frozen=True, slots=True)
+class _Known:
+    models: dict[str, ModelSpec]
+    others: tuple[tuple[Ref, ModelSpec], ...]
+    etag: str
 
-    def __init__(self, models: dict[str, ModelSpec]) -> None:
-        self.models = models
+
+class Catalog:
+    """Names to versions. Any thread; what it says changes as a whole (`become`)."""
+
+    def __init__(
+        self, models: dict[str, ModelSpec], *, others: Iterable[tuple[Ref, ModelSpec]] = (), etag: str = ""
+    ) -> None:
+        """`models` can be asked for; `others` are versions that come, or go and still have jobs. `etag`: of the
+        registry that says so."""
+        self._known = _Known(models, tuple(others), etag)
+
+    @property
+    def models(self) -> dict[str, ModelSpec]:
+        """By name, in the order of the file."""
+        return self._known.models
+
+    @property
+    def etag(self) -> str:
+        """Of the registry that says so; empty before there is one."""
+        return self._known.etag
+
+    def become(self, other: Catalog) -> None:
+        """From now on say what `other` says."""
+        self._known = other._known
 
     def resolve(self, name: str, version: str | None = None, *, sticky: str | None = None) -> Ref:
         """`model`, `model@version` or `model@alias` (or `version` beside the name) to one version. Without a pin the
@@ -154,14 +194,17 @@ class Catalog:
         try:
             return self.models[model]
         except KeyError:
-            known = ", ".join(sorted(self.models))
+            known = ", ".join(sorted(self.models)) or "none"
             raise UnknownModel(f"no model {model!r} is configured; there are: {known}") from None
 
     def refs(self) -> Iterator[tuple[Ref, ModelSpec, VersionSpec]]:
-        """Every version, in the order of the file."""
-        for name, spec in self.models.items():
+        """Every version, in the order of the file, then those that come or go."""
+        known = self._known
+        for name, spec in known.models.items():
             for version, version_spec in spec.versions.items():
                 yield Ref(name, version), spec, version_spec
+        for ref, spec in known.others:
+            yield ref, spec, spec.versions[ref.version]
 
 
 def load_catalog(path: Path) -> Catalog:
@@ -177,7 +220,7 @@ def load_catalog(path: Path) -> Catalog:
         where = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
     try:
-        return Catalog(_File.model_validate(data).models)
+        return Catalog(ModelsFile.model_validate(data).models)
     except ValidationError as error:
         lines = []
         for fault in error.errors(include_url=False, include_input=False):

@@ -185,6 +185,30 @@ class CannotRetry(ServiceError):
     code = "cannot_retry"
 
 
+class VersionExists(ServiceError):
+    """There is a version of that name with other contents."""
+
+    code = "version_exists"
+
+
+class VersionInUse(ServiceError):
+    """This version cannot go: it has traffic, or an alias."""
+
+    code = "version_in_use"
+
+
+class NothingToRollBack(ServiceError):
+    """This model has not been changed."""
+
+    code = "nothing_to_roll_back"
+
+
+class RegistryChanged(ServiceError):
+    """Somebody else has changed the models since you have read them."""
+
+    code = "precondition_failed"
+
+
 class StoreUnavailable(ServiceError):
     """Redis does not answer or takes no writes; nothing was accepted."""
 

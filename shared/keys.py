@@ -25,6 +25,7 @@ WORKER = "ml:worker:"  # string: one worker process, alive while the key is
 WORKERS = "ml:workers"  # sorted set: worker processes by last sign of life, ms; lives as long as any of them
 CARD = "ml:card:"  # string: ml:card:<model>@<version>:<worker>, what it serves; lives like the worker
 LOADING = "ml:loading:"  # string: ml:loading:<model>@<version>, the worker that loads a lazy one, for half a minute
+REGISTRY = "ml:registry"  # hash: which models there are to be (shared/registry.py), as JSON, and the etag of that
 SCHEMA = "ml:schema:"  # string: a version's input schema, for 30 days
 REPLY = "ml:reply:"  # channel: one API process
 PROBE = "ml:probe"  # string: written by readiness checks, for seconds
@@ -53,7 +54,7 @@ LATENCY_BOUNDS_MS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_
 LATENCY_BOUNDS = " ".join(map(str, LATENCY_BOUNDS_MS))
 
 NO_TTL = re.compile(
-    r"^(ml\.unacked(_holder|_index)?|ml\.delayed(_index)?|ml:deadlines|ml:dead|ml:count:.*"
+    r"^(ml\.unacked(_holder|_index)?|ml\.delayed(_index)?|ml:deadlines|ml:registry|ml:dead|ml:count:.*"
     r"|ml(\x06\x16\d)?|ml\.[^.]+\..*"  # queue lists
     r"|_kombu\.binding(_permanent)?\..*|_kombu\.binding_deadlines)$"
 )

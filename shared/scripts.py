@@ -18,9 +18,10 @@ __all__ = ["Call", "arun", "iso_now", "one", "run", "run_on"]  # beside what sta
 class Submitted:
     """`status` accepted: a new job; existing: the idempotency key's job; mismatch: that key with another payload;
     full: the model's limits (then `jobs` and `size` are what waits, `wait_ms` how long it takes, 0 where that is not
-    known); late: its turn would come in `wait_ms`, after its deadline."""
+    known); late: its turn would come in `wait_ms`, after its deadline; outdated: the registry is not the one that the
+    version was chosen by, so choose again."""
 
-    status: Literal["accepted", "existing", "mismatch", "full", "late"]
+    status: Literal["accepted", "existing", "mismatch", "full", "late", "outdated"]
     job_id: str = ""
     created_at: int = 0
     deadline_at: int = 0
@@ -45,15 +46,20 @@ def submit(
     fingerprint: str = "",
     ahead: Sequence[str] = (),
     after: Sequence[str] = (),
+    etag: str = "",
     fields: dict[str, str | int] | None = None,
 ) -> Call[Submitted]:
-    """Accept a job. `ahead` are the lists of its queue that are served before its own, `after` those after it;
-    `fields` are further fields of the record (model, version, labels as JSON, payloads ...)."""
+    """Accept a job. `ahead` are the lists of its queue that are served before its own, `after` those after it; `etag`
+    is the registry's that its version was chosen by; `fields` are further fields of the record (model, version, labels
+    as JSON, payloads ...)."""
     limits = (max_jobs, max_bytes)
     places = ("".join(f"{name}\n" for name in names) for names in (ahead, after))
     what = (job_id, list_name, raw, ref, deadline_ms, ttl_ms, size)
     return Call(
-        script("submit"), (), (*what, *limits, channel, idempotency, fingerprint, *places, *_pairs(fields)), _submitted
+        script("submit"),
+        (),
+        (*what, *limits, channel, idempotency, fingerprint, *places, etag, *_pairs(fields)),
+        _submitted,
     )
 
 
@@ -70,7 +76,11 @@ def _submitted(reply: list[Any]) -> Submitted:
         return Submitted(status, wait_ms=reply[1])
     if status == "accepted":
         return Submitted(status, reply[1].decode(), int(reply[2]), int(reply[3]))
-    return Submitted(status, reply[1].decode())
+    return Submitted(status, reply[1].decode() if len(reply) > 1 else "")
+
+
+Adopted = Literal["adopted", "existing", "outdated"]
+_ADOPTED: dict[int, Adopted] = {1: "adopted", 0: "existing", -1: "outdated"}
 
 
 def adopt(
@@ -85,22 +95,25 @@ def adopt(
     size: int,
     deadline_at: int | None = None,
     start_at: int | None = None,
+    etag: str = "",
     fields: dict[str, str | int],
-) -> Call[bool]:
+) -> Call[Adopted]:
     """A plain Celery message becomes a job, which waits for its list until `start_at` (ms), and must have ended at
-    `deadline_at` or else in `deadline_ms` from then. False: there is one of that id already."""
+    `deadline_at` or else in `deadline_ms` from then. `etag` as in `submit`."""
     times = ("" if instant is None else instant for instant in (deadline_at, start_at))
     call = (tag, job_id, list_name, raw, ref, deadline_ms, ttl_ms, size, *times)
-    return Call(script("adopt"), (), (*call, *_pairs(fields)), bool)
+    return Call(script("adopt"), (), (*call, etag, *_pairs(fields)), lambda reply: _ADOPTED[reply])
 
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """`left`: messages still in the lists; `messages`: (list, raw); `waiting`: the lists of -1 that hold some."""
+    """`left`: messages still in the lists; `messages`: (list, raw); `waiting`: the lists of -1 that hold some; `etag`:
+    the registry's."""
 
     left: int
     messages: list[tuple[str, bytes]]
     waiting: list[str]
+    etag: str = ""
 
 
 def drain(lists: Sequence[str], room: Sequence[int], *, process: str, version: int = VERSION) -> Call[Drained]:
@@ -115,8 +128,8 @@ def drain(lists: Sequence[str], room: Sequence[int], *, process: str, version: i
 
 
 def _drained(reply: list[Any]) -> Drained:
-    messages = [(name.decode(), raw) for name, raw in zip(reply[2::2], reply[3::2], strict=True)]
-    return Drained(reply[0], messages, _strings(reply[1]))
+    messages = [(name.decode(), raw) for name, raw in zip(reply[3::2], reply[4::2], strict=True)]
+    return Drained(reply[0], messages, _strings(reply[1]), reply[2].decode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,9 +257,10 @@ def sweep(
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """`status` retried: the new job; gone: no such letter; payload: one of its payloads is gone."""
+    """`status` retried: the new job; gone: no such letter; payload: one of its payloads is gone; outdated: as for
+    `submit`."""
 
-    status: Literal["retried", "gone", "payload"]
+    status: Literal["retried", "gone", "payload", "outdated"]
     created_at: int = 0
     deadline_at: int = 0
 
@@ -263,11 +277,12 @@ def retry(
     deadline_ms: int,
     ttl_ms: int,
     size: int,
+    etag: str = "",
     fields: dict[str, str | int],
 ) -> Call[Retried]:
     """A dead letter becomes the new job `job_id`; `raw` is its message. `old_id`: the job that the letter is of."""
-    args = [letter, old_id, payloads, job_id, list_name, raw, ref, deadline_ms, ttl_ms, size, *_pairs(fields)]
-    return Call(script("retry"), (), args, _retried)
+    what = (letter, old_id, payloads, job_id, list_name, raw, ref, deadline_ms, ttl_ms, size, etag)
+    return Call(script("retry"), (), (*what, *_pairs(fields)), _retried)
 
 
 def _retried(reply: list[Any]) -> Retried:
@@ -278,6 +293,11 @@ def _retried(reply: list[Any]) -> Retried:
 def drop(letter: str, *, job_id: str, payloads: int) -> Call[bool]:
     """A dead letter goes, and its payloads. False: no such letter."""
     return Call(script("drop"), (), [letter, job_id, payloads], bool)
+
+
+def register(seen: str, etag: str, document: bytes) -> Call[bool]:
+    """The registry's new state, in the place of that of etag `seen` ('': none). False: another was quicker."""
+    return Call(script("register"), (), [seen, etag, document], bool)
 
 
 def _strings(reply: list[bytes]) -> list[str]:

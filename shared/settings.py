@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     """How long dead letters and their payloads are kept."""
 
     # Worker
+    models: str = ""
+    """Which models this worker takes, as in bert,cnn; empty: all."""
     worker_name: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
     device: str = "auto"
     """auto (a free GPU, or cpu where there is none), cpu, cuda (a free GPU or exit), or a GPU's UUID."""
@@ -77,6 +79,11 @@ class Settings(BaseSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "text"] = "json"
+
+    @property
+    def own_models(self) -> list[str]:
+        """Of ML_MODELS; empty: all."""
+        return [name.strip() for name in self.models.split(",") if name.strip()]
 
     def health_path(self) -> Path:
         """The file whose age tells `python -m worker healthcheck` that the worker lives. By the worker's name where

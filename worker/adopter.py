@@ -10,13 +10,13 @@ import orjson
 import redis
 
 from shared import keys, messages, scripts
-from shared.catalog import Catalog
-from shared.errors import InvalidInput, ServiceError
+from shared.errors import InvalidInput, ServiceError, UnknownModel
 from shared.logs import Event, get_logger
 from shared.settings import Settings
 from shared.types import Outcome, State
 from worker.finisher import Finisher
 from worker.holdings import Holdings
+from worker.registry import RegistryReader
 from worker.report import Reporter
 from worker.work import Work
 
@@ -31,33 +31,39 @@ class Adopter:
     def __init__(
         self,
         client: redis.Redis,
-        catalog: Catalog,
+        registry: RegistryReader,
         settings: Settings,
         *,
         finisher: Finisher,
         holdings: Holdings,
         reporter: Reporter,
     ) -> None:
-        self._client, self._catalog, self._settings = client, catalog, settings
+        self._client, self._registry, self._settings = client, registry, settings
         self._finisher, self._holdings, self._reporter = finisher, holdings, reporter
 
     def adopt(self, work: Work) -> None:
         """Write the record and move the message to its version's queue; an unknown model or a wrong message is a
         FAILURE outcome at once. `expires` becomes the deadline, `eta` (which a `countdown` is too) the start,
         `time_limit` the timeout; without a priority the job is a normal one, and 0 is none."""
-        request = work.request
-        try:
-            call = self._call(work)
-        except ServiceError as error:
-            outcome = Outcome(State.FAILED, code=error.code, message=error.message, faults=error.faults)
-            return self._finisher.end(work, outcome)
-        adopted = scripts.one(scripts.run(self._client, [call]))
-        logger.info(Event.JOB_ADOPTED, job_id=request.id, new=adopted)
+        request, adopted = work.request, "outdated"
+        while adopted == "outdated":
+            try:
+                call = self._call(work)
+            except ServiceError as error:
+                if isinstance(error, UnknownModel) and self._registry.refresh():  # it may be known by now
+                    continue
+                outcome = Outcome(State.FAILED, code=error.code, message=error.message, faults=error.faults)
+                return self._finisher.end(work, outcome)
+            adopted = scripts.one(scripts.run(self._client, [call]))
+            if adopted == "outdated":
+                self._registry.refresh()
+        logger.info(Event.JOB_ADOPTED, job_id=request.id, new=adopted == "adopted")
         self._holdings.release(work.tag)
         self._reporter.forget(work)
 
-    def _call(self, work: Work) -> scripts.Call[bool]:
-        request = work.request
+    def _call(self, work: Work) -> scripts.Call[scripts.Adopted]:
+        request, catalog = work.request, self._registry.catalog
+        etag = catalog.etag
         args, kwargs, embed = request._payload
         model = kwargs.get("model")
         if args or not isinstance(model, str) or "input" not in kwargs:
@@ -68,8 +74,8 @@ class Adopter:
         sticky = kwargs.get("sticky")
         if not isinstance(sticky, str | None):
             raise InvalidInput("sticky must be text")
-        ref = self._catalog.resolve(model, kwargs.get("version"), sticky=sticky)
-        spec = self._catalog.spec(ref.model)
+        ref = catalog.resolve(model, kwargs.get("version"), sticky=sticky)
+        spec = catalog.spec(ref.model)
         # kombu writes 0 where its producer has given none.
         priority = keys.nearest_priority(request.message.properties.get("priority") or None)
         queue = keys.queue_name(ref.model, ref.version)
@@ -98,6 +104,7 @@ class Adopter:
             deadline_ms=int(self._settings.default_deadline_s * 1000),
             deadline_at=_instant_ms(request, "expires"),
             start_at=_start_ms(request),
+            etag=etag,
             ttl_ms=int(self._settings.result_ttl_s * 1000),
             size=len(orjson.dumps(body["input"])),
             fields={

@@ -11,7 +11,7 @@ import redis
 from pydantic import ValidationError
 
 from shared import keys, messages, scripts
-from shared.catalog import Catalog, Ref
+from shared.catalog import Ref
 from shared.logs import Event, get_logger
 from shared.settings import Settings
 from shared.store import connect
@@ -20,13 +20,16 @@ from worker.adopter import Adopter
 from worker.finisher import Finisher
 from worker.holdings import Holdings
 from worker.preparer import Preparer
+from worker.queues import Queues
+from worker.registry import RegistryReader
 from worker.report import Reporter
 from worker.runner import Runner
-from worker.shelf import Shelf
+from worker.shelf import Place, Shelf
 from worker.work import Unit, Work
 
 logger = get_logger("worker")
 
+_INTAKE_ROOM = 64
 _LAST_WORDS_S = 3.0  # for what must be said to Celery or Redis at the end, where they may be away
 
 
@@ -36,20 +39,22 @@ class Engine:
     def __init__(
         self,
         settings: Settings,
-        catalog: Catalog,
+        registry: RegistryReader,
         shelf: Shelf,
         client: redis.Redis,
         *,
         process: str,
         want: Callable[[Ref], None],
+        on_etag: Callable[[str], None],
     ) -> None:
         self._settings, self._shelf, self._client, self._want = settings, shelf, client, want
-        self._refs = {keys.queue_name(place.ref.model, place.ref.version): place.ref for place in shelf.places()}
-        shelf.on_device = self._ref_on_device
+        self._refs = _by_queue(shelf)
+        shelf.on_device = self._place_on_device
         self._works: dict[str, Work] = {}
         self._works_lock = threading.Lock()
         self.draining = False
-        self.holdings = Holdings(process, self._room, on_waiting=self._on_waiting)
+        self.holdings = Holdings(process, self._room, on_waiting=self._on_waiting, on_etag=on_etag)
+        self.queues = Queues(lambda: list(self._refs))
         self.reporter = Reporter()
         self._finisher = Finisher(
             client,
@@ -69,7 +74,7 @@ class Engine:
         )
         adopter = Adopter(
             client,
-            catalog,
+            registry,
             settings,
             finisher=self._finisher,
             holdings=self.holdings,
@@ -100,14 +105,11 @@ class Engine:
         ref = Ref(envelope.arguments.model, envelope.arguments.version)
         priority = request.message.properties.get("priority") or 0
         work = Work(job_id, tag, ref, priority, request, timeout_s=envelope.ml_timeout_s)
-        if ref not in self._shelf:
-            logger.error(Event.JOB_FAILED, job_id=work.job_id, code="not_served", model=str(ref))
-            outcome = Outcome(State.FAILED, code="model_unavailable", message=f"{ref} is not served")
-            return self._finisher.end(work, outcome)
-        work.model = self._shelf.begin(ref)
-        if work.model is None:  # unloaded since its message was taken
+        work.place = self._shelf.begin(ref)
+        if work.place is None:  # unloaded, or gone, since its message was taken
             self._want(ref)
             return self.reporter.call(lambda: request.reject(requeue=True))
+        work.model = work.place.model
         with self._works_lock:
             self._works[work.tag] = work
         self._preparer.submit(work)
@@ -160,9 +162,9 @@ class Engine:
         current = self._runner.current
         return _works_of(current[1]) if current else []
 
-    def _ref_on_device(self) -> Ref | None:
+    def _place_on_device(self) -> Place | None:
         current = self._runner.current
-        return current[1][0].work.ref if current else None
+        return current[1][0].work.place if current else None
 
     def settle(self, works: list[Work], *, overdue: bool) -> None:
         """This process is about to die, and its sign of life is gone: of `works`, which are on the device. One that is
@@ -215,28 +217,38 @@ class Engine:
     def _gone(self, work: Work) -> None:
         with self._works_lock:
             known = self._works.pop(work.tag, None)
-        if known is not None:
-            self._shelf.end(work.ref)
+        if known is not None and work.place is not None:
+            self._shelf.end(work.place)
 
     def shelf_changed(self) -> None:
-        """A version has come or gone: there may be room for what waits. Any thread."""
+        """A version has come or gone: there may be room for what waits, or another queue. Any thread."""
+        self._refs = _by_queue(self._shelf)
         self.holdings.changed = True
-        self.reporter.call(lambda: None)  # wakes Celery's loop, which drains
+        self.reporter.call(self.queues.sync)  # wakes Celery's loop, which drains then
 
     def _on_waiting(self, list_name: str) -> None:
-        self._want(self._refs[keys.queue_of(list_name)])
+        ref = self._refs.get(keys.queue_of(list_name))
+        if ref is not None:
+            self._want(ref)
 
     def _room(self, list_name: str) -> int:
         """How many messages of one list may be held: two batches of normal jobs, one of the others, so that the next
         batch is ready while one runs and the other replicas still get their share. -1 where its version is not
-        loaded."""
+        loaded, 0 where it is not this worker's any more."""
         queue = keys.queue_of(list_name)
-        ref = self._refs.get(queue)
-        model = None if ref is None else self._shelf.ready(ref)
-        if ref is not None and model is None:
+        if queue == keys.INTAKE:
+            size = _INTAKE_ROOM
+        elif (ref := self._refs.get(queue)) is None:
+            return 0
+        elif (model := self._shelf.ready(ref)) is None:
             return -1
-        size = 64 if model is None else model.max_size
+        else:
+            size = model.max_size
         return 2 * size if list_name == keys.queue_list(queue, keys.NORMAL) else size
+
+
+def _by_queue(shelf: Shelf) -> dict[str, Ref]:
+    return {keys.queue_name(place.ref.model, place.ref.version): place.ref for place in shelf.places()}
 
 
 def _timeout(limit_s: float) -> Outcome:

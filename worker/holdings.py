@@ -17,10 +17,16 @@ class Holdings:
     is taken, and `on_waiting` is told of the list when messages wait in it."""
 
     def __init__(
-        self, process: str, limit: Callable[[str], int], *, on_waiting: Callable[[str], None] = lambda _: None
+        self,
+        process: str,
+        limit: Callable[[str], int],
+        *,
+        on_waiting: Callable[[str], None] = lambda _: None,
+        on_etag: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.process = process
         self.on_waiting = on_waiting
+        self.on_etag = on_etag  # of the registry, as seen with each drain
         self._limit = limit
         self._lock = threading.Lock()
         self._lists: dict[str, str] = {}

@@ -161,7 +161,8 @@ def _own(path: str, base: Path | None) -> type[AnyHandler]:
         raise ConfigError(
             f"handler {path}: no such file; looked for {' and '.join(map(str, dict.fromkeys(candidates)))}"
         )
-    digest = hashlib.sha256(str(file).encode()).hexdigest()[:8]
+    # By its contents too: a version that comes later may come with a changed file.
+    digest = hashlib.sha256(str(file).encode() + file.read_bytes()).hexdigest()[:8]
     module_name = f"ml_handler_{file.stem}_{digest}"
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, file)

@@ -1,8 +1,8 @@
 """The life signs of a worker, from a thread with its own connection: a model that holds the interpreter for long, or
 a busy event loop, must not cost the leases.
 
-Every quarter of a lease: renew what is held, put back what dead workers held, tell what is served (cards). The health
-file's age is what `python -m worker healthcheck` looks at.
+Every quarter of a lease: renew what is held, put back what dead workers held, tell what is served (cards), look whether
+the registry has changed. The health file's age is what `python -m worker healthcheck` looks at.
 """
 
 from __future__ import annotations
@@ -43,13 +43,15 @@ class Presence:
         device: str,
         shelf: Shelf,
         on_lost: Callable[[str], None],
+        on_etag: Callable[[str], None],
         healthy: Callable[[], bool],
     ) -> None:
         self._client, self._settings, self._holdings = client, settings, holdings
         self._process, self._device, self._shelf = process, device, shelf
         self._soon = threading.Event()
-        self._on_lost, self._healthy = on_lost, healthy
+        self._on_lost, self._on_etag, self._healthy = on_lost, on_etag, healthy
         self._started_at = time.time()
+        self._told: set[str] = set()
         self.started = False
         self._stop = threading.Event()
         self._thread = vital_thread("presence", self._loop)
@@ -70,7 +72,7 @@ class Presence:
             self._thread.join(self.interval_s + 5)
         try:
             self._client.zrem(keys.WORKERS, self._process)
-            self._client.delete(keys.WORKER + self._process, *self._card_keys())
+            self._client.delete(keys.WORKER + self._process, *self._told | self._card_keys())
         except redis.RedisError as error:
             logger.warning(Event.REDIS_LOST, step="presence", error=str(error))
         self._settings.health_path().unlink(missing_ok=True)
@@ -95,14 +97,20 @@ class Presence:
     def _tell(self) -> None:
         """What is served. A Redis that is full refuses it; leases and signs of life are scripts that pass."""
         pipe = self._client.pipeline(transaction=False)
+        cards = self._card_keys()
+        if gone := self._told - cards:
+            pipe.delete(*gone)
+        self._told = cards
         for place in self._shelf.places():
-            card = place_card(place, device=self._device)
-            schemas = {name: card[name] for name in ("task", "input_schema", "parameters_schema")}
+            card = place_card(place, self._shelf.next_of(place.ref), device=self._device)
             told = orjson.dumps(card | {"worker": self._settings.worker_name}, default=str)
             pipe.set(keys.card_key(str(place.ref), self._settings.worker_name), told, px=self._ttl_ms)
-            pipe.set(keys.SCHEMA + str(place.ref), orjson.dumps(schemas), ex=keys.SCHEMA_TTL_S)
+            if place.kind is not None:
+                schemas = {name: card[name] for name in ("task", "input_schema", "parameters_schema")}
+                pipe.set(keys.SCHEMA + str(place.ref), orjson.dumps(schemas), ex=keys.SCHEMA_TTL_S)
+        pipe.hget(keys.REGISTRY, "etag")
         try:
-            pipe.execute()
+            self._on_etag((pipe.execute()[-1] or b"").decode())
         except redis.exceptions.OutOfMemoryError as error:
             logger.warning(Event.STORE_FULL, step="presence", error=str(error))
 
@@ -115,12 +123,13 @@ class Presence:
             "device": self._device,
             "started_at": self._started_at,
             "refs": [str(place.ref) for place in self._shelf.places()],
+            "serves": self._settings.own_models,
             "held": len(self._holdings),
             "state": "ready" if self._healthy() else "stalled",
         }
 
-    def _card_keys(self) -> list[str]:
-        return [keys.card_key(str(place.ref), self._settings.worker_name) for place in self._shelf.places()]
+    def _card_keys(self) -> set[str]:
+        return {keys.card_key(str(place.ref), self._settings.worker_name) for place in self._shelf.places()}
 
     def nudge(self) -> None:
         """Something has changed that callers may want to know: beat now. Any thread."""

@@ -21,6 +21,7 @@ from shared.catalog import load_catalog
 from shared.logs import Event, get_logger
 from shared.queue import make_celery, queue
 from shared.redis_url import parse
+from shared.registry_store import RegistryStore
 from shared.settings import Settings
 from shared.store import TIMEOUT_S, check_server, connect
 from worker import transport
@@ -31,8 +32,9 @@ from worker.engine import Engine
 from worker.loader import Loader
 from worker.models import LoadedModel
 from worker.pool import BatchPool
-from worker.preload import first_to_load, load_place, make_shelf, preload
+from worker.preload import first_to_load, follow_registry, let_others, load_place, make_shelf, preload
 from worker.presence import Presence, interval_s, tell_failed
+from worker.registry import RegistryReader
 from worker.shelf import Place, Shelf
 from worker.watchdog import start_watchdog
 
@@ -45,13 +47,15 @@ def run(settings: Settings) -> int:
     """Until SIGTERM; the exit code. Raises ConfigError when it must not start."""
     # Before Celery's handlers are in place; as process 1 of a container the default would ignore the signal.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    catalog = load_catalog(settings.models_file)
+    file = load_catalog(settings.models_file)
     device = claim_device(settings)
     client = connect(settings)
     check_server(client)
     process = f"{settings.worker_name}-{uuid.uuid4().hex[:12]}"
     told = partial(tell_failed, client, settings, process=process, device=device.name)
-    shelf = make_shelf(catalog, settings, device.name, tell_failed=told)
+    reader = RegistryReader(RegistryStore(client, file))
+    registry = reader.registry
+    shelf = make_shelf(registry, settings, device.name, tell_failed=told)
 
     def load(place: Place) -> LoadedModel:
         return load_place(place, settings, device.name)
@@ -60,9 +64,20 @@ def run(settings: Settings) -> int:
         engine.shelf_changed()
         presence.nudge()
 
-    preload(shelf, load, tell_failed=told)
-    loader = Loader(shelf, load=load, first=partial(first_to_load, client, process), on_change=changed)
-    engine = Engine(settings, catalog, shelf, client, process=process, want=loader.want)
+    def saw(etag: str) -> None:
+        if reader.saw(etag):
+            loader.wake()
+
+    preload(shelf, load, registry, tell_failed=told)
+    loader = Loader(
+        shelf,
+        follow=follow_registry(reader, settings),
+        load=load,
+        first=partial(first_to_load, client, process),
+        done=partial(let_others, client),
+        on_change=changed,
+    )
+    engine = Engine(settings, reader, shelf, client, process=process, want=loader.want, on_etag=saw)
     presence = Presence(
         connect(settings, timeout_s=min(TIMEOUT_S, interval_s(settings))),
         settings,
@@ -71,6 +86,7 @@ def run(settings: Settings) -> int:
         device=device.name,
         shelf=shelf,
         on_lost=engine.lost,
+        on_etag=saw,
         healthy=engine.healthy,
     )
     engine.start()
@@ -86,7 +102,12 @@ def consume(settings: Settings, shelf: Shelf, engine: Engine, presence: Presence
     """Celery's worker, with our pool, transport and backend, in this thread until it was told to stop."""
     # Celery warns root off because of pickle; only JSON is accepted here.
     warnings.simplefilter("ignore", SecurityWarning)
-    transport.install(engine.holdings, on_tick=engine.reporter.run, address=parse(settings.redis_url))
+
+    def tick() -> None:
+        engine.reporter.run()
+        engine.queues.sync()
+
+    transport.install(engine.holdings, on_tick=tick, address=parse(settings.redis_url))
     install_revoke()
     app = make_celery(settings, backend=outcome_backend(connect(settings)))
     app.conf.broker_url = app.conf.broker_url.partition(";")[0]  # our transport asks all sentinels at each try itself
@@ -102,6 +123,7 @@ def consume(settings: Settings, shelf: Shelf, engine: Engine, presence: Presence
         if not presence.started:  # also sent after each reconnect
             presence.start()
             logger.info(Event.WORKER_READY, worker=settings.worker_name, models=[str(ref) for ref in refs])
+        engine.queues.consumer = sender
         install_signals(settings, engine)
 
     signals.worker_ready.connect(on_ready, weak=False)

@@ -2,9 +2,10 @@
 
 Stock kombu pops a message in one command and files it as unacked in a second; what dies between loses it. Here one
 script does both. Nobody polls: the drain connection has client-side tracking on, redirected to the connection that
-the event loop watches, and the script's LLENs make Redis send one invalidation there at the next change of any of the
-lists, whoever pushed (https://redis.io/docs/latest/develop/reference/client-side-caching/). A tick a second drains
-anyway, so that a lost wake-up costs latency and never a message.
+the event loop watches, and the script's reads make Redis send one invalidation there at the next change of any of the
+lists or of the registry, whoever made it
+(https://redis.io/docs/latest/develop/reference/client-side-caching/). A tick a second drains anyway, so that a lost
+wake-up costs latency and never a message.
 """
 
 from __future__ import annotations
@@ -126,6 +127,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
             return
         drained: scripts.Drained = scripts.run_on(drainer, scripts.drain(lists, room, process=self.holdings.process))
         self._left = drained.left
+        self.holdings.on_etag(drained.etag)
         for name in drained.waiting:
             self.holdings.on_waiting(name)
         taken = [self._hold(list_name, raw) for list_name, raw in drained.messages]

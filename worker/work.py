@@ -12,6 +12,7 @@ from shared.tasks import Split
 from worker.batcher import Budget
 from worker.handler import Prepared
 from worker.models import LoadedModel
+from worker.shelf import Place
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +37,7 @@ class Work:
     priority: int
     request: Any  # celery's Request
     timeout_s: float | None = None  # its own time limit, beside its model's
+    place: Place | None = None  # of its version on the shelf, since it was accepted
     model: LoadedModel | None = None
     parts: Split | None = None
     parameters: Any = None
@@ -71,9 +73,9 @@ class Unit:
 
     @property
     def lane(self) -> Hashable:
-        """One model version, one group, one patience, and for a suspect its own job."""
+        """One build of a version, one group, one patience, and for a suspect its own job."""
         work = self.work
-        return (work.ref, self.prepared.group, work.patience_s, work.job_id if work.alone else None)
+        return (work.place, self.prepared.group, work.patience_s, work.job_id if work.alone else None)
 
     @property
     def priority(self) -> int:

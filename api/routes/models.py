@@ -10,6 +10,7 @@ from fastapi.responses import Response
 
 from api.deps import Services, services
 from api.presence import Workers
+from api.rollouts import rollout
 from api.schemas import ModelEntry, ModelList, OpenAIError
 from shared.catalog import ModelSpec
 from shared.errors import StoreUnavailable, UnknownModel
@@ -22,9 +23,9 @@ router = APIRouter(prefix="/v1/models")
 async def list_models(request: Request) -> Response:
     """What is configured, and which versions have a living worker."""
     parts = services(request)
-    workers = await _workers(parts)
+    workers = await _look(parts)
     data = [_entry(parts, name, spec, workers) for name, spec in parts.catalog.models.items()]
-    return _json({"object": "list", "data": data})
+    return _json({"object": "list", "data": data}, parts.registry.known.etag)
 
 
 @router.get(
@@ -36,19 +37,21 @@ async def list_models(request: Request) -> Response:
 async def read_model(request: Request, model_id: str) -> Response:
     """By name, or `name@version` (or alias): then that version's schemas."""
     parts = services(request)
+    workers = await _look(parts)
     try:
         ref = parts.catalog.resolve(model_id)
     except UnknownModel as error:
         told = {"message": error.message, "type": "invalid_request_error", "param": None, "code": error.code}
-        return _json({"error": told}, 404)
+        return _json({"error": told}, parts.registry.known.etag, 404)
     pin = ref.version if "@" in model_id else None
     spec = parts.catalog.spec(ref.model)
-    return _json(_entry(parts, ref.model, spec, await _workers(parts), pin))
+    return _json(_entry(parts, ref.model, spec, workers, pin), parts.registry.known.etag)
 
 
-async def _workers(parts: Services) -> Workers:
-    """Without Redis the list of models still stands; nobody is known to serve them."""
+async def _look(parts: Services) -> Workers:
+    """Without Redis the models that were known still stand; nobody is known to serve them."""
     try:
+        await parts.registry.refresh()
         return await parts.presence.workers()
     except StoreUnavailable:
         return Workers()
@@ -83,6 +86,7 @@ def _entry(parts: Services, name: str, spec: ModelSpec, workers: Workers, pin: s
         "aliases": spec.aliases,
         "traffic": weights,
         "ready": sum(version["ready"] for version in versions),
+        "rollout": _rollout(parts, name, workers),
         "limits": spec.limits.model_dump(),
         "example": card.get("example"),
         **_schemas(spec, card),
@@ -100,5 +104,12 @@ def _schemas(spec: ModelSpec, card: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _json(body: dict[str, Any], status: int = 200) -> Response:
-    return Response(orjson.dumps(body), status, media_type="application/json")
+def _rollout(parts: Services, name: str, workers: Workers) -> dict[str, Any] | None:
+    entry = parts.registry.known.models.get(name)
+    if entry is None or entry.serving is None:
+        return None
+    return rollout(name, entry, workers).model_dump(mode="json")
+
+
+def _json(body: dict[str, Any], etag: str, status: int = 200) -> Response:
+    return Response(orjson.dumps(body), status, {"ETag": f'"{etag}"'}, "application/json")

@@ -5,12 +5,12 @@
 -- next change of any of the lists, whoever pushes.
 -- A message of a newer version than this worker knows is parked for the workers that do: never failed, never a loop.
 -- KEYS  the lists, the most urgent first
--- ARGV  for each list: how many messages there is room for, or -1: take none, and tell whether any wait; then the worker's process id, and the newest message version
---       that it understands
--- RETURNS {how many are left in the lists that may be taken from, {the others in which messages wait}, list, raw, list,
---         raw, ...}
+-- ARGV  for each list: how many messages there is room for, or -1: take none, and tell whether any wait; then the
+--       worker's process id, and the newest message version that it understands
+-- RETURNS {how many are left in the lists that may be taken from, {the others in which messages wait}, the registry's
+--         etag (whose next change wakes the worker too), list, raw, list, raw, ...}
 local holder, known = ARGV[#KEYS + 1], tonumber(ARGV[#KEYS + 2])
-local out = { 0, {} }
+local out = { 0, {}, redis.call('HGET', REGISTRY, 'etag') or '' }
 for i, list in ipairs(KEYS) do
   local room = tonumber(ARGV[i])
   if room > 0 then

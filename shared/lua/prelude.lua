@@ -1,5 +1,5 @@
 -- Put in front of every script by shared/calls.py, after the constants of shared/keys.py (JOB, OUTCOME, PAYLOAD,
--- IDEMPOTENCY, COUNTERS, DEADLINES, UNACKED, HOLDERS, LEASES, DELAYED, DUE, BEAT, DEAD, WORKER, WORKERS, PARKED, LATENCY_BOUNDS).
+-- IDEMPOTENCY, COUNTERS, DEADLINES, UNACKED, HOLDERS, LEASES, DELAYED, DUE, BEAT, DEAD, WORKER, WORKERS, REGISTRY, PARKED, LATENCY_BOUNDS).
 -- Time is Redis TIME in ms, never a host's clock.
 
 local time = redis.call('TIME')
@@ -15,6 +15,11 @@ local terminal = { succeeded = true, failed = true, canceled = true }
 local function fields(id, ...)
   local values = redis.pcall('HMGET', JOB .. id, ...)
   return values.err and {} or values
+end
+
+-- The caller has chosen a version by a registry that is not the one any more: it may choose another one now.
+local function outdated(etag)
+  return (redis.call('HGET', REGISTRY, 'etag') or '') ~= etag
 end
 
 local function field(id, name)

@@ -5,9 +5,10 @@
 -- ARGV  1 id, 2 list, 3 raw message, 4 ref, 5 deadline (ms from now), 6 result TTL (ms), 7 size (bytes),
 --       8 max jobs, 9 max bytes, 10 waiter's channel or '', 11 idempotency scope or '', 12 fingerprint,
 --       13 the lists of its queue that are served before this job's own, 14 those served after it (each list
---       followed by a newline), 15... more record fields as name, value pairs
+--       followed by a newline), 15 the registry's etag that the version was chosen by, 16... more record fields as
+--       name, value pairs
 -- RETURNS {'accepted', id, created_at, deadline_at} | {'existing', id} | {'mismatch', id}
---         | {'full', jobs, bytes, ms until they are done (0: not known)} | {'late', ms until its turn}
+--         | {'outdated'} (choose again) | {'full', jobs, bytes, ms until they are done (0: not known)} | {'late', ms until its turn}
 local id, ref, channel, idem = ARGV[1], ARGV[4], ARGV[10], ARGV[11]
 local size = tonumber(ARGV[7])
 if idem ~= '' then
@@ -21,6 +22,7 @@ if idem ~= '' then
 elseif redis.call('EXISTS', JOB .. id) == 1 then
   return { 'existing', id }
 end
+if outdated(ARGV[15]) then return { 'outdated' } end
 local counters = redis.call('HMGET', COUNTERS .. ref, 'queued', 'running', 'bytes')
 local queued = tonumber(counters[1] or '0')
 local running = tonumber(counters[2] or '0')
@@ -42,7 +44,7 @@ if queued > 0 then
   local turn = time_for(COUNTERS .. ref, math.min(ahead, queued) + running)
   if turn > tonumber(ARGV[5]) then return { 'late', turn } end
 end
-local fields = { unpack(ARGV, 15) }
+local fields = { unpack(ARGV, 16) }
 if channel ~= '' then
   fields[#fields + 1] = 'waiters'
   fields[#fields + 1] = channel

@@ -90,7 +90,7 @@ async def test_a_drain_holds_callers_for_their_outcome(start: Start, hands: Hand
     assert (answer.status_code, answer.headers["connection"]) == (200, "close")
     await until(lambda: api.popen.poll() is not None, "it exits")
     assert api.popen.returncode == 0
-    assert [event["event"] for event in api.events()] == ["started", "stopping", "stopped"]
+    assert [event["event"] for event in api.events()] == ["registry_changed", "started", "stopping", "stopped"]
 
 
 async def test_the_rest_is_released_when_the_drain_is_over(start: Start, hands: Hands) -> None:

@@ -125,8 +125,8 @@ def test_a_loaded_model_and_its_card(folder: Path) -> None:
     model = load(folder, own)
     assert (model.max_size, model.max_cost, model.padded) == (8, 1024, False)
     assert (model.max_wait_s, model.timeout_s, model.example_output) == (0.02, 5, {"size": 3})
-    place = Place(model.ref, own, own.versions["1"], type(model.handler), standing=Standing.READY, model=model)
-    card = orjson.loads(orjson.dumps(place_card(place, device="cpu")))
+    place = Place(model.ref, own, type(model.handler), standing=Standing.READY, model=model)
+    card = orjson.loads(orjson.dumps(place_card(place, None, device="cpu")))
     assert (card["model"], card["version"], card["state"], card["device"]) == ("m", "1", "ready", "cpu")
     assert card["example"] == {"text": "abc"}
     assert card["output_schema"]["properties"]["size"] == {"title": "Size", "type": "integer"}

@@ -200,8 +200,8 @@ class Machine(RuleBasedStateMachine):
             start_at=self.client.time()[0] * 1000 + HOUR_MS if delayed else None,
             fields={"model": "m", "version": "v"},
         )
-        assert self.run(call) is (tag not in self.adopted)
-        assert not self.run(call), "adopting again is harmless"
+        assert self.run(call) == ("existing" if tag in self.adopted else "adopted")
+        assert self.run(call) == "existing", "adopting again is harmless"
         self._forget(name, tag)
         self.filed.pop(tag, None)
         if tag not in self.adopted:
