@@ -10,7 +10,7 @@ def main() -> None:
     try:
         from ml_service_client.cli.commands import app
     except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich"):
+        if error.name not in ("typer", "rich", "yaml"):
             raise
         sys.exit(f"ml-service: {error.name} is not installed; run: pip install 'ml-service-client[cli]'")
     app()

@@ -8,6 +8,8 @@ import sys
 
 import typer
 
+from ml_service_client.cli import admin
+
 app = typer.Typer(
     name="ml-service",
     help="Run and use ml-service: models behind a queue, batched, with nothing accepted ever lost.",
@@ -40,6 +42,10 @@ def up(context: typer.Context) -> None:
 def check(context: typer.Context) -> None:
     """Load each model (or those named), run its example, tell time, memory, device and output shape."""
     _become("worker", ["check", *context.args])
+
+
+app.command()(admin.apply)
+app.command()(admin.rollback)
 
 
 def _become(package: str, arguments: list[str]) -> None:
