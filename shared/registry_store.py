@@ -54,14 +54,15 @@ class RegistryStore:
 
     def seed(self, *, exact: bool = False, outright: bool = False) -> Registry:
         """Take the models file in, if its contents have not been yet: what it names is added or changed, nothing goes.
-        While no worker lives it is so at once; else it is a rollout. A file that changes what a version is while
-        workers run it is not taken in: that is logged, and what stands stays. `exact`: where it is not the file that
-        was taken in last, its models and no others; `outright`: at once, whoever lives."""
+        While no worker lives it is so at once, and an older file is taken in again: what was a mistake is taken back
+        by starting anew. Else it is a rollout, and a file that changes what a version is while workers run it is not
+        taken in: that is logged, and what stands stays. `exact`: its models and no others, also where an older file
+        comes again; `outright`: at once, whoever lives."""
         now = self._read() or Registry()
         outright = outright or not self._served()
 
         def how(registry: Registry) -> Registry:
-            known = registry.files[-1:] if exact else registry.files
+            known = registry.files[-1:] if exact or outright else registry.files
             if self._digest in known:
                 return registry
             return registry.with_models(self._file.models, exact=exact, outright=outright).knowing(self._digest)

@@ -79,9 +79,9 @@ def _ms(told: str) -> float:
 def test_leases_deadlines_and_times_are_redis_time(redis_url: str, tmp_path: Path, store: redis.Redis) -> None:
     """The API is two hours ahead, one worker an hour ahead, the other an hour behind; each serves a model."""
     with (
-        api(redis_url, _models(tmp_path, "ahead", "behind"), **_shifted(2)) as url,
-        worker(redis_url, _models(tmp_path, "ahead"), "ahead", **_shifted(1)),
-        worker(redis_url, _models(tmp_path, "behind"), "behind", **_shifted(-1)),
+        api(redis_url, models := _models(tmp_path, "ahead", "behind"), **_shifted(2)) as url,
+        worker(redis_url, models, "ahead", ML_MODELS="ahead", **_shifted(1)),
+        worker(redis_url, models, "behind", ML_MODELS="behind", **_shifted(-1)),
         httpx.Client(base_url=url, timeout=60) as http,
     ):
         assert _workers_hours_ahead(store) == {"ahead": 1, "behind": -1}
