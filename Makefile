@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up dev test test-redis7 slow lint types imports check format bench bench-wake bench-loss chaos soak \
+.PHONY: help install demo demo-update up dev test test-redis7 slow lint types imports check format bench bench-wake bench-loss chaos soak \
 	gpu compose-test clean
 
 help: ## This list
@@ -40,6 +40,9 @@ $(STAMP): pyproject.toml client/pyproject.toml
 
 demo: $(STAMP) ## Start everything, ask two models, show the answers, stop everything
 	@$(BIN)/python -m examples.demo $(ARGS)
+
+demo-update: $(STAMP) ## A second version comes under load, gets a tenth of the calls, then all, and goes back
+	@$(BIN)/python -m examples.demo_update $(ARGS)
 
 up: $(STAMP) ## Run the service: API on 8001, Flower on 5555; Ctrl-C stops it
 	@$(BIN)/ml-service up $(ARGS)
@@ -95,5 +98,5 @@ compose-test: ## The containers, built and asked for real
 
 clean: ## Remove .venv and what the tools left (not .ml-service, which holds accepted jobs)
 	rm -rf .venv build dist *.egg-info client/*.egg-info client/build .pytest_cache .mypy_cache .ruff_cache \
-		.import_linter_cache .hypothesis demo.png
+		.import_linter_cache .hypothesis demo.png demo-update.png
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from local.server import tethered
+from shared.catalog import load_catalog
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S, STOP_S = 300.0, 90.0
@@ -27,11 +28,13 @@ class DemoFailed(Exception):
 
 
 @contextlib.contextmanager
-def running(folder: Path, port: int, flower_port: int, console: Console) -> Iterator[dict[str, str]]:
+def running(
+    folder: Path, port: int, flower_port: int, console: Console, *, models: Path = ROOT / "models.yaml"
+) -> Iterator[dict[str, str]]:
     """The stack, ready: `state.json`'s URLs. After it nothing of it runs; an unclean stop is a DemoFailed."""
     log = folder / "up.log"
     command = [sys.executable, "-m", "local", "up", "--data-dir", str(folder / "data"), "--port", str(port)]
-    command += ["--flower-port", str(flower_port), "--models", str(ROOT / "models.yaml")]
+    command += ["--flower-port", str(flower_port), "--models", str(models)]
     env = {name: value for name, value in os.environ.items() if not name.startswith("ML_")}
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own program
@@ -45,7 +48,7 @@ def running(folder: Path, port: int, flower_port: int, console: Console) -> Iter
         )
     pids: list[int] = []
     try:
-        state = _wait_ready(process, folder / "data" / "state.json", log, console)
+        state = _wait_ready(process, folder / "data" / "state.json", log, console, list(load_catalog(models).models))
         pids = list(state["processes"].values())
         yield {name: url for name, url in state.items() if name.endswith("_url")}
     finally:
@@ -56,11 +59,13 @@ def running(folder: Path, port: int, flower_port: int, console: Console) -> Iter
         raise DemoFailed(f"the stack did not stop cleanly (exit code {code}, still running: {left})\n{_tail(log)}")
 
 
-def _wait_ready(process: subprocess.Popen[bytes], state_file: Path, log: Path, console: Console) -> dict:
+def _wait_ready(
+    process: subprocess.Popen[bytes], state_file: Path, log: Path, console: Console, models: list[str]
+) -> dict:
     give_up = time.monotonic() + START_S
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress, httpx.Client(timeout=5) as client:
-        bar = progress.add_task("starting the queue", total=5)
+        bar = progress.add_task("starting the queue", total=3 + len(models))
 
         def step(doing: str, condition: Callable[[], object]) -> None:
             progress.update(bar, description=doing)
@@ -76,7 +81,7 @@ def _wait_ready(process: subprocess.Popen[bytes], state_file: Path, log: Path, c
         step("starting the queue", lambda: "worker-1" in _state(state_file).get("processes", {}))
         state = _state(state_file)
         step("starting the API", lambda: _ok(client, f"{state['api_url']}/readyz"))
-        for model in ("bert", "cnn"):
+        for model in models:
             step(f"loading {model}", lambda model=model: _ok(client, f"{state['api_url']}/readyz?model={model}"))
         step("starting Flower", lambda: _ok(client, f"{state['flower_url']}/healthcheck"))
     return _state(state_file)
