@@ -28,7 +28,7 @@ class Rollouts:
         """Follow the registry, and do what is due. Without Redis nothing is."""
         try:
             registry = await self._registry.refresh()
-            if any(entry.serving for entry in registry.models.values()):
+            if any(entry.rolling for entry in registry.models.values()):
                 await self._switch(registry, await self._presence.workers())
             if registry.retiring:
                 await self._retire(list(registry.retiring))
@@ -37,7 +37,7 @@ class Rollouts:
 
     async def _switch(self, registry: Registry, workers: Workers) -> None:
         for name, entry in list(registry.models.items()):
-            if entry.serving is None or rollout(name, entry, workers).state != "ready":
+            if not entry.rolling or rollout(name, entry, workers).state != "ready":
                 continue
 
             before = registry.generation

@@ -139,6 +139,7 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[ModelEntry]
+    rollouts: list[Rollout] = Field(default_factory=list, description="changes on their way, also of new models")
 
 
 class OpenAIError(BaseModel):

@@ -194,6 +194,8 @@ class Catalog:
         try:
             return self.models[model]
         except KeyError:
+            if any(ref.model == model for ref, _ in self._known.others):
+                raise UnknownModel(f"model {model!r} is not served: workers are loading it, or it is going") from None
             known = ", ".join(sorted(self.models)) or "none"
             raise UnknownModel(f"no model {model!r} is configured; there are: {known}") from None
 

@@ -1,9 +1,10 @@
 """The registry: which models there are to be, in one document in Redis. Here is what it says and how it changes; pure.
 
 models.yaml is its seed; `PUT` and `DELETE` under /v1/models change it (shared/registry_store.py writes it). Workers
-make what it asks for (worker/reconciler.py). A change of a model that is served already is a rollout: callers get what
-they got before (`serving`) until workers have what they are to get (`spec`); then the traffic switches, at one moment
-for all API processes, and the versions that nobody can ask for any more are retiring: they end what was accepted.
+make what it asks for (worker/preload.py, worker/shelf.py). A change while workers live is a rollout: callers get what
+they got before (`serving`; nothing of a `new` model) until workers have what they are to get (`spec`). Then the traffic
+switches, at one moment for all API processes, and the versions that nobody can ask for any more are retiring: they end
+what was accepted.
 """
 
 from __future__ import annotations
@@ -32,24 +33,28 @@ class Wanted:
 
 class Entry(BaseModel):
     """One model. `spec`: as it is to be; `serving`: what callers get while workers do not have that (None: they get
-    `spec`); `previous`: what they got before the last change."""
+    `spec`, or nothing of it while it is `new`); `previous`: what they got before the last change."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     spec: ModelSpec
     serving: ModelSpec | None = None
+    new: bool = False
     previous: ModelSpec | None = None
 
     @property
-    def now(self) -> ModelSpec:
-        """What callers get."""
-        return self.serving or self.spec
+    def now(self) -> ModelSpec | None:
+        """What callers get; None: nothing yet."""
+        return None if self.new else self.serving or self.spec
+
+    @property
+    def rolling(self) -> bool:
+        """Whether callers are to get something else than they do."""
+        return self.new or self.serving is not None
 
     def coming(self) -> list[str]:
         """The versions that workers must load before callers can get `spec`."""
-        if self.serving is None:
-            return []
-        now = {version: self.serving.build(version) for version in self.serving.versions}
+        now = {} if self.now is None else {version: self.now.build(version) for version in self.now.versions}
         return [version for version in self.spec.versions if self.spec.build(version) != now.get(version)]
 
 
@@ -71,26 +76,29 @@ class Registry(BaseModel):
             (Ref(name, version), entry.spec)
             for name, entry in self.models.items()
             for version in entry.coming()
-            if version not in entry.now.versions and str(Ref(name, version)) not in self.retiring
+            if not (entry.now and version in entry.now.versions) and str(Ref(name, version)) not in self.retiring
         ]
         others += [(ref_of(name), spec) for name, spec in self.retiring.items()]
-        return Catalog({name: entry.now for name, entry in self.models.items()}, others=others, etag=self.etag)
+        return Catalog(self._now(), others=others, etag=self.etag)
 
     def wanted(self) -> dict[Ref, Wanted]:
         """Every version that workers are to have."""
         found = self._going()
         for name, entry in self.models.items():
             coming = entry.coming()
-            for version in entry.now.versions:
-                found[Ref(name, version)] = Wanted(entry.now, going=version not in entry.spec.versions)
+            if entry.now is not None:
+                for version in entry.now.versions:
+                    found[Ref(name, version)] = Wanted(entry.now, going=version not in entry.spec.versions)
             for version in entry.spec.versions:
                 found[Ref(name, version)] = Wanted(entry.spec, coming=version in coming)
         return found
 
     def served(self) -> dict[Ref, Wanted]:
         """What callers get now: what a new worker loads first."""
-        now = Catalog({name: entry.now for name, entry in self.models.items()})
-        return self._going() | {ref: Wanted(spec) for ref, spec, _ in now.refs()}
+        return self._going() | {ref: Wanted(spec) for ref, spec, _ in Catalog(self._now()).refs()}
+
+    def _now(self) -> dict[str, ModelSpec]:
+        return {name: entry.now for name, entry in self.models.items() if entry.now is not None}
 
     def _going(self) -> dict[Ref, Wanted]:
         return {ref_of(name): Wanted(spec, going=True) for name, spec in self.retiring.items()}
@@ -98,7 +106,9 @@ class Registry(BaseModel):
     def entry(self, model: str) -> Entry:
         """Raises UnknownModel."""
         if model not in self.models:
-            self.catalog().spec(model)
+            raise UnknownModel(
+                f"no model {model!r} is configured; there are: {', '.join(sorted(self.models)) or 'none'}"
+            )
         return self.models[model]
 
     def stamped(self) -> Registry:
@@ -125,7 +135,8 @@ class Registry(BaseModel):
         """Nobody can ask for it any more. Raises UnknownModel."""
         now = self.entry(model).now
         rest = {name: entry for name, entry in self.models.items() if name != model}
-        return self.model_copy(update={"models": rest})._retire(model, now, now.versions)
+        changed = self.model_copy(update={"models": rest})
+        return changed if now is None else changed._retire(model, now, now.versions)
 
     def with_version(self, model: str, version: str, spec: VersionSpec, *, replace: bool = False) -> Registry:
         """The traffic stays where it is; with `replace` all of it goes to the new version, and those that had it go.
@@ -158,9 +169,11 @@ class Registry(BaseModel):
         return self._with(model, _checked(old, {"traffic": dict(traffic)}))
 
     def rolled_back(self, model: str) -> Registry:
-        """A rollout under way is called off; else callers get what they got before the last change, as soon as workers
-        have it. Twice is back again. Raises UnknownModel, NothingToRollBack."""
+        """A rollout under way is called off (a new model goes); else callers get what they got before the last change,
+        as soon as workers have it. Twice is back again. Raises UnknownModel, NothingToRollBack."""
         entry = self.entry(model)
+        if entry.new:
+            return self.without(model)
         if entry.serving is not None:
             return self._put(model, entry.model_copy(update={"spec": entry.serving, "serving": None}))
         if entry.previous is None:
@@ -171,7 +184,7 @@ class Registry(BaseModel):
         """Workers have what callers are to get: they get it."""
         entry = self.entry(model)
         if entry.serving is None:
-            return self
+            return self._put(model, Entry(spec=entry.spec)) if entry.new else self
         previous = entry.previous if _same(entry.spec, entry.serving) else entry.serving
         done = Entry(spec=entry.spec, previous=previous)
         gone = [version for version in entry.serving.versions if version not in entry.spec.versions]
@@ -189,17 +202,19 @@ class Registry(BaseModel):
 
     def _with(self, model: str, spec: ModelSpec, *, outright: bool = False) -> Registry:
         old = self.models.get(model)
-        if old is not None and _same(old.spec, spec) and not (outright and old.serving):
+        if old is not None and _same(old.spec, spec) and not (outright and old.rolling):
             return self
         if not outright:
             self._refuse_other_contents(model, spec)
-        if old is None:
-            return self._put(model, Entry(spec=spec))
+        if old is None or old.now is None:
+            return self._put(model, Entry(spec=spec, new=not outright))
         rollout = self._put(model, Entry(spec=spec, serving=old.now, previous=old.previous))
         return rollout.switched(model) if outright or not rollout.models[model].coming() else rollout
 
     def _put(self, model: str, entry: Entry) -> Registry:
-        retiring = {ref: spec for ref, spec in self.retiring.items() if not _is_of(ref, model, entry.now)}
+        retiring = {
+            ref: spec for ref, spec in self.retiring.items() if not (entry.now and _is_of(ref, model, entry.now))
+        }
         return self.model_copy(update={"models": self.models | {model: entry}, "retiring": retiring})
 
     def _retire(self, model: str, spec: ModelSpec, versions: Iterable[str]) -> Registry:
@@ -209,7 +224,8 @@ class Registry(BaseModel):
         return self.model_copy(update={"retiring": self.retiring | going})
 
     def _refuse_other_contents(self, model: str, spec: ModelSpec) -> None:
-        known = [self.models[model].now] if model in self.models else []
+        entry = self.models.get(model)
+        known = [entry.now] if entry and entry.now else []
         known += [old for ref, old in self.retiring.items() if ref_of(ref).model == model]
         for old in known:
             for version, contents in old.versions.items():

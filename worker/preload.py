@@ -67,7 +67,7 @@ def make_place(ref: Ref, asked: Wanted, settings: Settings) -> Place:
 def rolling_out(registry: Registry, ref: Ref) -> bool:
     """Whether callers of this model are to get something else anyway: then what they get now may fail."""
     entry = registry.models.get(ref.model)
-    return entry is not None and entry.serving is not None
+    return entry is not None and entry.rolling
 
 
 def preload(shelf: Shelf, load: Callable[[Place], LoadedModel], registry: Registry, *, tell_failed: TellFailed) -> None:

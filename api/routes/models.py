@@ -25,7 +25,9 @@ async def list_models(request: Request) -> Response:
     parts = services(request)
     workers = await _look(parts)
     data = [_entry(parts, name, spec, workers) for name, spec in parts.catalog.models.items()]
-    return _json({"object": "list", "data": data}, parts.registry.known.etag)
+    models = parts.registry.known.models.items()
+    under_way = [rollout(name, entry, workers).model_dump(mode="json") for name, entry in models if entry.rolling]
+    return _json({"object": "list", "data": data, "rollouts": under_way}, parts.registry.known.etag)
 
 
 @router.get(
@@ -106,7 +108,7 @@ def _schemas(spec: ModelSpec, card: dict[str, Any]) -> dict[str, Any]:
 
 def _rollout(parts: Services, name: str, workers: Workers) -> dict[str, Any] | None:
     entry = parts.registry.known.models.get(name)
-    if entry is None or entry.serving is None:
+    if entry is None or not entry.rolling:
         return None
     return rollout(name, entry, workers).model_dump(mode="json")
 

@@ -109,7 +109,7 @@ async def _change(request: Request, how: Callable[[Registry], Registry]) -> Resp
     except ValidationError as error:
         raise InvalidInput("the model does not fit", faults=faults_of(error)) from None
     workers = await parts.presence.workers()
-    under_way = [rollout(name, entry, workers) for name, entry in after.models.items() if entry.serving]
+    under_way = [rollout(name, entry, workers) for name, entry in after.models.items() if entry.rolling]
     body = Changed(generation=after.generation, changes=differences(before, after), rollouts=under_way)
     return Response(
         body.model_dump_json(),

@@ -184,6 +184,11 @@ def test_a_version_that_does_not_load_changes_nothing(
         put(http, "toy/rollback", method="POST")
         assert switched(http)
         wait_until(lambda: not list(store.scan_iter(f"{keys.CARD}toy@2:*")), what="nobody tries it any more")
+        put(http, "bad", {"handler": "nowhere.py:Nobody", "versions": {"1": {}}})
+        with worker(redis_url, models, "later", **QUICK):
+            assert set(served(http)["1"]) == {"ready"}, "a new model that does not load keeps no worker from its start"
+        (told,) = http.get("/v1/models").json()["rollouts"]
+        assert "no such file" in told["failures"][0]["error"]
         assert (process.poll(), seen.faults, set(seen.answers)) == (None, [], {"one"})
 
 
@@ -194,7 +199,7 @@ def test_later_replicas_and_plain_producers_get_the_same(
         put(http, "toy/versions/2", TWO, replace=True)
         wait_until(lambda: switched(http) and not registry(store).retiring, what="switched")
     with worker(redis_url, models, "w2", **QUICK):
-        assert served(http) == {"2": ["ready"]}, "its models file is old"
+        wait_until(lambda: served(http) == {"2": ["ready"]}, what="whatever its models file says")
         assert say(http) == ("2", "two")
         plain = Celery(broker=redis_url, backend=redis_url)
         sent = plain.send_task("ml.predict", kwargs={"model": "toy", "input": {"n": 3}}, queue="ml")
@@ -261,7 +266,9 @@ def test_other_settings_of_a_model_are_loaded_beside_it(http: httpx.Client, redi
 
 def test_models_come_and_go(http: httpx.Client, redis_url: str, models: Path, store: redis.Redis) -> None:
     with worker(redis_url, models, "w1", **QUICK):
-        assert put(http, "more", {"task": "echo", "versions": {"a": {}}})["rollouts"] == []
+        (told,) = put(http, "more", {"task": "echo", "versions": {"a": {}}})["rollouts"]
+        assert (told["model"], told["versions"], told["workers"]) == ("more", ["a"], 1)
+        wait_until(lambda: http.get("/v1/models/more").status_code == 200, what="it is there")
         job = http.post("/v1/jobs", json={"model": "more", "input": 7}, headers={"Prefer": "wait=20"}).json()
         assert (job["state"], job["output"]) == ("succeeded", 7)
         put(http, "more", method="DELETE")

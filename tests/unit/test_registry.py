@@ -22,7 +22,7 @@ def spec(*versions: str, **more: Any) -> ModelSpec:
 
 def one(*versions: str, **more: Any) -> Registry:
     """Of the model m."""
-    return Registry().with_models({"m": spec(*versions, **more)})
+    return Registry().with_models({"m": spec(*versions, **more)}, outright=True)
 
 
 def now(registry: Registry) -> dict[str, float]:
@@ -115,8 +115,20 @@ def test_what_is_used_does_not_go() -> None:
     assert (list(gone.retiring), list(gone.models["m"].spec.versions)) == (["m@2"], ["1", "3"])
 
 
+def test_a_new_model_is_had_when_workers_have_it_and_goes_without_a_trace() -> None:
+    begun = one("1").with_models({"n": spec("a")})
+    assert (begun.models["n"].coming(), loads(begun)) == (["a"], {"m@1", "n@a"})
+    assert [str(ref) for ref in begun.served()] == ["m@1"]
+    with pytest.raises(UnknownModel, match="'n' is not served: workers are loading it"):
+        begun.catalog().resolve("n")
+    assert begun.switched("n").catalog().resolve("n") == Ref("n", "a")
+    assert loads(begun.with_models({"n": spec("b")})) == {"m@1", "n@b"}
+    for off in (begun.rolled_back("n"), begun.without("n")):
+        assert (list(off.models), off.retiring) == (["m"], {})
+
+
 def test_models_go_with_an_exact_file_alone() -> None:
-    known = one("1").with_models({"n": spec("a")})
+    known = one("1").with_models({"n": spec("a")}).switched("n")
     assert list(known.with_models({"n": spec("a")}).models) == ["m", "n"]
     exact = known.with_models({"o": spec("x"), "n": spec("a")}, exact=True)
     assert (list(exact.models), list(exact.retiring)) == (["o", "n"], ["m@1"])
@@ -201,7 +213,7 @@ class Machine(RuleBasedStateMachine):
     def workers_follow(self) -> None:
         """They load what they are to have; then the traffic switches."""
         self.had = {str(ref) for ref in self.registry.wanted()}
-        if self.registry.models["m"].serving is not None:
+        if self.registry.models["m"].rolling:
             self.change(lambda now: now.switched("m"))
 
     @rule()

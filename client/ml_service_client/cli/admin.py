@@ -69,7 +69,7 @@ def _follow(http: httpx.Client, wait_s: float, only: str | None = None) -> None:
     end, told = time.monotonic() + wait_s, ""
     while True:
         body = _get(http, "/v1/models")
-        under_way = [one["rollout"] for one in body["data"] if one["rollout"] and only in (None, one["id"])]
+        under_way = [one for one in body["rollouts"] if only in (None, one["model"])]
         if not under_way:
             typer.echo("callers get it")
             return
