@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -187,14 +188,17 @@ class Driver:
 
     def _left(self) -> Left:
         client = self._stack.client
-        queue = keys.queue_name(reference.MODEL, "1")
-        lists = [keys.queue_list(name, priority) for name in (queue, keys.INTAKE) for priority in keys.PRIORITIES]
         names = list(client.scan_iter(count=1000))
+        lists = [keys.queue_list(keys.INTAKE, priority) for priority in keys.PRIORITIES]
+        lists += [name.decode() for name in names if name.startswith(f"ml.{reference.MODEL}.".encode())]
         pipe = client.pipeline(transaction=False)
         for name in names:
             pipe.ttl(name)
         forever = [name.decode() for name, ttl in zip(names, pipe.execute(), strict=True) if ttl == -1]
-        counters = {str(name, "ascii"): int(n) for name, n in client.hgetall(keys.COUNTERS + reference.REF).items()}
+        counters: Counter[str] = Counter()
+        for name in names:
+            if name.startswith(keys.COUNTERS.encode()):
+                counters.update({str(field, "ascii"): int(n) for field, n in client.hgetall(name).items()})
         return Left(
             unacked=client.hlen(keys.UNACKED),
             leases=client.zcard(keys.LEASES),

@@ -12,11 +12,14 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import httpx
 from redis.exceptions import RedisError
 
 from local.server import answers
 from shared import keys
+from tests.chaos import reference
 from tests.chaos.caller import IDLE_CONNECTIONS
 from tests.chaos.journal import Journal
 from tests.chaos.records import Event
@@ -49,6 +52,7 @@ class Events:
             "redis-cut": self._redis_cut,
             "redis-pause": self._redis_pause,
             "callers-drop": self._callers_drop,
+            "model-update": self._model_update,
         }
         event = actions[kind](number)
         event.back_s = time.monotonic() - event.at
@@ -188,6 +192,30 @@ class Events:
         for process in self._callers:
             process.popen.send_signal(signal.SIGUSR1)
         return event
+
+    def _model_update(self, number: int) -> Event:
+        """A new version takes all the traffic. The second time, in turn, the next event comes while it does."""
+        hit = self._held_and_computed()
+        version = str(number + 1)
+        event = Event("model-update", time.monotonic(), f"{reference.MODEL}@{version}", hit)
+        until(lambda: self._ask("PUT", f"/versions/{version}?replace=true") is not None, _FIND_S, "the API takes it")
+        if number % 2:
+            until(lambda: self._switched(version), _FIND_S, "the traffic switches")
+            event.notes["switched_s"] = round(time.monotonic() - event.at, 2)
+        return event
+
+    def _switched(self, version: str) -> bool:
+        told = self._ask("GET", "")
+        return told is not None and told["rollout"] is None and list(told["traffic"]) == [version]
+
+    def _ask(self, method: str, path: str) -> dict[str, Any] | None:
+        """None while it is not answered well."""
+        try:
+            url = f"{self._stack.url}/v1/models/{reference.MODEL}{path}"
+            answer = httpx.request(method, url, json={} if method == "PUT" else None, timeout=10, trust_env=False)
+        except httpx.TransportError:
+            return None
+        return answer.json() if answer.is_success else None
 
 
 def _waiting(log: Path) -> int:

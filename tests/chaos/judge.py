@@ -23,6 +23,7 @@ KINDS = (
     "redis-cut",
     "redis-pause",
     "callers-drop",
+    "model-update",
 )
 """Everything that is done to the stack; the `kind` of an event."""
 
@@ -45,7 +46,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """In Redis when all is over. `counters` of the version; `forever`: keys without a TTL that may not lack one."""
+    """In Redis when all is over. `counters`: of all versions together; `forever`: keys that lack a TTL and may not."""
 
     unacked: int = 0
     leases: int = 0

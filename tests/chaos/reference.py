@@ -7,7 +7,6 @@ import random
 from typing import Any
 
 MODEL = "reckon"
-REF = f"{MODEL}@1"
 _LARGE_EVERY, _LARGE = 97, 40_000  # above ML_INLINE_BYTES: these inputs travel through the payload store
 
 

@@ -200,7 +200,7 @@ def test_too_few_events_and_jobs() -> None:
     run = green()
     fewer = replace(run, events=[event for event in run.events if event.kind != "redis-term"])
     found = verdict(fewer, replace(TERMS, jobs=5)).faults
-    assert found == {"events": ["redis-term came 0 times", "only 8 of 9 events", "only 4 of 5 jobs"]}
+    assert found == {"events": ["redis-term came 0 times", "only 9 of 10 events", "only 4 of 5 jobs"]}
 
 
 def test_a_process_that_died_unasked() -> None:
