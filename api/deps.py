@@ -75,6 +75,7 @@ class Services:
             await one.stop()
         await self.waiter.stop()
         await self.submitter.close()
+        self.registry.close()
         await self.client.aclose()
 
 

@@ -26,6 +26,10 @@ class LiveRegistry:
         self._lock = asyncio.Lock()
         self.known = Registry()
 
+    def close(self) -> None:
+        """No more changes."""
+        self._store.close()
+
     async def refresh(self) -> Registry:
         """As it stands in Redis. A look at its etag, where it has not changed."""
         if await self._etag() != (self.known.etag or None):

@@ -29,7 +29,7 @@ class Stack:
 
 
 @contextlib.contextmanager
-def running(folder: Path, models: Path, model: str, workers: int = 1) -> Iterator[Stack]:
+def running(folder: Path, models: Path, model: str, workers: int = 1, **env: str) -> Iterator[Stack]:
     """Ready to serve `model`; nothing of it runs afterwards. Raises RuntimeError with the log's tail."""
     log = folder / "up.log"
     command = [sys.executable, "-m", "local", "up", "--data-dir", str(folder / "data"), "--models", str(models)]
@@ -37,7 +37,7 @@ def running(folder: Path, models: Path, model: str, workers: int = 1) -> Iterato
     with log.open("wb") as output:
         process = subprocess.Popen(
             tethered(command, signal.SIGTERM),
-            env=os.environ | {"HF_HUB_OFFLINE": "1"},
+            env=os.environ | {"HF_HUB_OFFLINE": "1"} | env,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -90,7 +90,6 @@ def build(options: Options, settings: Settings, lock_fd: int, listener: socket.s
         )
     env = _environment(os.environ, options, redis_url)
     python = (sys.executable, "-u", "-m")
-    worker_env = env | _threads(os.environ, options.workers)
     return Stack(
         redis=redis,
         apis=tuple(
@@ -107,7 +106,7 @@ def build(options: Options, settings: Settings, lock_fd: int, listener: socket.s
             Spec(
                 f"worker-{n}",
                 (*python, "worker"),
-                worker_env | {"ML_WORKER_NAME": f"worker-{n}"},
+                env | {"ML_WORKER_NAME": f"worker-{n}"},
                 stop_s=settings.grace_s + STOP_MARGIN_S,
             )
             for n in range(1, options.workers + 1)
@@ -133,13 +132,6 @@ def _environment(current: Mapping[str, str], options: Options, redis_url: str) -
     if options.reload:  # whoever edits does not want to wait for a drain
         env |= {name: current.get(name, "2") for name in ("ML_DRAIN_S", "ML_GRACE_S")}
     return env
-
-
-def _threads(current: Mapping[str, str], workers: int) -> dict[str, str]:
-    """Several workers on one CPU share its cores; each with a thread a core would only be in the others' way."""
-    if workers == 1 or "ML_TORCH_THREADS" in current:
-        return {}
-    return {"ML_TORCH_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
 
 
 def _port(port: int, option: str) -> int:

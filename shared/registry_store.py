@@ -25,6 +25,10 @@ class RegistryStore:
         self._client, self._file = client, file
         self._digest = _digest(file)
 
+    def close(self) -> None:
+        """No more calls."""
+        self._client.close()
+
     def read(self, known: Registry | None = None) -> Registry:
         """As it stands. Where there is none, Redis has lost it or never had it: `known` is put back, or else the models
         file is taken in."""

@@ -1,12 +1,23 @@
-"""How many threads of a CPU this worker may use: torch counts the machine's cores, not the container's share of them,
-and threads beyond it are throttled together with those that do the work."""
+"""How many threads of the CPU a worker uses. More than its share do not help: they are throttled together with those
+that do the work, or take turns with other workers' threads, which wait for each other meanwhile.
+
+The share is the container's quota where there is one. Else the workers of one host that run models on its CPU divide
+its cores: each holds a lock in a folder that they share, which the kernel frees at any death.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import math
+import os
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup/cpu.max")  # https://docs.kernel.org/admin-guide/cgroup-v2.html, "quota period" in us
+_SLOTS = 64
+_LOOK_S = 1.0
 
 
 def quota(file: Path = _CGROUP) -> int | None:
@@ -18,6 +29,67 @@ def quota(file: Path = _CGROUP) -> int | None:
         return None
 
 
-def threads(asked: int, cores: int) -> int:
-    """`asked` if it is not 0; else `cores`, torch's own choice, or the quota if that is less."""
-    return asked or min(cores, quota() or cores)
+class CpuShare:
+    """Of one process. `asked` is ML_TORCH_THREADS, which goes first where it is not 0; `counts`: it runs models on the
+    CPU, so the others are to count it as soon as it has torch."""
+
+    def __init__(
+        self, asked: int, folder: Path, *, counts: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._asked, self._folder, self._counts, self._clock = asked, folder, counts, clock
+        self._cores = 0
+        self._slot: int | None = None
+        self._again_at = float("-inf")
+
+    def threads(self, cores: int) -> int:
+        """Of `cores`, now: at least one."""
+        if self._asked:
+            return self._asked
+        limit = quota()
+        return min(cores, limit) if limit else max(1, cores // self._workers())
+
+    def apply(self) -> None:
+        """Let torch's forwards in this very thread use so many. Cheap: call it before each. Where the folder cannot be
+        written nobody is counted."""
+        torch = sys.modules.get("torch")
+        if torch is None or self._clock() < self._again_at:
+            return
+        if self._counts and self._slot is None:
+            locks = (self._lock(number, fcntl.LOCK_EX) for number in range(_SLOTS))
+            self._slot = next((lock for lock in locks if lock is not None), None)
+        self._again_at = self._clock() + _LOOK_S
+        self._cores = self._cores or torch.get_num_threads()
+        number = self.threads(self._cores)
+        if number != torch.get_num_threads():
+            torch.set_num_threads(number)
+
+    def _workers(self) -> int:
+        """That live on this host and hold a slot; this one is among them."""
+        others = 0
+        for number in range(_SLOTS):
+            path = self._path(number)
+            if not path.exists():
+                break  # slots are taken from the first on, and their files stay
+            probe = self._lock(number, fcntl.LOCK_SH)
+            if probe is None:
+                others += 1
+            else:
+                os.close(probe)
+        return max(1, others + (self._slot is None))
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"cpu.{number}.lock"
+
+    def _lock(self, number: int, kind: int) -> int | None:
+        """The descriptor that holds the lock; None where another holds it, or there can be none."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._path(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return None
+        return descriptor

@@ -17,6 +17,7 @@ from shared.settings import Settings
 from shared.store import connect
 from shared.types import Outcome, State
 from worker.adopter import Adopter
+from worker.cpu import CpuShare
 from worker.finisher import Finisher
 from worker.holdings import Holdings
 from worker.preparer import Preparer
@@ -44,6 +45,7 @@ class Engine:
         client: redis.Redis,
         *,
         process: str,
+        share: CpuShare,
         want: Callable[[Ref], None],
         on_etag: Callable[[str], None],
     ) -> None:
@@ -71,6 +73,7 @@ class Engine:
             process=process,
             worker=settings.worker_name,
             max_attempts=settings.max_attempts,
+            before=share.apply,
         )
         adopter = Adopter(
             client,

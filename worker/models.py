@@ -18,7 +18,7 @@ from shared.catalog import ModelSpec, Ref, VersionSpec
 from shared.errors import ConfigError
 from shared.settings import Settings
 from shared.tasks import Task
-from worker.cpu import threads
+from worker.cpu import CpuShare
 from worker.handler import Context, Handler
 from worker.handlers.echo import Echo
 from worker.inprocess import plain, run_items, warm_up
@@ -108,12 +108,19 @@ def handler_class(spec: ModelSpec, version: VersionSpec | None = None, *, base: 
 
 
 def load_model(
-    ref: Ref, spec: ModelSpec, version: VersionSpec, kind: type[AnyHandler], *, device: str, settings: Settings
+    ref: Ref,
+    spec: ModelSpec,
+    version: VersionSpec,
+    kind: type[AnyHandler],
+    *,
+    device: str,
+    settings: Settings,
+    share: CpuShare | None = None,
 ) -> LoadedModel:
-    """Load and warm one version: its examples run alone and as one batch before it counts as ready. Raises
-    ConfigError, HandlerContract or whatever the handler's own `load` and `predict` raise."""
+    """Load and warm one version: its examples run alone and as one batch before it counts as ready. `share`: this
+    process's. Raises ConfigError, HandlerContract or whatever the handler's own `load` and `predict` raise."""
     handler = kind()
-    _prepare_torch(handler, settings)
+    _prepare_torch(handler, share or CpuShare(settings.torch_threads, settings.lock_dir))
     context = Context(
         model=ref.model,
         version=ref.version,
@@ -201,19 +208,18 @@ def _class(module: Any, name: str, path: str) -> type[AnyHandler]:
     return found
 
 
-def _prepare_torch(handler: AnyHandler, settings: Settings) -> None:
+def _prepare_torch(handler: AnyHandler, share: CpuShare) -> None:
     """Before anything of torchvision or transformers is imported."""
     if not handler.uses_torch:
         return
     for name in ("torchao", "torch.utils._pytree"):
         # What torchao says when transformers imports it: kernels for other machines, and advice to its own authors.
         logging.getLogger(name).setLevel(logging.ERROR)
-    import torch
-
     from worker.compat import install_torchvision_ops
 
+    importlib.import_module("torch")
     install_torchvision_ops()
-    torch.set_num_threads(threads(settings.torch_threads, torch.get_num_threads()))
+    share.apply()
     if importlib.util.find_spec("transformers"):
         from transformers.utils.logging import disable_progress_bar
 

@@ -13,6 +13,7 @@ from shared.errors import ConfigError
 from shared.logs import Event, get_logger
 from shared.registry import Registry, Wanted
 from shared.settings import Settings
+from worker.cpu import CpuShare
 from worker.loader import RETRY_S
 from worker.memory import budget_bytes, file_bytes
 from worker.models import LoadedModel, handler_class, load_model
@@ -95,13 +96,13 @@ def preload(shelf: Shelf, load: Callable[[Place], LoadedModel], registry: Regist
         )
 
 
-def load_place(place: Place, settings: Settings, device: str) -> LoadedModel:
+def load_place(place: Place, settings: Settings, device: str, share: CpuShare) -> LoadedModel:
     """Load and warm. Raises whatever the handler raises."""
     ref = place.ref
     if place.kind is None:  # it was not there before
         place.kind = handler_class(place.spec, place.version, base=settings.models_file.parent)
     logger.info(Event.MODEL_LOADING, model=str(ref), source=place.version.source)
-    model = load_model(ref, place.spec, place.version, place.kind, device=device, settings=settings)
+    model = load_model(ref, place.spec, place.version, place.kind, device=device, settings=settings, share=share)
     logger.info(Event.MODEL_READY, model=str(ref), load_s=round(model.load_s, 2), warm_s=round(model.warm_s, 2))
     return model
 

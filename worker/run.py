@@ -27,6 +27,7 @@ from shared.store import TIMEOUT_S, check_server, connect
 from worker import transport
 from worker.backend import outcome_backend
 from worker.consumer import install_revoke
+from worker.cpu import CpuShare
 from worker.device import claim_device
 from worker.engine import Engine
 from worker.loader import Loader
@@ -57,8 +58,10 @@ def run(settings: Settings) -> int:
     registry = reader.registry
     shelf = make_shelf(registry, settings, device.name, tell_failed=told)
 
+    share = CpuShare(settings.torch_threads, settings.lock_dir, counts=device.name == "cpu")
+
     def load(place: Place) -> LoadedModel:
-        return load_place(place, settings, device.name)
+        return load_place(place, settings, device.name, share)
 
     def changed() -> None:
         engine.shelf_changed()
@@ -77,7 +80,7 @@ def run(settings: Settings) -> int:
         done=partial(let_others, client),
         on_change=changed,
     )
-    engine = Engine(settings, reader, shelf, client, process=process, want=loader.want, on_etag=saw)
+    engine = Engine(settings, reader, shelf, client, process=process, share=share, want=loader.want, on_etag=saw)
     presence = Presence(
         connect(settings, timeout_s=min(TIMEOUT_S, interval_s(settings))),
         settings,

@@ -24,7 +24,7 @@ RETRY_S = 0.5  # between tries to reach Redis; what is in hand is kept
 
 
 class Runner:
-    """Only its thread runs a model in service. `put` from any thread."""
+    """Only its thread runs a model in service, and calls `before` each time. `put` from any thread."""
 
     def __init__(
         self,
@@ -35,11 +35,12 @@ class Runner:
         process: str,
         worker: str,
         max_attempts: int,
+        before: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client, self._finisher, self._reporter = client, finisher, reporter
         self._process, self._worker, self._max_attempts = process, worker, max_attempts
-        self._clock = clock
+        self._before, self._clock = before, clock
         self._condition = threading.Condition()
         self._batcher: Batcher[Unit] = Batcher(clock)
         self._stopping = False
@@ -102,6 +103,7 @@ class Runner:
         assert model is not None  # noqa: S101  # prepared work has its model
         begun = self._clock()
         self.current = (begun, units)
+        self._before()
         outputs = predict(model, [unit.prepared.item for unit in units])
         predict_ms = (self._clock() - begun) * 1000
         self.current = None

@@ -113,3 +113,16 @@ class Brittle(Handler[Note, Note]):
         if any(note.deadly for note in batch) and self.flag.exists():
             os.abort()
         return batch
+
+
+class Threads(Handler[Order, Order]):
+    """Tells how many threads a forward would use."""
+
+    task = "threads"
+    example = [Order()]
+
+    def predict(self, batch: list[Order]) -> Any:
+        """In `n`."""
+        import torch
+
+        return [Order(n=torch.get_num_threads()) for _ in batch]

@@ -237,6 +237,13 @@ def test_what_the_memory_does_not_hold_beside_the_old_takes_its_turn(
         assert (process.poll(), seen.faults) == (None, [])
 
 
+def test_workers_are_told_at_once(http: httpx.Client, redis_url: str, models: Path) -> None:
+    """Not at their next heartbeat."""
+    with worker(redis_url, models, "w1", ML_HEARTBEAT_S="40", ML_LEASE_S="160"):
+        put(http, "toy/versions/2", TWO, replace=True)
+        wait_until(lambda: switched(http), timeout_s=15, what="switched long before")
+
+
 def test_what_can_never_fit_is_told_and_the_old_stays(http: httpx.Client, redis_url: str, models: Path) -> None:
     with worker(redis_url, models, "w1", ML_MODEL_MEMORY="220MB", **QUICK):
         put(http, "toy/versions/2", TWO | {"mb": 400}, replace=True)

@@ -1,12 +1,15 @@
-"""Threads by the container's share of the machine."""
+"""Threads by this process's share of the machine."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from worker import cpu
+from worker.cpu import CpuShare
 
 
 @pytest.mark.parametrize(
@@ -20,11 +23,42 @@ def test_the_quota_of_a_container(tmp_path: Path, text: str, cpus: int | None) -
     assert cpu.quota(tmp_path / "none") is None
 
 
-@pytest.mark.parametrize(
-    ("asked", "cores", "limit", "used"), [(0, 8, 2, 2), (0, 8, None, 8), (0, 1, 4, 1), (3, 8, 2, 3)]
-)
+@pytest.mark.parametrize(("asked", "limit", "used"), [(0, 2, 2), (0, None, 8), (0, 12, 8), (3, 2, 3)])
 def test_what_is_asked_for_goes_first(
-    monkeypatch: pytest.MonkeyPatch, asked: int, cores: int, limit: int | None, used: int
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: int, limit: int | None, used: int
 ) -> None:
     monkeypatch.setattr(cpu, "quota", lambda: limit)
-    assert cpu.threads(asked, cores) == used
+    assert CpuShare(asked, tmp_path).threads(8) == used
+
+
+def test_workers_of_one_host_divide_its_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cpu, "quota", lambda: None)
+    now, before = 0.0, torch.get_num_threads()
+    shares = [CpuShare(0, tmp_path, counts=True, clock=lambda: now) for _ in range(3)]
+    try:
+        for count, share in enumerate(shares, 1):
+            share.apply()
+            assert [one.threads(8) for one in shares[:count]] == [8 // count] * count
+        assert CpuShare(0, tmp_path).threads(8) == 2, "one that is not counted counts itself"
+        assert [share.threads(2) for share in shares] == [1, 1, 1], "never less than one"
+        assert shares[0]._slot is not None
+        os.close(shares[0]._slot)  # as the kernel does
+        assert shares[1].threads(8) == 4
+        now = 2.0
+        torch.set_num_threads(7)
+        shares[1].apply()
+        assert torch.get_num_threads() == max(1, before // 2)
+        torch.set_num_threads(7)
+        shares[1].apply()
+        assert torch.get_num_threads() == 7, "it does not look before each forward"
+    finally:
+        torch.set_num_threads(before)
+        for share in shares[1:]:
+            os.close(share._slot or 0)
+
+
+def test_where_the_folder_cannot_be_written_nobody_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    share = CpuShare(0, tmp_path / "file" / "below", counts=True)
+    share.apply()
+    assert share.threads(8) == (cpu.quota() or 8)

@@ -89,14 +89,10 @@ def test_several_apis_share_the_socket(tmp_path: Path, listener: socket.socket) 
     assert alone.name == "api"
 
 
-def test_each_worker_has_its_name_and_its_share_of_the_cores(
-    tmp_path: Path, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("ML_TORCH_THREADS", raising=False)
+def test_each_worker_has_its_name(tmp_path: Path, listener: socket.socket) -> None:
     stack = build(_options(tmp_path, flower_port=0, workers=2), Settings(grace_s=7), 0, listener)
     assert [spec.name for spec in stack.workers] == ["worker-1", "worker-2"]
     assert [spec.env["ML_WORKER_NAME"] for spec in stack.workers] == ["worker-1", "worker-2"]
-    assert stack.workers[0].env["ML_TORCH_THREADS"] == str(max(1, (os.cpu_count() or 1) // 2))
     assert stack.workers[0].stop_s > 7, "a worker must have its grace before it is killed"
     assert stack.redis is not None
     assert {spec.env["ML_REDIS_URL"] for spec in (*stack.apis, *stack.workers, stack.flower)} == {stack.redis_url}
