@@ -27,6 +27,15 @@ VersionName = Annotated[
 ]
 
 
+FILE_URL, S3_URL = "file://", "s3://"
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
+
+
+def _may_be_hub_id(source: str) -> bool:
+    """`NAME` or `OWNER/NAME`; a folder may look the same."""
+    return re.fullmatch(r"(hub:)?[\w.-]+(/[\w.-]+)?", source) is not None and not source.startswith(".")
+
+
 class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -52,14 +61,34 @@ class Limits(_Spec):
 
 
 class VersionSpec(BaseModel):
-    """`source`: a hub id, a folder, `torchvision:NAME`, `package:NAME` (a model inside an installed distribution).
-    `quantize: int8`: its Linear layers, at load. Other fields go to the handler as `ctx.options`."""
+    """`source`: a hub id (`hub:NAME` for a handler of one's own), a folder, an archive (`file://`, `s3://`),
+    `torchvision:NAME`, `package:NAME` (a model inside an installed distribution). `revision`: of a hub id. `sha256`: of
+    an archive. `trust_remote_code`: run the code that a model's files bring along. `quantize: int8`: its Linear layers,
+    at load. Other fields go to the handler as `ctx.options`."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     source: str = ""
+    revision: str | None = Field(None, min_length=1, max_length=200)
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    trust_remote_code: bool = False
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     quantize: Literal["int8"] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> VersionSpec:
+        if self.source.startswith(S3_URL) and self.sha256 is None:
+            raise ValueError(
+                f"source {self.source} needs its sha256: who can write to the bucket could change the model"
+            )
+        if self.source.startswith((FILE_URL, S3_URL)):
+            if not self.source.endswith(_ARCHIVES):
+                raise ValueError(f"source {self.source} is no archive that is known: {', '.join(_ARCHIVES)}")
+        elif self.sha256 is not None:
+            raise ValueError("sha256 is of an archive: a source that begins with file:// or s3://")
+        if self.revision is not None and not _may_be_hub_id(self.source):
+            raise ValueError("revision is of a hub id: source names none")
+        return self
 
     @property
     def options(self) -> dict[str, Any]:

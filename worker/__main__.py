@@ -1,4 +1,4 @@
-"""`python -m worker`: claim the device, load and warm the models, then consume. Also `check` and `healthcheck`."""
+"""`python -m worker`: claim the device, load and warm the models, consume. Also `check`, `pull` and `healthcheck`."""
 
 from __future__ import annotations
 
@@ -25,8 +25,13 @@ def main(arguments: list[str]) -> int:
             from worker.check import check
 
             return check(settings, arguments[1:])
+        if command == "pull":
+            from worker.pull import pull
+
+            return pull(settings, arguments[1:])
         if command != "run":
-            print(f"python -m worker: unknown command {command!r}; use none, check or healthcheck", file=sys.stderr)  # noqa: T201  # to the person who typed it
+            told = f"unknown command {command!r}; use none, check, pull or healthcheck"
+            print(f"python -m worker: {told}", file=sys.stderr)  # noqa: T201  # to the person who typed it
             return 2
         from worker.run import run
 

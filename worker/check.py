@@ -3,9 +3,10 @@ of it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from shared.catalog import Catalog, load_catalog
+from shared.catalog import Catalog, ModelSpec, Ref, VersionSpec, load_catalog
 from shared.errors import ConfigError
 from shared.logs import Event, get_logger
 from shared.settings import Settings
@@ -25,14 +26,11 @@ def check(settings: Settings, names: list[str]) -> int:
     ConfigError for a models file that is wrong, UnknownModel for an unknown name."""
     comparing, names = COMPARE in names, [name for name in names if name != COMPARE]
     catalog = load_catalog(settings.models_file)
-    wanted = [_wanted(catalog, name) for name in names]
     device = claim_device(settings).name
     rows: list[tuple[str, ...]] = [_HEADER]
     failed = 0
     compared: dict[str, list[Compared]] = {}
-    for ref, spec, version in catalog.refs():
-        if wanted and not any(ref.model == model and pin in ("", ref.version) for model, pin in wanted):
-            continue
+    for ref, spec, version in named(catalog, names):
         try:
             kind = handler_class(spec, version, base=settings.models_file.parent)
             model = load_model(ref, spec, version, kind, device=device, settings=settings)
@@ -48,6 +46,14 @@ def check(settings: Settings, names: list[str]) -> int:
     for versions in compared.values():
         print("\n" + table([HEADER, *comparison(versions)]))  # noqa: T201  # the same
     return 1 if failed else 0
+
+
+def named(catalog: Catalog, names: list[str]) -> Iterator[tuple[Ref, ModelSpec, VersionSpec]]:
+    """The versions of these models, or `model@version`; all where none is named. Raises UnknownModel."""
+    wanted = [_wanted(catalog, name) for name in names]
+    for ref, spec, version in catalog.refs():
+        if not wanted or any(ref.model == model and pin in ("", ref.version) for model, pin in wanted):
+            yield ref, spec, version
 
 
 def _wanted(catalog: Catalog, name: str) -> tuple[str, str]:

@@ -64,7 +64,7 @@ class DeviceLost(Exception):
 @dataclass(slots=True, frozen=True)
 class Context:
     """What `load` gets. `source` is a hub id, a folder's path or whatever stands in models.yaml, already resolved:
-    `package:NAME` has become the folder inside that distribution."""
+    `package:NAME` has become the folder inside that distribution, a hub id or an archive the folder of its files."""
 
     model: str
     version: str
@@ -72,6 +72,8 @@ class Context:
     device: str = "cpu"  # a torch device string: "cpu", "cuda:0"
     dtype: str = "float32"
     quantize: Literal["int8"] | None = None  # see worker/quantize.py; a handler of your own may use or ignore it
+    revision: str | None = None  # of the source, for who fetches it himself
+    trust_remote_code: bool = False
     options: dict[str, Any] = field(default_factory=dict)  # the version's other fields: weights, labels, pooling ...
     cache_dir: Path | None = None
     on_overlong: str = "truncate"  # or "refuse": what to do with an input over the model's own limit

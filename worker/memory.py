@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from shared.catalog import VersionSpec
+from shared.catalog import ModelSpec, VersionSpec
 from shared.settings import Settings
-from worker.sources import TORCHVISION, WEIGHTS, resolve
+from worker.sources import WEIGHTS, here, resolve
 
 _SHARE = 0.8  # of the whole; the rest is for activations, and for who else is there
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
@@ -44,16 +44,16 @@ def budget_bytes(settings: Settings, device: str) -> int:
     return int(_host_total() * _SHARE)
 
 
-def file_bytes(version: VersionSpec, settings: Settings) -> int:
+def file_bytes(spec: ModelSpec, version: VersionSpec, settings: Settings) -> int:
     """About what a version will take, by its files of weights; 0 where they are not here yet or say nothing. Raises
     ConfigError for a source that cannot be found."""
-    source = str(version.options.get("weights") or version.source)
-    if not source or source.startswith(TORCHVISION):
+    weights = version.options.get("weights")
+    path = Path(resolve(str(weights), settings)) if weights else here(spec, version, settings)
+    if path is None or not path.exists():
         return 0
-    path = Path(resolve(source, settings))
     if path.is_file():
         return path.stat().st_size
-    found = [file for file in path.rglob("*") if file.suffix in WEIGHTS and file.is_file()] if path.is_dir() else []
+    found = [file for file in path.rglob("*") if file.suffix in WEIGHTS and file.is_file()]
     for suffix in WEIGHTS:  # the same weights may lie there in several formats
         if sizes := [file.stat().st_size for file in found if file.suffix == suffix]:
             return sum(sizes)

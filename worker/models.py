@@ -23,7 +23,7 @@ from worker.handler import Context, Handler
 from worker.handlers.echo import Echo
 from worker.inprocess import plain, run_items, warm_up
 from worker.memory import device_bytes, host_bytes
-from worker.sources import TORCHVISION, resolve
+from worker.sources import TORCHVISION, fetch, resolve
 
 __all__ = ["LoadedModel", "handler_class", "load_model", "run_items"]
 
@@ -124,17 +124,26 @@ def load_model(
     context = Context(
         model=ref.model,
         version=ref.version,
-        source=resolve(version.source, settings),
+        source=fetch(spec, version, settings),
         device=device,
         dtype=version.dtype,
         quantize=version.quantize,
+        revision=version.revision,
+        trust_remote_code=version.trust_remote_code,
         options=_options(version, settings),
         cache_dir=settings.model_cache_dir,
         on_overlong=spec.limits.on_overlong,
         max_batch_size=spec.batch.max_size,
     )
     host, on_device, begun = host_bytes(), device_bytes(device), time.monotonic()
-    handler.load(context)
+    try:
+        handler.load(context)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ConfigError(
+            f"{version.source} brings code of its own, which is not run; `trust_remote_code: true` of its version would"
+        ) from error
     loaded = time.monotonic()
     outputs = warm_up(handler)
     model = LoadedModel(

@@ -59,7 +59,7 @@ def make_place(ref: Ref, asked: Wanted, settings: Settings) -> Place:
     place = Place(ref, asked.spec, None, coming=asked.coming, going=asked.going)
     try:
         place.kind = handler_class(asked.spec, place.version, base=settings.models_file.parent)
-        place.size_bytes = file_bytes(place.version, settings)
+        place.size_bytes = file_bytes(place.spec, place.version, settings)
     except ConfigError as error:
         place.error, place.standing = error.message, Standing.FAILED
     return place

@@ -5,9 +5,13 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from shared.catalog import ModelSpec, VersionSpec
 from shared.errors import ConfigError
 from shared.settings import Settings
+from worker.archives import archive_folder, cached_archive, is_archive
+from worker.hub import cached_hub_folder, hub_folder
 
+HUB = "hub:"
 PACKAGE = "package:"
 TORCHVISION = "torchvision:"
 _MARKERS = ("modules.json", "config.json")  # the root of a transformers or sentence-transformers model
@@ -30,6 +34,42 @@ def resolve(source: str, settings: Settings) -> str:
     if path.is_absolute() or source.startswith(("./", "../", "~")):
         raise ConfigError(f"source {source!r}: no such file or folder")
     return source
+
+
+def fetch(spec: ModelSpec, version: VersionSpec, settings: Settings) -> str:
+    """As `resolve`, and what is not here yet is fetched: archives, and hub ids (of a built-in task any name that is no
+    path is one; a handler of one's own says `hub:NAME`). Raises ConfigError."""
+    if is_archive(version.source):
+        return str(archive_folder(version.source, version.sha256, settings))
+    name = _hub_name(spec, version, settings)
+    return str(hub_folder(name, version.revision, settings)) if name else resolve(version.source, settings)
+
+
+def here(spec: ModelSpec, version: VersionSpec, settings: Settings) -> Path | None:
+    """Its file or folder as far as it is here already; asks nobody. Raises ConfigError for what can only be a path and
+    does not exist."""
+    if is_archive(version.source):
+        return cached_archive(version.sha256, settings) if version.sha256 else None
+    name = _hub_name(spec, version, settings)
+    if name:
+        return cached_hub_folder(name, version.revision, settings)
+    path = Path(resolve(version.source, settings))
+    return path if version.source and path.exists() else None
+
+
+def _hub_name(spec: ModelSpec, version: VersionSpec, settings: Settings) -> str:
+    source = version.source
+    if source.startswith(HUB):
+        return source.removeprefix(HUB)
+    by_path = not source or source.startswith((PACKAGE, TORCHVISION)) or Path(resolve(source, settings)).exists()
+    return "" if by_path or spec.handler is not None or spec.task == "echo" else source
+
+
+def model_folder(source: str) -> Path:
+    """Of a handler that reads a folder. Raises ConfigError where it is none."""
+    if not Path(source).is_dir():
+        raise ConfigError(f"source {source!r} is no folder of model files")
+    return Path(source)
 
 
 def weights_file(folder: str) -> Path:

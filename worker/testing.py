@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from shared.catalog import ModelSpec, VersionSpec
 from shared.settings import Settings
 from shared.tasks import parse_parameters
 from worker.handler import Context, Handler, ItemError
 from worker.inprocess import as_item, plain, run_items
-from worker.sources import resolve
+from worker.sources import fetch
 
 
 def run_handler(
@@ -30,10 +31,11 @@ def run_handler(
 
         install_torchvision_ops()
     instance = handler()
+    spec = ModelSpec(handler="tests:Handler", versions={"test": VersionSpec(source=source)})
     context = Context(
         model=handler.__name__,
         version="test",
-        source=resolve(source, Settings()),
+        source=fetch(spec, spec.versions["test"], Settings()),
         device=device,
         options=options or {},
     )

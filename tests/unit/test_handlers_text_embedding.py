@@ -246,5 +246,5 @@ def test_dimensions_are_cut_then_normalised(minilm: TextEmbedding) -> None:
 
 
 def test_a_source_that_nobody_has_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="neither a folder nor a model that the hub gives"):
+    with pytest.raises(ConfigError, match="is no folder of model files"):
         TextEmbedding().load(models.context("nobody/nothing"))

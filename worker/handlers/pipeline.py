@@ -48,7 +48,7 @@ class PipelineHandler(Handler[Any, Any]):
     padded = True
 
     def load(self, ctx: Context) -> None:
-        """Any thread. Code that a model's repository brings along is never run."""
+        """Any thread. Code that a model's files bring along is run only with `trust_remote_code`."""
         from worker.compat import install_torchvision_ops
 
         install_torchvision_ops()
@@ -62,8 +62,7 @@ class PipelineHandler(Handler[Any, Any]):
             model=ctx.source,
             device=ctx.device,
             dtype=getattr(torch, ctx.dtype),
-            trust_remote_code=False,
-            model_kwargs={"cache_dir": str(ctx.cache_dir)} if ctx.cache_dir else None,
+            trust_remote_code=ctx.trust_remote_code,
             **_vocoder(ctx),
         )
         self.pipe.model = quantized(self.pipe.model, ctx.quantize)

@@ -45,13 +45,15 @@ class QuestionAnswering(Handler[QuestionItem, Any]):
         import torch
         from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-        from worker.handlers.hub import local_folder
+        from worker.sources import model_folder
 
-        folder = local_folder(ctx.source)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        folder = model_folder(ctx.source)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=ctx.trust_remote_code)
         if not self.tokenizer.is_fast:
             raise ConfigError(f"{ctx.source}: question-answering needs a fast tokeniser (tokenizer.json)")
-        model = AutoModelForQuestionAnswering.from_pretrained(folder, dtype=getattr(torch, ctx.dtype))
+        model = AutoModelForQuestionAnswering.from_pretrained(
+            folder, dtype=getattr(torch, ctx.dtype), trust_remote_code=ctx.trust_remote_code
+        )
         self.model = quantized(model.eval().requires_grad_(False).to(ctx.device), ctx.quantize)
         self.device = ctx.device
         positions = getattr(model.config, "max_position_embeddings", MAX_WINDOW)

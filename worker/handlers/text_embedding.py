@@ -33,10 +33,10 @@ class TextEmbedding(Handler[TextItem, Any]):
 
     def load(self, ctx: Context) -> None:
         """Tokeniser, weights, pooling. Raises ConfigError for files that this handler does not understand."""
-        from worker.handlers.hub import local_folder
         from worker.handlers.pooling import load_dense, read_recipe
+        from worker.sources import model_folder
 
-        folder = local_folder(ctx.source)
+        folder = model_folder(ctx.source)
         self.recipe = read_recipe(folder, ctx.options)
         self.refuse = ctx.on_overlong == "refuse"
         self.pass_tokens = GPU_PASS if ctx.device.startswith("cuda") else CPU_PASS
@@ -50,8 +50,10 @@ class TextEmbedding(Handler[TextItem, Any]):
 
         from worker.handlers.packed import PackedEncoder, PaddedEncoder
 
-        slow = AutoTokenizer.from_pretrained(folder)
-        model = _encoder_class(folder).from_pretrained(folder, dtype=getattr(torch, ctx.dtype))
+        slow = AutoTokenizer.from_pretrained(folder, trust_remote_code=ctx.trust_remote_code)
+        trust = ctx.trust_remote_code
+        kind = _encoder_class(folder, trust)
+        model = kind.from_pretrained(folder, dtype=getattr(torch, ctx.dtype), trust_remote_code=trust)
         model = model.eval().requires_grad_(False).to(ctx.device)
         self.max_length = _max_length(self.recipe.max_length, slow.model_max_length, model)
         self._load_tokenizer(slow)
@@ -157,11 +159,11 @@ class TextEmbedding(Handler[TextItem, Any]):
         return [TextItem(text=" ".join(["word"] * (1 + (self.max_length - one) // max(1, two - one))))]
 
 
-def _encoder_class(folder: Path) -> Any:
+def _encoder_class(folder: Path, trust: bool) -> Any:
     """The encoder alone where the model has a decoder too (T5)."""
     from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoConfig, AutoModel, AutoModelForTextEncoding
 
-    known = type(AutoConfig.from_pretrained(folder)) in MODEL_FOR_TEXT_ENCODING_MAPPING
+    known = type(AutoConfig.from_pretrained(folder, trust_remote_code=trust)) in MODEL_FOR_TEXT_ENCODING_MAPPING
     return AutoModelForTextEncoding if known else AutoModel
 
 

@@ -32,7 +32,7 @@ class TorchvisionClassifier(Handler[ImageItem, Any]):
             default: Any = get_model_weights(name).DEFAULT
         except ValueError:
             raise ConfigError(f"torchvision has no model {name!r}") from None
-        state = _state(ctx.options.get("weights"), default, name)
+        state = _state(ctx.options.get("weights"), name)
         labels = _labels(ctx.options.get("labels")) or list(default.meta["categories"])
         classes = _classes(name, state, len(labels))
         if len(labels) != classes:
@@ -90,11 +90,21 @@ def load_state(path: Path) -> dict[str, Any]:
     return dict(state.get("state_dict", state))
 
 
-def _state(weights: str | None, default: Any, name: str) -> dict[str, Any]:
+def _state(weights: str | None, name: str) -> dict[str, Any]:
     if weights:
         return load_state(Path(weights))
+    return default_weights(name)
+
+
+def default_weights(name: str) -> dict[str, Any]:
+    """Torchvision's own, downloaded once into torch's cache (TORCH_HOME). Raises ConfigError."""
+    from torchvision.models import get_model_weights
+
     try:
+        default: Any = get_model_weights(name).DEFAULT
         return dict(default.get_state_dict(progress=False, check_hash=True))
+    except ValueError:
+        raise ConfigError(f"torchvision has no model {name!r}") from None
     except OSError as error:
         message = f"torchvision's weights of {name} cannot be downloaded ({error}); give the option weights: a file"
         raise ConfigError(message) from None

@@ -44,6 +44,12 @@ def check(context: typer.Context) -> None:
     _become("worker", ["check", *context.args])
 
 
+@app.command(context_settings=_PASS_ON)
+def pull(context: typer.Context) -> None:
+    """Have the files of each model (or those named) here: for an image, or before a start without network."""
+    _become("worker", ["pull", *context.args])
+
+
 app.command()(admin.apply)
 app.command()(admin.rollback)
 
