@@ -64,7 +64,8 @@ class VersionSpec(BaseModel):
     """`source`: a hub id (`hub:NAME` for a handler of one's own), a folder, an archive (`file://`, `s3://`),
     `torchvision:NAME`, `package:NAME` (a model inside an installed distribution). `revision`: of a hub id. `sha256`: of
     an archive. `trust_remote_code`: run the code that a model's files bring along. `quantize: int8`: its Linear layers,
-    at load. Other fields go to the handler as `ctx.options`."""
+    at load; `compile`: by torch.compile; `runtime: onnx`: the .onnx file of a folder (where source is such a file it
+    goes without saying). Other fields go to the handler as `ctx.options`."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -74,6 +75,13 @@ class VersionSpec(BaseModel):
     trust_remote_code: bool = False
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     quantize: Literal["int8"] | None = None
+    compile: bool = False
+    runtime: Literal["torch", "onnx"] | None = None
+
+    @property
+    def onnx(self) -> bool:
+        """Whether ONNX Runtime runs it."""
+        return self.runtime == "onnx" or (self.runtime is None and self.source.endswith(".onnx"))
 
     @model_validator(mode="after")
     def _consistent(self) -> VersionSpec:

@@ -32,7 +32,7 @@ touch what `predict` changes.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
@@ -72,6 +72,7 @@ class Context:
     device: str = "cpu"  # a torch device string: "cpu", "cuda:0"
     dtype: str = "float32"
     quantize: Literal["int8"] | None = None  # see worker/quantize.py; a handler of your own may use or ignore it
+    compile: bool = False  # see worker/compile.py; as above
     revision: str | None = None  # of the source, for who fetches it himself
     trust_remote_code: bool = False
     options: dict[str, Any] = field(default_factory=dict)  # the version's other fields: weights, labels, pooling ...
@@ -123,10 +124,13 @@ class Handler(Generic[In, Out]):
         if "io" in cls.__dict__:
             cls.task, cls.parameters = cls.io.name, cls.io.parameters
             return
-        for base in getattr(cls, "__orig_bases__", ()):
+        for base in cls.__dict__.get("__orig_bases__", ()):
             args = get_args(base)
             if len(args) == 2 and not isinstance(args[0], TypeVar):
                 cls.io = Task(name=cls.task, item=args[0], output=args[1], parameters=cls.parameters)
+                return
+        if hasattr(cls, "io") and {"task", "parameters"} & set(cls.__dict__):
+            cls.io = replace(cls.io, name=cls.task, parameters=cls.parameters)
 
     def load(self, ctx: Context) -> None:
         """Load weights onto `ctx.device`. Any exception means: this version fails to load, and its text is told."""

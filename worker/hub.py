@@ -16,19 +16,23 @@ _NOT_OURS = [
 _PICKLES = ["*.bin"]
 
 
-def hub_folder(name: str, revision: str | None, settings: Settings) -> Path:
+def hub_folder(name: str, revision: str | None, settings: Settings, *, onnx: bool = False) -> Path:
     """A snapshot of the repository `name` at `revision` (a branch, tag or commit; None: the default branch): from
     MODEL_CACHE_DIR or the hub's own cache, else downloaded there. Weights in safetensors; only where there are none
-    those of torch's own format. With HF_HUB_OFFLINE nothing is asked for. Raises ConfigError."""
+    those of torch's own format; with `onnx` the .onnx files instead. With HF_HUB_OFFLINE nothing is asked for. Raises
+    ConfigError."""
     from huggingface_hub import constants, snapshot_download
 
-    found = cached_hub_folder(name, revision, settings)
+    found = cached_hub_folder(name, revision, settings, onnx=onnx)
     if found is not None and (constants.HF_HUB_OFFLINE or _is_commit(revision)):
         return found
     cache = writable_cache(settings, "hub") if settings.model_cache_dir else None
+    unwanted = _NOT_OURS + _PICKLES
+    if onnx:
+        unwanted = ["*.safetensors", *(pattern for pattern in unwanted if "onnx" not in pattern)]
     try:
-        folder = Path(snapshot_download(name, revision=revision, cache_dir=cache, ignore_patterns=_NOT_OURS + _PICKLES))
-        if not any(folder.rglob("*.safetensors")):
+        folder = Path(snapshot_download(name, revision=revision, cache_dir=cache, ignore_patterns=unwanted))
+        if not onnx and not any(folder.rglob("*.safetensors")):
             folder = Path(snapshot_download(name, revision=revision, cache_dir=cache, ignore_patterns=_NOT_OURS))
     # The hub's client raises many kinds (offline, not found, no such name, connection); one answer fits all.
     except Exception as error:
@@ -44,7 +48,7 @@ def hub_folder(name: str, revision: str | None, settings: Settings) -> Path:
     return folder
 
 
-def cached_hub_folder(name: str, revision: str | None, settings: Settings) -> Path | None:
+def cached_hub_folder(name: str, revision: str | None, settings: Settings, *, onnx: bool = False) -> Path | None:
     """What of it is here already; asks nobody."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -54,7 +58,7 @@ def cached_hub_folder(name: str, revision: str | None, settings: Settings) -> Pa
             folder = Path(snapshot_download(name, revision=revision, cache_dir=cache, local_files_only=True))
         except (LocalEntryNotFoundError, HFValidationError):  # nothing there, or no name of a repository
             continue
-        if any(folder.rglob("*.safetensors")) or any(folder.rglob("*.bin")):
+        if any(any(folder.rglob(f"*{suffix}")) for suffix in ([".onnx"] if onnx else [".safetensors", ".bin"])):
             return folder
     return None
 

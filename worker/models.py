@@ -31,6 +31,10 @@ _BUILT_IN = {
     "text-embedding": "worker.handlers.text_embedding:TextEmbedding",
     "question-answering": "worker.handlers.question_answering:QuestionAnswering",
 }
+_ONNX = {
+    "text-embedding": "worker.handlers.onnx_text:OnnxTextEmbedding",
+    "image-classification": "worker.handlers.onnx_image:OnnxClassifier",
+}
 _VISION = "worker.handlers.vision:TorchvisionClassifier"
 _FILE_OPTIONS = ("weights", "labels")  # options that are paths, found like a source
 _AUTO_COST = {"cpu": 1024, "cuda": 16_384}
@@ -94,12 +98,17 @@ def handler_class(spec: ModelSpec, version: VersionSpec | None = None, *, base: 
     if spec.handler is not None:
         return _own(spec.handler, base)
     task = spec.task or ""
+    version = version or next(iter(spec.versions.values()))
     if task == "echo":
         return Echo
-    if task == "image-classification":
-        source = (version or next(iter(spec.versions.values()))).source
-        if source.startswith(TORCHVISION):
-            return _named(_VISION)
+    if version.onnx:
+        if task not in _ONNX:
+            raise ConfigError(
+                f"runtime onnx: for the tasks {' and '.join(_ONNX)}, not {task}; write a handler of your own"
+            )
+        return _named(_ONNX[task])
+    if task == "image-classification" and version.source.startswith(TORCHVISION):
+        return _named(_VISION)
     if task in _BUILT_IN:
         return _named(_BUILT_IN[task])
     from worker.handlers.pipeline import pipeline_handler
@@ -128,6 +137,7 @@ def load_model(
         device=device,
         dtype=version.dtype,
         quantize=version.quantize,
+        compile=version.compile,
         revision=version.revision,
         trust_remote_code=version.trust_remote_code,
         options=_options(version, settings),

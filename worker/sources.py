@@ -15,7 +15,7 @@ HUB = "hub:"
 PACKAGE = "package:"
 TORCHVISION = "torchvision:"
 _MARKERS = ("modules.json", "config.json")  # the root of a transformers or sentence-transformers model
-WEIGHTS = (".safetensors", ".pth", ".pt", ".bin")
+WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".onnx")
 
 
 def resolve(source: str, settings: Settings) -> str:
@@ -42,7 +42,11 @@ def fetch(spec: ModelSpec, version: VersionSpec, settings: Settings) -> str:
     if is_archive(version.source):
         return str(archive_folder(version.source, version.sha256, settings))
     name = _hub_name(spec, version, settings)
-    return str(hub_folder(name, version.revision, settings)) if name else resolve(version.source, settings)
+    return (
+        str(hub_folder(name, version.revision, settings, onnx=version.onnx))
+        if name
+        else resolve(version.source, settings)
+    )
 
 
 def here(spec: ModelSpec, version: VersionSpec, settings: Settings) -> Path | None:
@@ -52,7 +56,7 @@ def here(spec: ModelSpec, version: VersionSpec, settings: Settings) -> Path | No
         return cached_archive(version.sha256, settings) if version.sha256 else None
     name = _hub_name(spec, version, settings)
     if name:
-        return cached_hub_folder(name, version.revision, settings)
+        return cached_hub_folder(name, version.revision, settings, onnx=version.onnx)
     path = Path(resolve(version.source, settings))
     return path if version.source and path.exists() else None
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worker.quantize import Quantize, quantized_weight
+from worker.transfer import to_device
 
 Ids = Sequence[Sequence[int]]
 Attend = Callable[[Tensor, "Packing"], Tensor]
@@ -132,7 +133,7 @@ class PackedEncoder:
         lengths = [len(text) for text in ids]
         places = [i for n in lengths for i in range(self.first_position, self.first_position + n)]
         flat = [token for text in ids for token in text]
-        tokens, places_, sizes = (torch.tensor(x).to(self.device, non_blocking=True) for x in (flat, places, lengths))
+        tokens, places_, sizes = (to_device(torch.tensor(x), self.device) for x in (flat, places, lengths))
         offsets = F.pad(sizes.cumsum(0), (1, 0)).to(torch.int32)
         packing = Packing(lengths, offsets, max(lengths))
         hidden = self.norm(F.embedding(tokens, self.words) + F.embedding(places_, self.positions))
@@ -158,9 +159,9 @@ class PaddedEncoder:
         mask = torch.arange(width)[None, :] < sizes[:, None]
         tokens = torch.full((len(ids), width), self.pad_id)
         tokens[mask] = torch.tensor([token for text in ids for token in text])
-        tokens, mask = tokens.to(self.device), mask.to(self.device)
+        tokens, mask = to_device(tokens, self.device), to_device(mask, self.device)
         hidden: Tensor = self.model(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
-        return hidden[mask], sizes.to(self.device)
+        return hidden[mask], to_device(sizes, self.device)
 
 
 def agrees(packed: PackedEncoder, padded: PaddedEncoder, ids: Ids, least_cosine: float) -> str:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from shared.logs import Event, get_logger
 from shared.tasks import PIPELINE_TASKS
+from worker.compile import compiled
 from worker.handler import Context, Handler, ItemError, Prepared
 from worker.handlers.pipeline_check import padding_is_harmless
 from worker.handlers.pipeline_collate import Batching, batching_of, collate, group_of, row, trim, widen
@@ -65,7 +66,7 @@ class PipelineHandler(Handler[Any, Any]):
             trust_remote_code=ctx.trust_remote_code,
             **_vocoder(ctx),
         )
-        self.pipe.model = quantized(self.pipe.model, ctx.quantize)
+        self.pipe.model = compiled(quantized(self.pipe.model, ctx.quantize), ctx.compile, ctx.device)
         _decode_video_with_av(self.pipe)
         self.limit = set_text_limit(self.task, self.pipe)
         self.refuse_overlong = ctx.on_overlong == "refuse"
@@ -107,6 +108,12 @@ class PipelineHandler(Handler[Any, Any]):
 
     def predict(self, batch: list[Chunk]) -> list[Any]:
         """Device thread: one `forward` for the chunks of all jobs in the batch."""
+        import torch
+
+        with torch.inference_mode():
+            return self._forward(batch)
+
+    def _forward(self, batch: list[Chunk]) -> list[Any]:
         forward, size = batch[0].forward, len(batch)
         if self.task == "mask-generation":
             return [self._masks(chunk) for chunk in batch]
@@ -118,7 +125,9 @@ class PipelineHandler(Handler[Any, Any]):
 
     def finish(self, outputs: list[Any], item: Any, parameters: Any) -> Any:
         """Finish thread: the pipeline's `postprocess`, as JSON."""
-        with self.lock:
+        import torch
+
+        with self.lock, torch.inference_mode():  # it may change the outputs in place
             _, _, after = self._steps(parameters)
             if self.task == "mask-generation":
                 outputs = outputs[0]

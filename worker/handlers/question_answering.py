@@ -12,8 +12,10 @@ from typing import Any, ClassVar
 
 from shared.errors import ConfigError
 from shared.tasks import QUESTION_ANSWERING, NoParameters, QuestionItem
+from worker.compile import compiled
 from worker.handler import Context, Handler, ItemError, Prepared
 from worker.quantize import quantized
+from worker.transfer import to_device
 
 STRIDE = 128  # tokens that neighbouring windows share
 MAX_WINDOW = 384  # tokens of question and window together, as transformers' own pipeline had it
@@ -54,7 +56,8 @@ class QuestionAnswering(Handler[QuestionItem, Any]):
         model = AutoModelForQuestionAnswering.from_pretrained(
             folder, dtype=getattr(torch, ctx.dtype), trust_remote_code=ctx.trust_remote_code
         )
-        self.model = quantized(model.eval().requires_grad_(False).to(ctx.device), ctx.quantize)
+        model = quantized(model.eval().requires_grad_(False).to(ctx.device), ctx.quantize)
+        self.model = compiled(model, ctx.compile, ctx.device)
         self.device = ctx.device
         positions = getattr(model.config, "max_position_embeddings", MAX_WINDOW)
         wanted = ctx.options.get("max_length", MAX_WINDOW)
@@ -93,7 +96,7 @@ class QuestionAnswering(Handler[QuestionItem, Any]):
 
         padded = self.tokenizer.pad([window.fields for window in batch], return_tensors="pt")
         with torch.inference_mode():
-            output = self.model(**padded.to(self.device))
+            output = self.model(**{name: to_device(value, self.device) for name, value in padded.items()})
             starts, ends = output.start_logits.float().cpu(), output.end_logits.float().cpu()
         width, left = starts.shape[1], self.tokenizer.padding_side == "left"
         spans = []

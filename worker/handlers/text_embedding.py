@@ -6,6 +6,7 @@ architecture allows it, otherwise sorts by length and pads; `finish` cuts and no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,11 +15,14 @@ import numpy as np
 
 from shared.logs import Event, get_logger
 from shared.tasks import TEXT_EMBEDDING, EmbeddingParameters, TextItem
+from worker.compile import compiled
 from worker.handler import Context, Handler, ItemError, Prepared
+from worker.handlers.pooling import Recipe
 from worker.quantize import quantized
 
 _log = get_logger("worker")
 CPU_PASS = 1024  # tokens of one forward: more loses to the cache
+CPU_PADDED = 1.25  # of the texts' own tokens: one more forward costs less than so much padding
 GPU_PASS = 65_536
 LEAST_COSINE = {"float32": 0.9999, "float16": 0.999, "bfloat16": 0.99}
 _PROBES = ("a", "The queue keeps what it was given.", "A longer text shares the pass with short ones. " * 9)
@@ -37,12 +41,17 @@ class TextEmbedding(Handler[TextItem, Any]):
         from worker.sources import model_folder
 
         folder = model_folder(ctx.source)
-        self.recipe = read_recipe(folder, ctx.options)
-        self.refuse = ctx.on_overlong == "refuse"
-        self.pass_tokens = GPU_PASS if ctx.device.startswith("cuda") else CPU_PASS
+        self.prepare_for(ctx, read_recipe(folder, ctx.options))
         self._load_encoder(folder, ctx)
         self.dense = [load_dense(path).to(ctx.device) for path in self.recipe.dense]
         self.width = len(self.predict([self.tokenizer.encode("a").ids])[0])
+
+    def prepare_for(self, ctx: Context, recipe: Recipe) -> None:
+        """What `prepare` and `predict` go by, beside the model."""
+        self.recipe = recipe
+        self.refuse = ctx.on_overlong == "refuse"
+        on_gpu = ctx.device.startswith("cuda")
+        self.pass_tokens, self.most_padded = (GPU_PASS, math.inf) if on_gpu else (CPU_PASS, CPU_PADDED)
 
     def _load_encoder(self, folder: Path, ctx: Context) -> None:
         import torch
@@ -55,18 +64,19 @@ class TextEmbedding(Handler[TextItem, Any]):
         kind = _encoder_class(folder, trust)
         model = kind.from_pretrained(folder, dtype=getattr(torch, ctx.dtype), trust_remote_code=trust)
         model = model.eval().requires_grad_(False).to(ctx.device)
-        self.max_length = _max_length(self.recipe.max_length, slow.model_max_length, model)
-        self._load_tokenizer(slow)
+        self.max_length = max_length(self.recipe.max_length, slow.model_max_length, model)
+        self.load_tokenizer(slow)
         self.encode: Callable[..., Any] = PaddedEncoder(model, ctx.device, slow.pad_token_id or 0)
         self.padded = True  # type: ignore[misc]  # decided at load: a fact of this model, not of the class
-        if ctx.options.get("packed", True):
+        if ctx.options.get("packed", True) and not ctx.compile:
             self._try_packed(model, ctx)
         if ctx.quantize and isinstance(self.encode, PackedEncoder):
             self.encode.quantize(ctx.quantize)
         else:
             quantized(model, ctx.quantize)
+        compiled(model, ctx.compile, ctx.device)
 
-    def _load_tokenizer(self, slow: Any) -> None:
+    def load_tokenizer(self, slow: Any) -> None:
         """The tokeniser's Rust core alone: its own truncation, no padding."""
         from tokenizers import Tokenizer
 
@@ -133,13 +143,13 @@ class TextEmbedding(Handler[TextItem, Any]):
         """Indices of the texts of each forward: in order, or by length where padding is paid for."""
         order = sorted(range(len(batch)), key=lambda i: len(batch[i])) if self.padded else range(len(batch))
         places: list[int] = []
-        tokens = 0
+        tokens = real = 0
         for i in order:
             size = len(batch[i])
-            tokens = size * (len(places) + 1) if self.padded else tokens + size
-            if places and tokens > self.pass_tokens:
+            tokens, real = size * (len(places) + 1) if self.padded else tokens + size, real + size
+            if places and (tokens > self.pass_tokens or tokens > self.most_padded * real):
                 yield places
-                places, tokens = [], size
+                places, tokens, real = [], size, size
             places.append(i)
         if places:
             yield places
@@ -167,9 +177,9 @@ def _encoder_class(folder: Path, trust: bool) -> Any:
     return AutoModelForTextEncoding if known else AutoModel
 
 
-def _max_length(told: int | None, tokenizer: int, model: Any) -> int:
-    """What the files say, never above the model's table of positions."""
-    positions = getattr(model.config, "max_position_embeddings", None) or 10**9
+def max_length(told: int | None, tokenizer: int, model: Any) -> int:
+    """What the files say, never above the model's table of positions (None: not known)."""
+    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None) or 10**9
     padding = getattr(getattr(model, "embeddings", None), "padding_idx", None)
     if padding is not None:  # RoBERTa and its kin count positions from behind the padding's
         positions -= padding + 1

@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 
 from shared.errors import ConfigError
 from shared.tasks import IMAGE_CLASSIFICATION, ImageItem, TopK
+from worker.compile import compiled
 from worker.handler import Context, Handler, Prepared
 from worker.handlers.images import decode_image, sample_image
 from worker.quantize import quantized
 from worker.sources import TORCHVISION
+from worker.transfer import to_device
 
 
 class TorchvisionClassifier(Handler[ImageItem, Any]):
@@ -25,15 +27,12 @@ class TorchvisionClassifier(Handler[ImageItem, Any]):
     def load(self, ctx: Context) -> None:
         """Raises ConfigError for an unknown name, weights that do not fit, or labels that do not fit the weights."""
         import torch
-        from torchvision.models import get_model, get_model_weights
+        from torchvision.models import get_model
 
         name = ctx.source.removeprefix(TORCHVISION)
-        try:
-            default: Any = get_model_weights(name).DEFAULT
-        except ValueError:
-            raise ConfigError(f"torchvision has no model {name!r}") from None
+        default = torchvision_weights(name)
         state = _state(ctx.options.get("weights"), name)
-        labels = _labels(ctx.options.get("labels")) or list(default.meta["categories"])
+        labels = labels_of(ctx.options.get("labels")) or list(default.meta["categories"])
         classes = _classes(name, state, len(labels))
         if len(labels) != classes:
             raise ConfigError(f"{len(labels)} labels for weights of {classes} classes; give the option labels")
@@ -46,7 +45,7 @@ class TorchvisionClassifier(Handler[ImageItem, Any]):
         self.transform = default.transforms()
         self.device, self.dtype = ctx.device, getattr(torch, ctx.dtype)
         model = model.eval().requires_grad_(False).to(self.device, self.dtype)
-        self.model = quantized(model, ctx.quantize)
+        self.model = compiled(quantized(model, ctx.quantize), ctx.compile, ctx.device)
 
     def prepare(self, item: ImageItem, parameters: TopK) -> Prepared:
         """The preprocessed picture, CHW; pictures of one shape share a batch."""
@@ -58,7 +57,7 @@ class TorchvisionClassifier(Handler[ImageItem, Any]):
         import torch
 
         with torch.inference_mode():
-            pixels = torch.stack(batch).to(self.device, self.dtype, non_blocking=True)
+            pixels = to_device(torch.stack(batch), self.device).to(self.dtype)
             return list(self.model(pixels).float().softmax(dim=1).cpu())
 
     def finish(self, outputs: list[Any], item: ImageItem, parameters: TopK) -> dict[str, Any]:
@@ -96,21 +95,27 @@ def _state(weights: str | None, name: str) -> dict[str, Any]:
     return default_weights(name)
 
 
-def default_weights(name: str) -> dict[str, Any]:
-    """Torchvision's own, downloaded once into torch's cache (TORCH_HOME). Raises ConfigError."""
+def torchvision_weights(name: str) -> Any:
+    """What torchvision knows of its own weights of a model: transforms, labels, where they are. Raises ConfigError."""
     from torchvision.models import get_model_weights
 
     try:
-        default: Any = get_model_weights(name).DEFAULT
-        return dict(default.get_state_dict(progress=False, check_hash=True))
+        return get_model_weights(name).DEFAULT
     except ValueError:
         raise ConfigError(f"torchvision has no model {name!r}") from None
+
+
+def default_weights(name: str) -> dict[str, Any]:
+    """Torchvision's own, downloaded once into torch's cache (TORCH_HOME). Raises ConfigError."""
+    try:
+        return dict(torchvision_weights(name).get_state_dict(progress=False, check_hash=True))
     except OSError as error:
         message = f"torchvision's weights of {name} cannot be downloaded ({error}); give the option weights: a file"
         raise ConfigError(message) from None
 
 
-def _labels(path: str | None) -> list[str]:
+def labels_of(path: str | None) -> list[str]:
+    """One a line, or a JSON list; none without a path. Raises ConfigError."""
     if not path:
         return []
     try:
