@@ -83,15 +83,19 @@ def warm_up(handler: Handler[Any, Any]) -> list[Any]:
     HandlerContract when an example fails or its output is not what the handler declares."""
     task = handler.io
     parameters = task.parameters.model_validate(handler.example_parameters)
-    examples = [as_item(task, value) for value in handler.example]
-    items = examples + [as_item(task, value) for value in handler.warm()]
+    items = warm_items(handler)
     if not items:
         return []
     outputs = [_checked(task, run_items(handler, [item], parameters)[0]) for item in items]
     if len(items) > 1:
         for output in run_items(handler, items, parameters):
             _checked(task, output)
-    return outputs[: len(examples)]
+    return outputs[: len(handler.example)]
+
+
+def warm_items(handler: Handler[Any, Any]) -> list[Any]:
+    """The examples, then the warm-up inputs, as the task's items."""
+    return [as_item(handler.io, value) for value in (*handler.example, *handler.warm())]
 
 
 def _checked(task: Task, output: Any) -> Any:

@@ -16,16 +16,20 @@ from pydantic import BaseModel
 
 from shared.catalog import ModelSpec, Ref, VersionSpec
 from shared.errors import ConfigError
+from shared.logs import Event, get_logger
 from shared.settings import Settings
 from shared.tasks import Task
 from worker.cpu import CpuShare
 from worker.handler import Context, Handler
 from worker.handlers.echo import Echo
-from worker.inprocess import plain, run_items, warm_up
+from worker.inprocess import plain, run_items, warm_items, warm_up
 from worker.memory import device_bytes, host_bytes
 from worker.sources import TORCHVISION, fetch, resolve
+from worker.warm import warm_batches
 
 __all__ = ["LoadedModel", "handler_class", "load_model", "run_items"]
+
+logger = get_logger("worker")
 
 _BUILT_IN = {
     "text-embedding": "worker.handlers.text_embedding:TextEmbedding",
@@ -126,8 +130,9 @@ def load_model(
     settings: Settings,
     share: CpuShare | None = None,
 ) -> LoadedModel:
-    """Load and warm one version: its examples run alone and as one batch before it counts as ready. `share`: this
-    process's. Raises ConfigError, HandlerContract or whatever the handler's own `load` and `predict` raise."""
+    """Load and warm one version: its examples run alone, as one batch, and in batches up to the largest before it
+    counts as ready. `share`: this process's. Raises ConfigError, HandlerContract or whatever the handler's own `load`
+    and `predict` raise."""
     handler = kind()
     _prepare_torch(handler, share or CpuShare(settings.torch_threads, settings.lock_dir))
     context = Context(
@@ -156,14 +161,19 @@ def load_model(
         ) from error
     loaded = time.monotonic()
     outputs = warm_up(handler)
+    max_size, max_cost = spec.batch.max_size, _max_cost(spec, device)
+    if handler.uses_torch:
+        max_size = warm_batches(handler, warm_items(handler), max_size=max_size, max_cost=max_cost)
+        if max_size < spec.batch.max_size:
+            logger.warning(Event.BATCH_HALVED, model=str(ref), max_size=max_size, step="warm")
     model = LoadedModel(
         ref=ref,
         spec=spec,
         handler=handler,
         task=handler.io,
         device=device,
-        max_size=spec.batch.max_size,
-        max_cost=_max_cost(spec, device),
+        max_size=max_size,
+        max_cost=max_cost,
         padded=handler.padded,
         max_wait_s=spec.batch.max_wait_ms / 1000,
         timeout_s=spec.limits.timeout_s,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shared.logs import Event, get_logger
 from worker.handler import DeviceLost, ItemError
-from worker.models import LoadedModel
+
+if TYPE_CHECKING:
+    from worker.models import LoadedModel
 
 logger = get_logger("worker")
 

@@ -230,7 +230,7 @@ def test_on_overlong_refuse_is_the_models_default_and_still_warms_up(tmp_path: P
     assert isinstance(embed(handler, ["word " * 300])[0], ItemError)
     assert embed(handler, ["word " * 300], truncate=True)[0]["truncated"] is True
     warm_up(handler)
-    longest = handler.prepare(handler.warm()[0], EmbeddingParameters())
+    longest = handler.prepare(handler.warm()[-1], EmbeddingParameters())
     assert not isinstance(longest, list)
     assert longest.cost == handler.max_length
 

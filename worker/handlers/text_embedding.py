@@ -164,9 +164,11 @@ class TextEmbedding(Handler[TextItem, Any]):
         return {"embedding": np.ascontiguousarray(vector, dtype=np.float32)}
 
     def warm(self) -> list[TextItem]:
-        """One text as long as the model reads, whatever pieces its tokeniser makes of a word."""
+        """Texts of 8, 16, 32 ... tokens up to what the model reads, whatever pieces its tokeniser makes of a word."""
         one, two = (len(self.tokenizer.encode(self.recipe.prompt + text).ids) for text in ("word", "word word"))
-        return [TextItem(text=" ".join(["word"] * (1 + (self.max_length - one) // max(1, two - one))))]
+        sizes = [size for size in (8 << step for step in range(20)) if one < size < self.max_length]
+        words = [1 + (size - one) // max(1, two - one) for size in (*sizes, self.max_length)]
+        return [TextItem(text=" ".join(["word"] * count)) for count in words]
 
 
 def _encoder_class(folder: Path, trust: bool) -> Any:
