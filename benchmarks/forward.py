@@ -12,7 +12,7 @@ import numpy as np
 
 from shared.catalog import Ref, load_catalog
 from shared.settings import Settings
-from worker.device import visible_gpus
+from worker.gpus import visible_gpus
 from worker.models import LoadedModel, load_model
 
 
