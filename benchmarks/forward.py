@@ -12,7 +12,6 @@ import numpy as np
 
 from shared.catalog import Ref, load_catalog
 from shared.settings import Settings
-from worker.gpus import visible_gpus
 from worker.models import LoadedModel, load_model
 
 
@@ -25,15 +24,14 @@ class Run:
     vectors: Any
 
 
-def load(models_file: Path, name: str, *, packed: bool = True) -> LoadedModel:
-    """The newest version of `name`, by the worker's own loader, on the device that a worker would take."""
+def load(models_file: Path, name: str, device: str, *, packed: bool = True) -> LoadedModel:
+    """The newest version of `name`, by the worker's own loader."""
     catalog = load_catalog(models_file)
     ref = catalog.resolve(name)
     spec = catalog.spec(name)
     version = spec.versions[ref.version]
     if not packed:
         version = version.model_copy(update={"packed": False})
-    device = "cuda:0" if visible_gpus() else "cpu"
     settings = Settings(models_file=models_file)
     return load_model(Ref(ref.model, ref.version), spec, version, device=device, settings=settings)
 
