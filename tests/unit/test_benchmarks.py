@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks import page, report
+from benchmarks import forward, page, report
 from benchmarks.figures import mean_batch, median, percentile
 from benchmarks.machine import Meter, tree
 from benchmarks.report import clean
 from benchmarks.texts import LONGEST, SHORTEST, fingerprint, texts
+from worker.device import try_lock
 
 
 def test_the_texts_are_the_same_for_a_seed_and_other_for_another() -> None:
@@ -86,3 +88,16 @@ def test_a_gpus_figures_have_their_own_file_and_place(tmp_path: Path, repository
     assert after[0] == before[0]
     assert "On one NVIDIA Example, 80 GiB." in after[2]
     assert "Not measured" not in after[2]
+
+
+def test_the_bare_forward_is_the_workers_own_and_has_all_cores(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ML_LOCK_DIR", str(tmp_path))
+    worker = try_lock(tmp_path / "cpu.0.lock")  # as the service's worker holds it meanwhile
+    assert worker is not None
+    threads = torch.get_num_threads()
+    model = forward.load(repository / "models.yaml", "bert", "cpu")
+    os.close(worker)
+    assert torch.get_num_threads() == threads
+    assert forward.run(model, ["one", "two"], 2).vectors.shape == (2, 384)
