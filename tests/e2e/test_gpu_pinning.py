@@ -55,6 +55,14 @@ def _gpu_of(store: redis.Redis, name: str) -> int | None:
     return None if gpu is None else gpu["index"]
 
 
+def _infos(url: str) -> list[dict[str, str]]:
+    """The labels of `ml_worker_info`."""
+    families = text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
+    samples = [sample for family in families for sample in family.samples if sample.name == "ml_worker_info"]
+    assert all(sample.value == 1 for sample in samples)
+    return [sample.labels for sample in samples]
+
+
 def _refused(redis_url: str, models: Path, **env: str) -> str:
     """What a worker says that must not start: one line of error, and no traceback."""
     done = refused_worker(environment(redis_url, models, **env))
@@ -78,13 +86,7 @@ def test_as_many_workers_as_gpus_and_everything_tells_which(
         told = {card["worker"]: (card["device"], card["gpu"]) for card in version["workers"]}
         gpus = [{"index": n, "uuid": UUIDS[n], "name": "Fake GPU", "memory_bytes": 16 * 10**9} for n in range(3)]
         assert told == {name: ("cuda:0", gpu) for name, gpu in zip(names, gpus, strict=True)}
-        samples = [
-            sample.labels
-            for family in text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
-            for sample in family.samples
-            if sample.name == "ml_worker_info"
-        ]
-        assert sorted(samples, key=lambda labels: labels["worker"]) == [
+        assert sorted(_infos(url), key=lambda labels: labels["worker"]) == [
             {"worker": name, "device": "cuda:0", "gpu": str(n), "uuid": UUIDS[n], "gpu_name": "Fake GPU"}
             for n, name in enumerate(names)
         ]
@@ -104,6 +106,22 @@ def test_none_is_free_until_a_worker_is_killed(redis_url: str, models: Path, sto
         second.wait()
         stack.enter_context(worker(redis_url, models, "d", **env))
         assert [_gpu_of(store, name) for name in ("a", "c", "d")] == [0, 2, 1]
+
+
+def test_who_comes_back_under_its_name_is_told_once_with_its_new_gpu(
+    redis_url: str, models: Path, store: redis.Redis, locks: Path
+) -> None:
+    """As a container that is restarted: the sign of life of the killed process is still there for a while."""
+    env = machine(locks) | {"ML_LEASE_S": "600"}
+    with api(redis_url, models) as url:
+        with worker(redis_url, models, "a", **env | {"ML_DEVICE": UUIDS[2]}) as killed:
+            killed.kill()
+        with worker(redis_url, models, "a", **env):
+            wait_until(lambda: store.zcard(keys.WORKERS) == 2, what="two signs of one name")
+            wait_until(lambda: "0" in [info["gpu"] for info in _infos(url)], what="the newest is told")
+            assert [info["gpu"] for info in _infos(url)] == ["0"]
+            (version,) = httpx.get(f"{url}/v1/models/echo").json()["versions"]
+            assert [card["gpu"]["index"] for card in version["workers"]] == [0]
 
 
 def test_a_pinned_gpu_is_one_workers(redis_url: str, models: Path, store: redis.Redis, locks: Path) -> None:
@@ -161,6 +179,24 @@ def test_a_gpu_shared_by_two(redis_url: str, models: Path, store: redis.Redis, l
     with worker(redis_url, models, "a", **env), worker(redis_url, models, "b", **env):
         assert [_gpu_of(store, name) for name in "ab"] == [0, 0]
         assert _refused(redis_url, models, **env) == "no GPU is free: the one visible GPU has its 2 worker(s)"
+
+
+@pytest.mark.parametrize(("slots", "budget"), [("1", 12_800_000_000), ("2", 6_400_000_000)])
+def test_the_memory_for_models_is_the_claimed_gpus(locks: Path, slots: str, budget: int) -> None:
+    code = (
+        "from shared.settings import load_settings\n"
+        "from worker.device import claim_device\n"
+        "from worker.memory import budget_bytes\n"
+        "settings = load_settings()\n"
+        "print(budget_bytes(settings, claim_device(settings).name))\n"
+    )
+    said = subprocess.check_output(
+        [sys.executable, "-c", code],
+        env=os.environ | machine(locks) | {"ML_GPU_SLOTS": slots},
+        cwd=REPOSITORY,
+        text=True,
+    )
+    assert int(said) == budget
 
 
 def test_torch_may_not_be_there_before_the_claim(locks: Path) -> None:
