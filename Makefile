@@ -1,7 +1,7 @@
 # `make` tells what there is. Everything runs in .venv, which the first target that needs it makes.
 # Variables: PYTHON (3.11 or later; default: the first found), TORCH_INDEX_URL (a pip index with the torch build you
 # want: PyPI's for Linux carries CUDA and is large; PyTorch's own index of CPU builds gives a small one),
-# ARGS (more arguments for up, dev, demo, test, bench, chaos, soak), JOBS (how many processes run the tests; they mostly
+# ARGS (more arguments for up, dev, demo, test, bench, gpu's benchmark, chaos, soak), JOBS (how many processes run the tests; they mostly
 # wait, so more than there are cores).
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -75,8 +75,8 @@ format: $(STAMP) ## Let ruff write the style
 	@$(BIN)/ruff check --fix-only
 	@$(BIN)/ruff format
 
-bench: $(STAMP) ## The figures of docs/benchmarks.md
-	@$(BIN)/python -m benchmarks.run $(ARGS)
+bench: $(STAMP) ## The figures of docs/benchmarks.md, on the CPU
+	@ML_DEVICE=cpu $(BIN)/python -m benchmarks.run $(ARGS)
 
 bench-wake: $(STAMP) ## How fast idle workers wake: docs/benchmarks/wake.md
 	@$(BIN)/python -m benchmarks.wake $(ARGS)
@@ -90,8 +90,10 @@ chaos: $(STAMP) ## Kill everything under load and lose nothing (about 9 minutes;
 soak: $(STAMP) ## Many jobs, flat memory (about 5 minutes; ARGS="--jobs 20000")
 	@$(BIN)/python -m tests.chaos.soak $(ARGS)
 
-gpu: $(STAMP) ## The tests that need a GPU
-	@$(BIN)/python -m pytest -m gpu $(ARGS)
+gpu: $(STAMP) ## On a GPU: the tests that need one, then its figures in docs/benchmarks.md; fails where none is
+	@$(BIN)/python -m tests.gpu
+	@$(BIN)/python -m pytest -m gpu
+	@ML_DEVICE=cuda $(BIN)/python -m benchmarks.run $(ARGS)
 
 compose-test: ## The containers, built and asked for real
 	@scripts/compose-test.sh $(ARGS)

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from api.presence import Presence
+from api.presence import Presence, Workers
 from api.submitter import Command, Submitter
 from shared import keys
 from shared.catalog import Catalog
@@ -63,6 +63,7 @@ class _Jobs(Collector):
         self.counters: dict[tuple[str, str], dict[str, int]] = {}
         self.latencies: dict[tuple[str, str], Latencies] = {}
         self.cards: list[dict[str, Any]] = []
+        self.workers: list[dict[str, Any]] = []
         self.letters: int | None = None
         self.up = False
 
@@ -103,8 +104,21 @@ class _Jobs(Collector):
                 failed.add_metric(labels, card["failed_batches"])
         yield ceiling
         yield failed
+        yield _worker_info(self.workers)
         if self.letters is not None:
             yield GaugeMetricFamily("ml_dead_letters", "Dead letters, see /v1/dead", value=self.letters)
+
+
+def _worker_info(signs: list[dict[str, Any]]) -> Metric:
+    names = ["worker", "device", "gpu", "uuid", "gpu_name"]
+    info = GaugeMetricFamily("ml_worker_info", "1 for a living worker; which GPU is its device", labels=names)
+    # By name: one that was killed and has started again has two signs of life for a while.
+    newest = {sign["worker"]: sign for sign in sorted(signs, key=lambda sign: sign.get("started_at", 0.0))}
+    for worker, sign in newest.items():
+        gpu = sign.get("gpu") or {}
+        told = (worker, sign.get("device", ""), gpu.get("index", ""), gpu.get("uuid", ""), gpu.get("name", ""))
+        info.add_metric([str(label) for label in told], 1)
+    return info
 
 
 class Metrics:
@@ -122,10 +136,11 @@ class Metrics:
         try:
             counters, up = await read_counters(self._submitter, self._catalog), True
             latencies = await read_latencies(self._submitter, self._catalog)
-            cards = [card for cards in (await self._presence.workers()).cards.values() for card in cards]
+            seen = await self._presence.workers()
             letters = await self._submitter.one(Command("XLEN", keys.DEAD))
         except StoreUnavailable:
-            counters, latencies, up, cards, letters = {}, {}, False, [], None
-        self._jobs.counters, self._jobs.up, self._jobs.cards = counters, up, cards
+            counters, latencies, up, seen, letters = {}, {}, False, Workers(), None
+        self._jobs.counters, self._jobs.up, self._jobs.workers = counters, up, seen.workers
+        self._jobs.cards = [card for cards in seen.cards.values() for card in cards]
         self._jobs.letters, self._jobs.latencies = letters, latencies
         return generate_latest(self._registry)

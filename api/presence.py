@@ -85,7 +85,8 @@ class Presence:
         signs = await self._client.mget([f"{keys.WORKER}{process.decode()}" for process in processes])
         found = [orjson.loads(raw) for raw in signs if raw]
         result = Workers([worker for worker in found if worker["state"] != "failed"])
-        pairs = [(ref, worker["worker"]) for worker in found for ref in worker.get("refs", ())]
+        # A worker that was killed and has started again under its name has two signs of life for a while, and one card.
+        pairs = list(dict.fromkeys((ref, worker["worker"]) for worker in found for ref in worker.get("refs", ())))
         if pairs:
             raws = await self._client.mget([keys.card_key(ref, worker) for ref, worker in pairs])
             for (ref, _), raw in zip(pairs, raws, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,7 @@ import numpy as np
 
 from shared.catalog import Ref, load_catalog
 from shared.settings import Settings
-from worker.device import visible_gpus
-from worker.models import LoadedModel, load_model
+from worker.models import LoadedModel, handler_class, load_model
 
 
 @dataclass(slots=True)
@@ -25,17 +25,19 @@ class Run:
     vectors: Any
 
 
-def load(models_file: Path, name: str, *, packed: bool = True) -> LoadedModel:
-    """The newest version of `name`, by the worker's own loader, on the device that a worker would take."""
+def load(models_file: Path, name: str, device: str, *, packed: bool = True) -> LoadedModel:
+    """The newest version of `name`, by the worker's own loader."""
     catalog = load_catalog(models_file)
     ref = catalog.resolve(name)
     spec = catalog.spec(name)
     version = spec.versions[ref.version]
     if not packed:
         version = version.model_copy(update={"packed": False})
-    device = "cuda:0" if visible_gpus() else "cpu"
-    settings = Settings(models_file=models_file)
-    return load_model(Ref(ref.model, ref.version), spec, version, device=device, settings=settings)
+    kind = handler_class(spec, version, base=models_file.parent)
+    # Locks of its own: it takes turns with the service's worker, so it has all cores, as that one has.
+    with tempfile.TemporaryDirectory(prefix="ml-bench-") as locks:
+        settings = Settings(models_file=models_file, lock_dir=Path(locks))
+        return load_model(Ref(ref.model, ref.version), spec, version, kind, device=device, settings=settings)
 
 
 def run(model: LoadedModel, texts: Sequence[str], size: int) -> Run:

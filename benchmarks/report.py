@@ -101,14 +101,21 @@ def _lone(rounds: Sequence[dict[str, Any]]) -> str:
     )
 
 
+def target(device: str) -> str:
+    """What makes the figures of this device."""
+    return "make bench" if device == "cpu" else "make gpu"
+
+
 def write(data: dict[str, Any], folder: Path) -> None:
-    """`benchmarks/<device>.json` and the part between the marks of `benchmarks.md` in `folder`."""
-    name = data["device"].partition(":")[0]
-    page.keep(folder / "benchmarks" / f"{name}.json", data)
+    """`benchmarks/cpu.json` or `gpu.json`, and the part of `benchmarks.md` between the marks of its target, in
+    `folder`."""
+    gpu = data["gpu"]
+    page.keep(folder / "benchmarks" / f"{'cpu' if gpu is None else 'gpu'}.json", data)
+    on = "" if gpu is None else f" On one {gpu['name']}, {gpu['memory_bytes'] / 2**30:.0f} GiB."
     parts = (
-        f"Made {data['when']} by `{data['command']}`. {page.machine(data['machine'])}",
+        f"Made {data['when']} by `{data['command']}`. {page.machine(data['machine'])}{on}",
         f"Texts: {texts(data['texts'])}.",
         in_process(data["in_process"]),
         levels(data),
     )
-    page.put(folder / "benchmarks.md", "make bench", "\n\n".join(parts))
+    page.put(folder / "benchmarks.md", target(data["device"]), "\n\n".join(parts))

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.run` (`make bench`): the figures of docs/benchmarks.md.
+"""`python -m benchmarks.run` (`make bench`; on a GPU the last part of `make gpu`): the figures of docs/benchmarks.md.
 
 Rounds of all levels, each level between two in-process runs over the same texts, so that a machine whose speed drifts
 moves both; every figure is the median of the rounds. `--quick` (one round, few texts) tells whether the benchmark
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import platform
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from benchmarks.levels import Bench, Level, lone, measure, quietly
 from benchmarks.machine import describe
 from benchmarks.stack import Stack, running
 from benchmarks.texts import SEED, fingerprint, texts
+from shared.settings import load_settings
+from worker.device import Device, claim_device
 from worker.models import LoadedModel
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXTS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Plan:
     lone: int
     sample: int
     sizes: tuple[int, ...]
+    texts: int = 2000
 
 
 FULL = Plan(
@@ -49,6 +52,20 @@ FULL = Plan(
     sample=384,
     sizes=(4, 8, 16, 32),
 )
+# Of a device that is a hundred times as fast: a level still takes seconds.
+ON_GPU = Plan(
+    levels=(
+        Level("c1", 1, 512),
+        Level("c32", 32, 4096),
+        Level("c128", 128, 8192),
+        Level("c256", 256, 8192),
+        Level("32 texts, c8", 8, 16384, per_request=32),
+    ),
+    lone=256,
+    sample=4096,
+    sizes=(32, 64, 128, 256),
+    texts=16384,
+)
 QUICK = Plan(
     levels=(Level("c1", 1, 16), Level("c32", 32, 96), Level("32 texts, c8", 8, 128, per_request=32)),
     lone=16,
@@ -60,26 +77,38 @@ QUICK = Plan(
 def main() -> int:
     """0, also where a goal is missed: the figures tell. Raises RuntimeError for a wrong answer or a dead stack."""
     options = _parse()
-    plan, rounds = (QUICK, 1) if options.quick else (FULL, options.rounds)
+    device = _claim()
+    full = FULL if device.gpu is None else ON_GPU
+    plan, rounds = (QUICK, 1) if options.quick else (full, options.rounds)
     with tempfile.TemporaryDirectory(prefix="ml-bench-") as folder:
         print("starting the service, and loading the model here too", flush=True)
         with running(Path(folder), options.models.resolve(), options.model) as stack:
-            data = _measure(options, plan, rounds, stack)
+            data = _measure(options, plan, rounds, stack, device)
     print(report.levels(data))
     if not options.quick:
         report.write(data, options.out)
     return 0
 
 
-def _measure(options: argparse.Namespace, plan: Plan, rounds: int, stack: Stack) -> dict[str, Any]:
-    packed = forward.load(options.models, options.model)
-    padded = forward.load(options.models, options.model, packed=False)
-    made = texts(TEXTS)
+def _claim() -> Device:
+    """The device of both sides: where it is a GPU, the service's worker takes its second place, and nobody else comes
+    between."""
+    device = claim_device(load_settings().model_copy(update={"gpu_slots": 2}))
+    if device.gpu is not None:
+        os.environ |= {"ML_DEVICE": device.gpu.uuid, "ML_GPU_SLOTS": "2"}
+    return device
+
+
+def _measure(options: argparse.Namespace, plan: Plan, rounds: int, stack: Stack, device: Device) -> dict[str, Any]:
+    packed = forward.load(options.models, options.model, device.name)
+    padded = forward.load(options.models, options.model, device.name, packed=False)
+    made = texts(plan.texts)
     bench = Bench(packed, options.model, stack, made, plan.sizes[0], 0 if options.quick else options.patience)
     data: dict[str, Any] = {
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": page.command("make bench"),
-        "device": packed.device,
+        "command": page.command(report.target(device.name)),
+        "device": device.name,
+        "gpu": None if device.gpu is None else asdict(device.gpu),
         "machine": describe(),
         "texts": _describe_texts(packed, made),
     }

@@ -96,6 +96,31 @@ def api(redis_url: str, models: Path, *, program: Sequence[str] = API, **extra: 
         _stop(process)
 
 
+@contextmanager
+def flower_process(redis_url: str, models: Path, *, workers: int = 1) -> Iterator[httpx.Client]:
+    """A client of a real Flower that sees so many workers."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "celery", "-A", "worker.app", "flower", "--address=127.0.0.1", f"--port={port}"],
+        env=environment(redis_url, models, FLOWER_UNAUTHENTICATED_API="true"),
+        cwd=REPOSITORY,
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            wait_until(lambda: _workers_of(client) >= workers, what="Flower sees the workers")
+            yield client
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _workers_of(flower: httpx.Client) -> int:
+    try:
+        return len(flower.get("/api/workers", params={"refresh": 1}).json())
+    except (httpx.TransportError, ValueError):
+        return 0
+
+
 def queue_ms(http: httpx.Client) -> float:
     """How long a lone job of the model echo waited for its worker."""
     job = http.post("/v1/jobs", json={"model": "echo", "input": 1}, headers={"Prefer": "wait=20"}).json()

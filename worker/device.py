@@ -15,17 +15,25 @@ from pathlib import Path
 from shared.errors import ConfigError
 from shared.logs import Event, get_logger
 from shared.settings import Settings
+from worker.gpus import HIDDEN, Gpu, all_gpus, restrict
 
 logger = get_logger("worker")
+
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(slots=True)
 class Device:
-    """`name` is torch's ("cpu", "cuda:0"); `uuid` the GPU's. `lock` keeps the claim: hold on to it."""
+    """`name` is torch's ("cpu", "cuda:0": each worker sees its own GPU alone). `lock` keeps the claim, for as long as
+    the process lives."""
 
     name: str
-    uuid: str | None = None
+    gpu: Gpu | None = None
     lock: int | None = None
+
+    def node(self, worker: str) -> str:
+        """The worker's name for Celery, and so in Flower: with its GPU, if it has one, and its host."""
+        return f"{worker}{'' if self.gpu is None else f'-gpu{self.gpu.index}'}@{os.uname().nodename}"
 
 
 def claim_device(settings: Settings) -> Device:
@@ -35,60 +43,56 @@ def claim_device(settings: Settings) -> Device:
         return Device("cpu")
     if "torch" in sys.modules:
         raise RuntimeError("torch was imported before the device was claimed")
-    uuids = visible_gpus()
-    if settings.device not in ("auto", "cuda"):
-        uuids = [uuid for uuid in uuids if uuid == settings.device]
-        if not uuids:
-            raise ConfigError(f"ML_DEVICE: no GPU {settings.device!r} is visible")
-    if not uuids:
+    gpus = _candidates(settings)
+    if not gpus:
         if settings.device == "cuda":
             raise ConfigError("ML_DEVICE is cuda, but no GPU is visible")
         return Device("cpu")
     for slot in range(settings.gpu_slots):
-        for uuid in uuids:
-            lock = _try_lock(settings.lock_dir / f"{uuid}.{slot}.lock")
+        for gpu in gpus:
+            lock = try_lock(settings.lock_dir / f"{gpu.uuid}.{slot}.lock")
             if lock is not None:
                 os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-                os.environ["CUDA_VISIBLE_DEVICES"] = uuid
-                logger.info(Event.DEVICE_CLAIMED, uuid=uuid, slot=slot)
-                return Device("cuda:0", uuid, lock)
-    pinned = os.environ.get("CUDA_VISIBLE_DEVICES")
-    why = f" CUDA_VISIBLE_DEVICES={pinned} lets this worker see only {len(uuids)}: unset it to scale." if pinned else ""
-    raise ConfigError(f"all {len(uuids)} visible GPUs have their {settings.gpu_slots} worker(s).{why}")
+                os.environ[_VISIBLE] = gpu.uuid
+                logger.info(Event.DEVICE_CLAIMED, gpu=gpu.index, uuid=gpu.uuid, name=gpu.name, slot=slot)
+                return Device("cuda:0", gpu, lock)
+    raise ConfigError(_none_free(settings, gpus))
 
 
-def visible_gpus() -> list[str]:
-    """UUIDs by NVML, restricted by CUDA_VISIBLE_DEVICES (indexes or UUIDs; empty or -1 hides all)."""
-    import pynvml
+def _candidates(settings: Settings) -> list[Gpu]:
+    """What CUDA_VISIBLE_DEVICES and ML_DEVICE leave to choose from, in that order."""
+    there, asked = all_gpus(), os.environ.get(_VISIBLE)
+    gpus = restrict(there, asked)
+    if there and not gpus and asked not in HIDDEN:
+        known = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in there)
+        raise ConfigError(f"{_VISIBLE}={asked} names no GPU of this machine: {known}. Empty or -1 hides them all")
+    if settings.device not in ("auto", "cuda"):
+        gpus = [gpu for gpu in gpus if gpu.uuid == settings.device]
+        if not gpus:
+            raise ConfigError(f"ML_DEVICE: no GPU {settings.device!r} is visible")
+    return gpus
 
+
+def _none_free(settings: Settings, gpus: list[Gpu]) -> str:
+    count = "the one visible GPU has" if len(gpus) == 1 else f"each of the {len(gpus)} visible GPUs has"
+    text = f"no GPU is free: {count} its {settings.gpu_slots} worker(s)"
+    asked = os.environ.get(_VISIBLE)
+    if settings.device not in ("auto", "cuda"):
+        return f"{text}; ML_DEVICE lets this worker take no other"
+    if asked is not None:
+        only = "only one GPU" if len(gpus) == 1 else f"only {len(gpus)} GPUs"
+        return f"{text}; {_VISIBLE}={asked} lets workers see {only}: unset it to have as many workers as GPUs"
+    return text
+
+
+def try_lock(path: Path) -> int | None:
+    """The descriptor that holds the lock, closed on exec; None where another process holds it. Raises ConfigError where
+    the folder cannot be written."""
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        uuids = [str(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles]
-    finally:
-        pynvml.nvmlShutdown()
-    return restrict(uuids, os.environ.get("CUDA_VISIBLE_DEVICES"))
-
-
-def restrict(uuids: list[str], visible: str | None) -> list[str]:
-    """`uuids` in the order and choice of a CUDA_VISIBLE_DEVICES value; as CUDA does, it ends at the first wrong one."""
-    if visible is None:
-        return uuids
-    chosen = []
-    for name in filter(None, (part.strip() for part in visible.split(","))):
-        found = [u for i, u in enumerate(uuids) if name == str(i) or u.startswith(name)]
-        if len(found) != 1:
-            break
-        chosen += found
-    return chosen
-
-
-def _try_lock(path: Path) -> int | None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise ConfigError(f"ML_LOCK_DIR: {path}: {error.strerror}") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

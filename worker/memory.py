@@ -9,6 +9,7 @@ from pathlib import Path
 
 from shared.catalog import ModelSpec, VersionSpec
 from shared.settings import Settings
+from worker.gpus import visible_gpus
 from worker.sources import WEIGHTS, here, resolve
 
 _SHARE = 0.8  # of the whole; the rest is for activations, and for who else is there
@@ -24,23 +25,22 @@ def host_bytes() -> int:
 
 
 def device_bytes(device: str) -> int:
-    """What torch has given to tensors there; 0 for the CPU."""
-    if not device.startswith("cuda"):
+    """What torch has given to tensors there; 0 for the CPU, and while no model has imported torch."""
+    torch = sys.modules.get("torch")
+    if torch is None or not device.startswith("cuda"):
         return 0
-    import torch
-
-    return torch.cuda.memory_allocated(device)
+    return int(torch.cuda.memory_allocated(device))
 
 
 def budget_bytes(settings: Settings, device: str) -> int:
-    """For the models of one worker: ML_MODEL_MEMORY, or a share of the device's memory (of the container's limit or the
-    machine's memory where it is the CPU)."""
+    """For the models of one worker: ML_MODEL_MEMORY, or a share of the claimed GPU's memory, less where workers share
+    it (of the container's limit or the machine's memory where the device is the CPU). Makes no CUDA context: not every
+    model wants one."""
     if settings.model_memory:
         return settings.model_memory
     if device.startswith("cuda"):
-        import torch
-
-        return int(torch.cuda.get_device_properties(device).total_memory * _SHARE)
+        (gpu,) = visible_gpus()
+        return int((gpu.memory_bytes or _host_total()) * _SHARE / settings.gpu_slots)
     return int(_host_total() * _SHARE)
 
 

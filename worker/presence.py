@@ -22,7 +22,8 @@ from shared import keys, scripts
 from shared.catalog import Ref
 from shared.logs import Event, get_logger
 from shared.settings import Settings
-from worker.cards import place_card
+from worker.cards import place_card, told_device
+from worker.device import Device
 from worker.holdings import Holdings
 from worker.shelf import Shelf
 from worker.vital import vital_thread
@@ -40,7 +41,7 @@ class Presence:
         holdings: Holdings,
         *,
         process: str,
-        device: str,
+        device: Device,
         shelf: Shelf,
         on_lost: Callable[[str], None],
         on_etag: Callable[[str], None],
@@ -120,7 +121,7 @@ class Presence:
             "worker": self._settings.worker_name,
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "device": self._device,
+            **told_device(self._device),
             "started_at": self._started_at,
             "refs": [str(place.ref) for place in self._shelf.places()],
             "serves": self._settings.own_models,
@@ -150,13 +151,13 @@ class Presence:
             logger.warning(Event.LEASE_RENEWAL_FAILED, error=str(error))
 
 
-def tell_failed(client: redis.Redis, settings: Settings, *, process: str, ref: Ref, device: str, error: str) -> None:
+def tell_failed(client: redis.Redis, settings: Settings, *, process: str, ref: Ref, device: Device, error: str) -> None:
     """A version that does not load or warm up on this worker. Told for as long as a sign of life lasts: the process
     ends, and each new try tells it again."""
     worker, ttl_ms = settings.worker_name, sign_ms(settings)
     sign = {"process": process, "worker": worker, "state": "failed", "refs": [str(ref)]}
     card = {"model": ref.model, "version": ref.version, "state": "failed", "error": error[:500]}
-    card |= {"worker": worker, "device": device}
+    card |= {"worker": worker, **told_device(device)}
     try:
         renew = scripts.renew((), process=process, sign=orjson.dumps(sign), sign_ms=ttl_ms)
         scripts.one(scripts.run(client, [renew]))

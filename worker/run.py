@@ -53,7 +53,7 @@ def run(settings: Settings) -> int:
     client = connect(settings)
     check_server(client)
     process = f"{settings.worker_name}-{uuid.uuid4().hex[:12]}"
-    told = partial(tell_failed, client, settings, process=process, device=device.name)
+    told = partial(tell_failed, client, settings, process=process, device=device)
     reader = RegistryReader(RegistryStore(client, file))
     registry = reader.registry
     shelf = make_shelf(registry, settings, device.name, tell_failed=told)
@@ -86,7 +86,7 @@ def run(settings: Settings) -> int:
         settings,
         engine.holdings,
         process=process,
-        device=device.name,
+        device=device,
         shelf=shelf,
         on_lost=engine.lost,
         on_etag=saw,
@@ -96,12 +96,12 @@ def run(settings: Settings) -> int:
     loader.start()
     start_watchdog(engine, leave=presence.stop, interval_s=0.5, exit_process=os._exit)
     try:
-        return consume(settings, shelf, engine, presence)
+        return consume(settings, device.node(settings.worker_name), shelf, engine, presence)
     finally:
         presence.stop()
 
 
-def consume(settings: Settings, shelf: Shelf, engine: Engine, presence: Presence) -> int:
+def consume(settings: Settings, node: str, shelf: Shelf, engine: Engine, presence: Presence) -> int:
     """Celery's worker, with our pool, transport and backend, in this thread until it was told to stop."""
     # Celery warns root off because of pickle; only JSON is accepted here.
     warnings.simplefilter("ignore", SecurityWarning)
@@ -131,7 +131,7 @@ def consume(settings: Settings, shelf: Shelf, engine: Engine, presence: Presence
 
     signals.worker_ready.connect(on_ready, weak=False)
     worker = app.Worker(
-        hostname=f"{settings.worker_name}@{os.uname().nodename}",
+        hostname=node,
         pool=pool,
         concurrency=1,
         loglevel="WARNING",

@@ -71,7 +71,7 @@ def _entry(parts: Services, name: str, spec: ModelSpec, workers: Workers, pin: s
                 "ready": workers.ready(f"{name}@{version}"),
                 "traffic": weights.get(version, 0.0) / total,
                 "workers": [
-                    {key: card[key] for key in ("worker", "device", "state", "error", "memory") if key in card}
+                    {key: card[key] for key in ("worker", "device", "gpu", "state", "error", "memory") if key in card}
                     for card in cards
                 ],
             }

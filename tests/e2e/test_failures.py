@@ -175,7 +175,7 @@ def test_a_model_that_does_not_load(http: httpx.Client, redis_url: str, models: 
 
     wait_until(lambda: version()["workers"], what="the failed card is read")
     (card,) = version()["workers"]
-    assert (card["worker"], card["state"]) == ("broken", "failed")
+    assert (card["worker"], card["state"], card["device"], card["gpu"]) == ("broken", "failed", "cpu", None)
     assert "no weights here" in card["error"]
     assert version()["ready"] == 0
     assert http.get("/health").json()["workers"] == 0

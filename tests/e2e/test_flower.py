@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,34 +9,15 @@ from typing import Any
 import httpx
 import pytest
 
-from local.ports import free_port
 from local.server import EmbeddedServer
 from tests.conftest import wait_until
-from tests.processes import REPOSITORY, environment
+from tests.processes import flower_process
 
 
 @pytest.fixture
 def flower(stack: str, stack_server: EmbeddedServer, models_file: Path) -> Iterator[httpx.Client]:
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "celery", "-A", "worker.app", "flower", "--address=127.0.0.1", f"--port={port}"],
-        env=environment(stack_server.url, models_file, FLOWER_UNAUTHENTICATED_API="true"),
-        cwd=REPOSITORY,
-    )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
-            wait_until(lambda: _online(client), what="Flower sees the worker")
-            yield client
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def _online(client: httpx.Client) -> bool:
-    try:
-        return bool(client.get("/api/workers", params={"refresh": 1}).json())
-    except (httpx.TransportError, ValueError):
-        return False
+    with flower_process(stack_server.url, models_file) as client:
+        yield client
 
 
 def test_flower_lists_the_truth_and_can_revoke(flower: httpx.Client, http: httpx.Client) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.conftest import wait_until
 from tests.processes import api, worker
 
 pytestmark = pytest.mark.gpu
@@ -38,6 +39,12 @@ def _ended(url: str, job_id: str) -> dict[str, object]:
     return job
 
 
+def _ceiling(url: str) -> float:
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    (line,) = [line for line in lines if line.startswith("ml_max_batch_size{")]
+    return float(line.rpartition(" ")[2])
+
+
 def test_out_of_memory_halves_the_batch(redis_url: str, models: Path) -> None:
     with api(redis_url, models) as url:
         ids = [_submit(url, share=0.2) for _ in range(16)]
@@ -46,6 +53,7 @@ def test_out_of_memory_halves_the_batch(redis_url: str, models: Path) -> None:
             assert [_ended(url, job_id)["state"] for job_id in ids] == ["succeeded"] * 16
             assert _ended(url, alone)["error"]["code"] == "out_of_memory"  # type: ignore[index]
             assert process.poll() is None
+            wait_until(lambda: _ceiling(url) < 16, what="the lower ceiling is told")
 
 
 def test_a_broken_context_ends_the_worker_and_nobody_elses_job(redis_url: str, models: Path, tmp_path: Path) -> None:

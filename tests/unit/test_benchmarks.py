@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks import page
+from benchmarks import forward, page, report
 from benchmarks.figures import mean_batch, median, percentile
 from benchmarks.machine import Meter, tree
 from benchmarks.report import clean
 from benchmarks.texts import LONGEST, SHORTEST, fingerprint, texts
+from worker.device import try_lock
 
 
 def test_the_texts_are_the_same_for_a_seed_and_other_for_another() -> None:
@@ -71,3 +75,29 @@ def test_a_page_is_changed_between_its_marks_only(tmp_path: Path) -> None:
     assert "old" not in lines
     with pytest.raises(ValueError, match="lacks the marks"):
         page.put(file, "make y", "")
+
+
+def test_a_gpus_figures_have_their_own_file_and_place(tmp_path: Path, repository: Path) -> None:
+    docs = repository / "docs"
+    shutil.copy(docs / "benchmarks.md", tmp_path)
+    data = json.loads((docs / "benchmarks" / "cpu.json").read_text())
+    gpu = {"index": 0, "uuid": "GPU-1", "name": "NVIDIA Example", "memory_bytes": 80 * 2**30}
+    report.write(data | {"device": "cuda:0", "gpu": gpu}, tmp_path)
+    assert [file.name for file in (tmp_path / "benchmarks").iterdir()] == ["gpu.json"]
+    before, after = ((folder / "benchmarks.md").read_text().partition("## On a GPU") for folder in (docs, tmp_path))
+    assert after[0] == before[0]
+    assert "On one NVIDIA Example, 80 GiB." in after[2]
+    assert "Not measured" not in after[2]
+
+
+def test_the_bare_forward_is_the_workers_own_and_has_all_cores(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ML_LOCK_DIR", str(tmp_path))
+    worker = try_lock(tmp_path / "cpu.0.lock")  # as the service's worker holds it meanwhile
+    assert worker is not None
+    threads = torch.get_num_threads()
+    model = forward.load(repository / "models.yaml", "bert", "cpu")
+    os.close(worker)
+    assert torch.get_num_threads() == threads
+    assert forward.run(model, ["one", "two"], 2).vectors.shape == (2, 384)

@@ -1,4 +1,5 @@
-"""Claiming a device: locks between processes, and CUDA_VISIBLE_DEVICES as CUDA reads it."""
+"""Claiming a device: locks between processes, and CUDA_VISIBLE_DEVICES as CUDA reads it. Whole workers that claim:
+tests/e2e/test_gpu_pinning.py."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from worker.device import _try_lock, restrict
+from shared.errors import ConfigError
+from worker.device import try_lock
+from worker.gpus import Gpu, restrict
 
 UUIDS = ["GPU-aaaa", "GPU-abcd", "GPU-bbbb"]
 
@@ -24,17 +27,20 @@ UUIDS = ["GPU-aaaa", "GPU-abcd", "GPU-bbbb"]
         ("GPU-b", ["GPU-bbbb"]),
         ("GPU-a", []),  # ambiguous
         ("0,9,1", ["GPU-aaaa"]),  # ends at the first wrong one
+        ("1,,2", ["GPU-abcd"]),
+        ("0,GPU-aa,1", ["GPU-aaaa"]),  # a second time
     ],
 )
 def test_visible_devices(visible: str | None, seen: list[str]) -> None:
-    assert restrict(UUIDS, visible) == seen
+    gpus = [Gpu(index, uuid, "a GPU", 1) for index, uuid in enumerate(UUIDS)]
+    assert [gpu.uuid for gpu in restrict(gpus, visible)] == seen
 
 
 def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
     path = tmp_path / "locks" / "GPU-aaaa.0.lock"
     code = (
         "import sys, pathlib, worker.device as d\n"
-        "print(d._try_lock(pathlib.Path(sys.argv[1])) is not None, flush=True)\n"
+        "print(d.try_lock(pathlib.Path(sys.argv[1])) is not None, flush=True)\n"
         "sys.stdin.read()\n"
     )
     holder = subprocess.Popen(
@@ -42,7 +48,13 @@ def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "True\n"
-    assert _try_lock(path) is None
+    assert try_lock(path) is None
     holder.kill()
     holder.communicate()
-    assert _try_lock(path) is not None
+    assert try_lock(path) is not None
+
+
+def test_a_lock_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"ML_LOCK_DIR: .*/file/GPU-aaaa\.0\.lock: "):
+        try_lock(tmp_path / "file" / "GPU-aaaa.0.lock")

@@ -19,6 +19,7 @@ from shared.tasks import BUILT_IN
 from tests import models
 from worker.cards import place_card
 from worker.check import check, shape
+from worker.device import Device
 from worker.handler import Handler, ItemError, Prepared
 from worker.models import LoadedModel, handler_class, load_model
 from worker.shelf import Place, Standing
@@ -126,8 +127,9 @@ def test_a_loaded_model_and_its_card(folder: Path) -> None:
     assert (model.max_size, model.max_cost, model.padded) == (8, 1024, False)
     assert (model.max_wait_s, model.timeout_s, model.example_output) == (0.02, 5, {"size": 3})
     place = Place(model.ref, own, type(model.handler), standing=Standing.READY, model=model)
-    card = orjson.loads(orjson.dumps(place_card(place, None, device="cpu")))
-    assert (card["model"], card["version"], card["state"], card["device"]) == ("m", "1", "ready", "cpu")
+    card = orjson.loads(orjson.dumps(place_card(place, None, device=Device("cpu"))))
+    assert (card["model"], card["version"], card["state"]) == ("m", "1", "ready")
+    assert (card["device"], card["gpu"]) == ("cpu", None)
     assert card["example"] == {"text": "abc"}
     assert card["output_schema"]["properties"]["size"] == {"title": "Size", "type": "integer"}
     assert card["limits"]["max_batch_size"] == 8
