@@ -88,25 +88,32 @@ class _Jobs(Collector):
         for (model, version), found in self.latencies.items():
             took.add_metric([model, version], list(zip(bounds, found.counts, strict=True)), found.sum_s)
         yield took
-        names = ["model", "version", "worker"]
-        ceiling = GaugeMetricFamily(
-            "ml_max_batch_size",
-            "Items a batch may have on this worker; lowered when it runs out of memory",
-            labels=names,
-        )
-        failed = GaugeMetricFamily(
-            "ml_failed_batches", "Batches on this worker in which every item failed", labels=names
-        )
-        for card in self.cards:
-            if card["state"] == "ready":
-                labels = [card["model"], card["version"], card["worker"]]
-                ceiling.add_metric(labels, card["limits"]["max_batch_size"])
-                failed.add_metric(labels, card["failed_batches"])
-        yield ceiling
-        yield failed
+        yield from _loaded(self.cards)
         yield _worker_info(self.workers)
         if self.letters is not None:
             yield GaugeMetricFamily("ml_dead_letters", "Dead letters, see /v1/dead", value=self.letters)
+
+
+def _loaded(cards: list[dict[str, Any]]) -> Iterator[Metric]:
+    """Of each version on each worker, as long as it is loaded there."""
+    names = ["model", "version", "worker"]
+    ceiling = GaugeMetricFamily(
+        "ml_max_batch_size", "Items a batch may have on this worker; lowered when it runs out of memory", labels=names
+    )
+    failed = GaugeMetricFamily("ml_failed_batches", "Batches on this worker in which every item failed", labels=names)
+    memory = GaugeMetricFamily(
+        "ml_model_memory_bytes",
+        "What a version took when it was loaded; in all of a worker: see ML_MODEL_MEMORY",
+        labels=[*names, "memory"],
+    )
+    for card in cards:
+        if card["state"] == "ready":
+            labels = [card["model"], card["version"], card["worker"]]
+            ceiling.add_metric(labels, card["limits"]["max_batch_size"])
+            failed.add_metric(labels, card["failed_batches"])
+            for name, size in card.get("memory", {}).items():
+                memory.add_metric([*labels, name.removesuffix("_bytes")], size)
+    yield from (ceiling, failed, memory)
 
 
 def _worker_info(signs: list[dict[str, Any]]) -> Metric:
