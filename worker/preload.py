@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import redis
 
@@ -108,13 +109,20 @@ def load_place(place: Place, settings: Settings, device: str, share: CpuShare) -
 
 
 def first_to_load(client: redis.Redis, process: str, ref: Ref) -> bool:
-    """Whether this worker is to load a lazy model that jobs wait for. Without Redis there is nothing to load it for."""
+    """Whether this worker is to load a lazy model that jobs wait for: none other does, or what did is dead. Without
+    Redis there is nothing to load it for."""
+    key = f"{keys.LOADING}{ref}"
     try:
-        other = client.set(f"{keys.LOADING}{ref}", process, nx=True, get=True, px=_OTHERS_MS)
+        other: Any = client.set(key, process, nx=True, get=True, px=_OTHERS_MS)
+        if other in (None, process.encode()):
+            return True
+        if client.exists(keys.WORKER + other.decode()):
+            return False
+        client.set(key, process, px=_OTHERS_MS)
     except redis.RedisError as error:
         logger.warning(Event.REDIS_LOST, step="load", error=str(error))
         return False
-    return other in (None, process.encode())
+    return True
 
 
 def let_others(client: redis.Redis, ref: Ref) -> None:

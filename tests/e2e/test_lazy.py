@@ -169,3 +169,11 @@ def test_of_two_workers_one_loads_it(http: httpx.Client, redis_url: str, models:
     with worker(redis_url, models, "w1", **quick), worker(redis_url, models, "w2", **quick):
         _ended(http, _submit(http, "one"))
         wait_until(lambda: sorted(_states(http, "one")) == ["ready", "unloaded"], what="one of them has it")
+
+
+def test_one_whose_loader_has_died_is_loaded_by_another_at_once(
+    http: httpx.Client, redis_url: str, models: Path, store: redis.Redis
+) -> None:
+    store.set(f"{keys.LOADING}one@1", "a-process-that-is-gone", px=600_000)
+    with worker(redis_url, models, ML_HEARTBEAT_S="0.5"):
+        assert _ended(http, _submit(http, "one"))["timing"]["queue_ms"] < 60_000
