@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import redis
@@ -93,7 +94,8 @@ class _Up:
             self._supervisor.start([stack.redis])
             while not await asyncio.to_thread(self._redis_answers):  # noqa: ASYNC110 - another process's state
                 await asyncio.sleep(0.02)
-            await asyncio.to_thread(self._store(self._catalog).seed, exact=True)
+            # Outright: the folder is ours, so what seems to live in it has just been killed.
+            await asyncio.to_thread(partial(self._store(self._catalog).seed, exact=True, outright=True))
         self._supervisor.start([*stack.apis, *stack.workers, stack.flower])
         models = [name for name, spec in self._catalog.models.items() if spec.load == "preload"]
         await wait_ready(stack.api_url, stack.flower_url, models, self._console.say)

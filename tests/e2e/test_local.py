@@ -229,8 +229,12 @@ def test_a_killed_one_leaves_no_process_and_the_next_starts_at_once(tmp_path: Pa
             first.process.kill()
             first.process.wait()
             gone()
-    with running(tmp_path) as second:
+    # And with the models file as it is by then: what it has killed is not taken for living workers.
+    changed = MODELS.replace('"1": {}', '"1": {source: other}') + "    limits: {queue: 77}\n"
+    with running(tmp_path, models=changed) as second:
         assert second.job(job)["output"] == "kept"
+        entry = httpx.get(f"{second.state['api_url']}/v1/models/echo").json()
+        assert (entry["limits"]["queue"], entry["rollout"]) == (77, None)
 
 
 def test_gives_up_when_a_process_cannot_start(tmp_path: Path) -> None:
