@@ -185,7 +185,7 @@ async def test_a_version_on_its_way_out_is_kept_while_it_has_jobs(api: Api, hand
     assert 'ml_queue_depth{model="echo",version="1"} 1.0' in (await api.client.get("/metrics")).text
     await hands.finish((await hands.take())[0])
     await until(lambda: not api.parts.registry.known.retiring, "its jobs have ended")
-    assert not store.exists(f"{keys.COUNTERS}echo@1")
+    await until(lambda: not store.exists(f"{keys.COUNTERS}echo@1"), "and so are its counters")
 
 
 async def test_an_api_without_redis_says_what_its_file_says(tmp_path: Path) -> None:
