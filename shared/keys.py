@@ -20,6 +20,11 @@ LEASES = "ml.unacked_index"  # sorted set: delivery tag by last renewal, ms
 DELAYED = "ml.delayed"  # hash: job id -> list name, newline, raw message, of jobs that are not to start yet
 DUE = "ml.delayed_index"  # sorted set: those jobs by their start, ms
 BEAT = "ml:beat"  # string: when a worker last looked for leases that ran out, ms
+LANE = "ml.lane:"  # list: ml.lane:<list>:<owner>, the messages of one key in the place of <list>
+TURNS = "ml.turns:"  # sorted set: ml.turns:<list>, whose lane is served next (see `take` in the prelude)
+OWNED = "ml:owned:"  # hash a version: by owner its jobs that have not ended, and <owner>:bytes of them
+ACTIVE = "ml:active"  # hash: by owner its jobs that have not ended, of all models
+USAGE = "ml:usage:"  # hash: ml:usage:<owner>:<day since 1970>, what workers did for it, for USAGE_TTL_S
 DEAD = "ml:dead"  # stream: dead letters; the old are swept
 WORKER = "ml:worker:"  # string: one worker process, alive while the key is
 WORKERS = "ml:workers"  # sorted set: worker processes by last sign of life, ms; lives as long as any of them
@@ -36,6 +41,11 @@ EVENT_EXCHANGE = "ml.ev"
 
 SCHEMA_TTL_S = 30 * 24 * 3600
 DEAD_TTL_S = 7 * 24 * 3600
+USAGE_TTL_S = 400 * 24 * 3600
+USAGE_TTL_MS = USAGE_TTL_S * 1000
+
+ANONYMOUS = "anonymous"  # the owner of jobs that came without a key; plain Celery's are CELERY's
+CELERY = "celery"
 
 # Priorities in Celery's Redis numbers: 0 is the highest (the other way round than AMQP).
 HIGH, NORMAL, LOW = 0, 3, 6
@@ -55,6 +65,7 @@ LATENCY_BOUNDS = " ".join(map(str, LATENCY_BOUNDS_MS))
 
 NO_TTL = re.compile(
     r"^(ml\.unacked(_holder|_index)?|ml\.delayed(_index)?|ml:deadlines|ml:registry|ml:dead|ml:count:.*"
+    r"|ml:(owned:.*|active)|ml\.(lane|turns):.*"
     r"|ml(\x06\x16\d)?|ml\.[^.]+\..*"  # queue lists
     r"|_kombu\.binding(_permanent)?\..*|_kombu\.binding_deadlines)$"
 )
@@ -73,6 +84,11 @@ def queue_list(queue: str, priority: int) -> str:
 def queue_of(list_name: str) -> str:
     """The queue that a list (of any priority, parked or not) belongs to."""
     return list_name.partition(_SEPARATOR)[0]
+
+
+def lane(list_name: str, owner: str) -> str:
+    """The list of one owner's messages in the place of `list_name`; the latter itself for jobs without a key."""
+    return list_name if owner in (ANONYMOUS, CELERY) else f"{LANE}{list_name}:{owner}"
 
 
 def urgent_lists(queue: str, priority: int) -> list[str]:

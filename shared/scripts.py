@@ -18,16 +18,33 @@ __all__ = ["Call", "arun", "iso_now", "one", "run", "run_on"]  # beside what sta
 class Submitted:
     """`status` accepted: a new job; existing: the idempotency key's job; mismatch: that key with another payload;
     full: the model's limits (then `jobs` and `size` are what waits, `wait_ms` how long it takes, 0 where that is not
-    known); late: its turn would come in `wait_ms`, after its deadline; outdated: the registry is not the one that the
+    known); late: its turn would come in `wait_ms`, after its deadline; busy: its owner has `jobs` under way and may have
+    no more, by its limit `limit`; outdated: the registry is not the one that the
     version was chosen by, so choose again."""
 
-    status: Literal["accepted", "existing", "mismatch", "full", "late", "outdated"]
+    status: Literal["accepted", "existing", "mismatch", "full", "late", "busy", "outdated"]
     job_id: str = ""
     created_at: int = 0
     deadline_at: int = 0
     jobs: int = 0
     size: int = 0
     wait_ms: int = 0
+    limit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Of a key, whose jobs take turns with those of others. `concurrent`: jobs it may have under way, of all models,
+    and `model_concurrent` of this one, whose versions are `refs`; 0: any number."""
+
+    owner: str
+    weight: int = 1
+    concurrent: int = 0
+    model_concurrent: int = 0
+    refs: Sequence[str] = ()
+
+
+NO_SHARE = Share("")
 
 
 def submit(
@@ -47,20 +64,26 @@ def submit(
     ahead: Sequence[str] = (),
     after: Sequence[str] = (),
     etag: str = "",
+    share: Share = NO_SHARE,
     fields: dict[str, str | int] | None = None,
 ) -> Call[Submitted]:
-    """Accept a job. `ahead` are the lists of its queue that are served before its own, `after` those after it; `etag`
+    """Accept a job. `share` is its key's; the record's field `owner` must name the same. `ahead` are the lists of its queue that are served before its own, `after` those after it; `etag`
     is the registry's that its version was chosen by; `fields` are further fields of the record (model, version, labels
     as JSON, payloads ...)."""
     limits = (max_jobs, max_bytes)
-    places = ("".join(f"{name}\n" for name in names) for names in (ahead, after))
     what = (job_id, list_name, raw, ref, deadline_ms, ttl_ms, size)
+    owned = (share.owner, share.weight, share.concurrent, share.model_concurrent, _lines(share.refs))
+    places = (_lines(ahead), _lines(after))
     return Call(
         script("submit"),
         (),
-        (*what, *limits, channel, idempotency, fingerprint, *places, etag, *_pairs(fields)),
+        (*what, *limits, channel, idempotency, fingerprint, *places, etag, *owned, *_pairs(fields)),
         _submitted,
     )
+
+
+def _lines(names: Sequence[str]) -> str:
+    return "".join(f"{name}\n" for name in names)
 
 
 def _pairs(fields: dict[str, str | int] | None) -> list[str | int]:
@@ -74,6 +97,8 @@ def _submitted(reply: list[Any]) -> Submitted:
         return Submitted(status, jobs=reply[1], size=reply[2], wait_ms=reply[3])
     if status == "late":
         return Submitted(status, wait_ms=reply[1])
+    if status == "busy":
+        return Submitted(status, jobs=reply[2], limit=reply[1].decode())
     if status == "accepted":
         return Submitted(status, reply[1].decode(), int(reply[2]), int(reply[3]))
     return Submitted(status, reply[1].decode() if len(reply) > 1 else "")

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom,no-cluster
 -- Messages leave their lists and are filed as unacked, under their holder, in the same step, so a worker that dies loses
--- none.
+-- none. Where keys have lanes beside a list (see the prelude) these take turns, each by its weight.
 -- The final LLENs are not only for the answer: with client-side tracking on, they subscribe this connection to the
 -- next change of any of the lists, whoever pushes.
 -- A message of a newer version than this worker knows is parked for the workers that do: never failed, never a loop.
@@ -11,37 +11,69 @@
 --         etag (whose next change wakes the worker too), list, raw, list, raw, ...}
 local holder, known = ARGV[#KEYS + 1], tonumber(ARGV[#KEYS + 2])
 local out = { 0, {}, redis.call('HGET', REGISTRY, 'etag') or '' }
+
+-- The tag under which it was filed, or nil.
+local function file(list, raw)
+  local readable, message = pcall(cjson.decode, raw)
+  local properties = readable and type(message) == 'table' and message.properties
+  local tag = type(properties) == 'table' and properties.delivery_tag
+  local headers = readable and type(message) == 'table' and message.headers
+  local version = type(headers) == 'table' and tonumber(headers.ml)
+  if version and version > known then
+    local parked = list .. PARKED .. version
+    redis.call('LPUSH', parked, raw)
+    redis.call('PEXPIRE', parked, PARKED_TTL_MS)
+  elseif type(tag) == 'string' and type(headers) == 'table' then
+    redis.call('HSET', UNACKED, tag, list .. '\n' .. raw)
+    redis.call('HSET', HOLDERS, tag, holder)
+    redis.call('ZADD', LEASES, now, tag)
+    out[#out + 1] = list
+    out[#out + 1] = raw
+    return tag
+  else
+    dead_letter('unparsable', '', list, raw)
+  end
+end
+
+-- What one message takes of its owner's share.
+local function share(tag)
+  local job = tag and fields(tag, 'items', 'weight') or {}
+  return math.max(1, tonumber(job[1]) or 1) / math.max(1, tonumber(job[2]) or 1)
+end
+
+local function take_in_turns(list, room)
+  local turns = TURNS .. list
+  if redis.call('LLEN', list) > 0 then join_turns(list, '') end
+  while room > 0 do
+    local owner = redis.call('ZRANGE', turns, 0, 0)[1]
+    if not owner then return end
+    local raw = redis.call('RPOP', lane_of(list, owner))
+    if raw then
+      redis.call('ZINCRBY', turns, share(file(list, raw)), owner)
+      room = room - 1
+    else -- only now: who leaves earlier would come back without what it has had
+      redis.call('ZREM', turns, owner)
+    end
+  end
+end
+
 for i, list in ipairs(KEYS) do
   local room = tonumber(ARGV[i])
   if room > 0 then
-    for _, raw in ipairs(redis.call('RPOP', list, room) or {}) do
-      local readable, message = pcall(cjson.decode, raw)
-      local properties = readable and type(message) == 'table' and message.properties
-      local tag = type(properties) == 'table' and properties.delivery_tag
-      local headers = readable and type(message) == 'table' and message.headers
-      local version = type(headers) == 'table' and tonumber(headers.ml)
-      if version and version > known then
-        local parked = list .. PARKED .. version
-        redis.call('LPUSH', parked, raw)
-        redis.call('PEXPIRE', parked, PARKED_TTL_MS)
-      elseif type(tag) == 'string' and type(headers) == 'table' then
-        redis.call('HSET', UNACKED, tag, list .. '\n' .. raw)
-        redis.call('HSET', HOLDERS, tag, holder)
-        redis.call('ZADD', LEASES, now, tag)
-        out[#out + 1] = list
-        out[#out + 1] = raw
-      else
-        dead_letter('unparsable', '', list, raw)
-      end
+    if redis.call('EXISTS', TURNS .. list) == 1 then
+      take_in_turns(list, room)
+    else
+      for _, raw in ipairs(redis.call('RPOP', list, room) or {}) do file(list, raw) end
     end
   end
 end
 for i, list in ipairs(KEYS) do
-  local length = redis.call('LLEN', list)
+  local length = length_of(list)
   if tonumber(ARGV[i]) >= 0 then
     out[1] = out[1] + length
   elseif length > 0 then
     table.insert(out[2], list)
   end
+  if length == 0 then redis.call('DEL', TURNS .. list) end -- nobody competes: nobody owes
 end
 return out

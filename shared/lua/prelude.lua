@@ -1,5 +1,6 @@
 -- Put in front of every script by shared/calls.py, after the constants of shared/keys.py (JOB, OUTCOME, PAYLOAD,
--- IDEMPOTENCY, COUNTERS, DEADLINES, UNACKED, HOLDERS, LEASES, DELAYED, DUE, BEAT, DEAD, WORKER, WORKERS, REGISTRY, PARKED, LATENCY_BOUNDS).
+-- IDEMPOTENCY, COUNTERS, DEADLINES, UNACKED, HOLDERS, LEASES, DELAYED, DUE, BEAT, LANE, TURNS, OWNED, ACTIVE, USAGE,
+-- USAGE_TTL_MS, ANONYMOUS, CELERY, DEAD, WORKER, WORKERS, REGISTRY, PARKED, LATENCY_BOUNDS).
 -- Time is Redis TIME in ms, never a host's clock.
 
 local time = redis.call('TIME')
@@ -15,6 +16,59 @@ local terminal = { succeeded = true, failed = true, canceled = true }
 local function fields(id, ...)
   local values = redis.pcall('HMGET', JOB .. id, ...)
   return values.err and {} or values
+end
+
+-- Fairness between keys, by start-time fair queuing (Goyal, Vin, Cheng 1996, https://doi.org/10.1145/248156.248171):
+-- the jobs of a key lie in a lane of its own beside their list, and the lanes take turns. The score of an owner in TURNS
+-- is the items it was served, divided by its weight; the lowest is next. Jobs without a key, and plain Celery's, lie in
+-- the list itself, which takes turns as the owner ''.
+local function named(owner)
+  if not owner or owner == ANONYMOUS or owner == CELERY then return '' end
+  return owner
+end
+
+local function owner_of(id)
+  return named(fields(id, 'owner')[1])
+end
+
+local function lane_of(list, owner)
+  return owner == '' and list or LANE .. list .. ':' .. owner
+end
+
+-- An owner that had nothing waiting begins at the end of the round: before it, each other is served once at most, and
+-- who comes back again and again with one job is served no more often than the others.
+local function join_turns(list, owner)
+  local turns = TURNS .. list
+  if redis.call('ZSCORE', turns, owner) then return end
+  local first = redis.call('ZRANGE', turns, 0, 0, 'WITHSCORES')
+  redis.call('ZADD', turns, (tonumber(first[2]) or 0) + 1, owner)
+end
+
+local function push_far(list, id, raw)
+  local owner = owner_of(id)
+  if owner ~= '' then join_turns(list, owner) end
+  redis.call('LPUSH', lane_of(list, owner), raw)
+end
+
+local function push_near(list, id, raw)
+  local owner = owner_of(id)
+  if owner ~= '' then join_turns(list, owner) end
+  redis.call('RPUSH', lane_of(list, owner), raw)
+end
+
+-- All lists that lie in the place of one: itself, and the lanes.
+local function lanes(list)
+  local all = { list }
+  for _, owner in ipairs(redis.call('ZRANGE', TURNS .. list, 0, -1)) do
+    if owner ~= '' then all[#all + 1] = lane_of(list, owner) end
+  end
+  return all
+end
+
+local function length_of(list)
+  local length = 0
+  for _, lane in ipairs(lanes(list)) do length = length + redis.call('LLEN', lane) end
+  return length
 end
 
 -- The caller has chosen a version by a registry that is not the one any more: it may choose another one now.
@@ -88,11 +142,21 @@ local function record_latency(counters, ms)
   redis.call('HINCRBY', counters, 'latency_ms', ms)
 end
 
+-- What a key has under way, in all and of a version: for its limits and its share of a full queue.
+local function count_owned(owner, ref, jobs, bytes)
+  if owner == '' then return end
+  if redis.call('HINCRBY', ACTIVE, owner, jobs) <= 0 then redis.call('HDEL', ACTIVE, owner) end
+  local owned = OWNED .. ref
+  local left = redis.call('HINCRBY', owned, owner, jobs)
+  redis.call('HINCRBY', owned, owner .. ':bytes', bytes)
+  if left <= 0 then redis.call('HDEL', owned, owner, owner .. ':bytes') end
+end
+
 -- The one place where a job's outcome is written. The caller has checked that there is none yet.
 local function end_job(id, state, code, meta)
   local key = JOB .. id
   local job = fields(id, 'state', 'ref', 'size', 'ttl_ms', 'waiters', 'payloads', 'idem', 'delayed',
-    'created_at')
+    'created_at', 'owner')
   local ttl = tonumber(job[4])
   redis.call('HSET', key, 'state', state, 'finished_at', now)
   if code ~= '' then redis.call('HSET', key, 'code', code) end
@@ -109,6 +173,7 @@ local function end_job(id, state, code, meta)
   if job[1] == 'queued' and left <= 0 then redis.call('HDEL', counters, unpack(MEASURE)) end
   redis.call('HINCRBY', counters, 'bytes', -job[3])
   redis.call('HINCRBY', counters, state, 1)
+  count_owned(named(job[10]), job[2], -1, -job[3])
   if state == 'succeeded' then record_latency(counters, now - tonumber(job[9])) end
   for n = 0, tonumber(job[6] or '0') - 1 do
     -- A failed job's input is kept as long as its outcome, for a retry from the dead letters.
@@ -155,6 +220,7 @@ local function begin_job(id, list, raw, ref, deadline, ttl_ms, size, more, start
   redis.call('PEXPIREAT', key, deadline + ttl_ms)
   redis.call('ZADD', DEADLINES, deadline, id)
   redis.call('HINCRBY', COUNTERS .. ref, 'bytes', size)
+  count_owned(owner_of(id), ref, 1, size)
   if start and start > now then
     redis.call('HSET', key, 'delayed', '1')
     redis.call('HINCRBY', COUNTERS .. ref, 'delayed', 1)
@@ -162,7 +228,7 @@ local function begin_job(id, list, raw, ref, deadline, ttl_ms, size, more, start
     redis.call('ZADD', DUE, start, id)
   else
     redis.call('HINCRBY', COUNTERS .. ref, 'queued', 1)
-    redis.call('LPUSH', list, raw)
+    push_far(list, id, raw)
   end
 end
 
@@ -178,7 +244,7 @@ local function start_due()
       redis.call('HINCRBY', COUNTERS .. job[1], 'delayed', -1)
       redis.call('HINCRBY', COUNTERS .. job[1], 'queued', 1)
       local newline = string.find(kept, '\n', 1, true)
-      redis.call('LPUSH', string.sub(kept, 1, newline - 1), string.sub(kept, newline + 1))
+      push_far(string.sub(kept, 1, newline - 1), id, string.sub(kept, newline + 1))
     end
   end
 end

@@ -55,7 +55,7 @@ for i = #tags, 1, -1 do
     end_job(tag, 'canceled', 'canceled', revoked_meta(tag, 'canceled', 'canceled', 'the job was canceled', ARGV[2]))
   elseif held and not (state and terminal[state]) then
     local newline = string.find(held, '\n', 1, true)
-    redis.call('RPUSH', string.sub(held, 1, newline - 1), string.sub(held, newline + 1))
+    push_near(string.sub(held, 1, newline - 1), tag, string.sub(held, newline + 1))
     if state == 'running' then
       redis.call('HSET', JOB .. tag, 'state', 'queued')
       count(tag, 'running', -1)

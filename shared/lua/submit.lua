@@ -5,12 +5,15 @@
 -- ARGV  1 id, 2 list, 3 raw message, 4 ref, 5 deadline (ms from now), 6 result TTL (ms), 7 size (bytes),
 --       8 max jobs, 9 max bytes, 10 waiter's channel or '', 11 idempotency scope or '', 12 fingerprint,
 --       13 the lists of its queue that are served before this job's own, 14 those served after it (each list
---       followed by a newline), 15 the registry's etag that the version was chosen by, 16... more record fields as
---       name, value pairs
+--       followed by a newline), 15 the registry's etag that the version was chosen by, 16 the owner where it has a lane
+--       or '', 17 its weight, 18 how many jobs it may have under way and 19 how many of this version's model (0: any
+--       number), 20 the versions of that model (each ref followed by a newline), 21... more record fields as name,
+--       value pairs
 -- RETURNS {'accepted', id, created_at, deadline_at} | {'existing', id} | {'mismatch', id}
+--         | {'busy', 'concurrent' or 'model_concurrent', how many it has under way}
 --         | {'outdated'} (choose again) | {'full', jobs, bytes, ms until they are done (0: not known)} | {'late', ms until its turn}
 local id, ref, channel, idem = ARGV[1], ARGV[4], ARGV[10], ARGV[11]
-local size = tonumber(ARGV[7])
+local size, owner, weight = tonumber(ARGV[7]), ARGV[16], tonumber(ARGV[17])
 if idem ~= '' then
   local seen = redis.call('GET', IDEMPOTENCY .. idem)
   if seen then
@@ -28,23 +31,57 @@ local queued = tonumber(counters[1] or '0')
 local running = tonumber(counters[2] or '0')
 local jobs = queued + running
 local bytes = tonumber(counters[3] or '0')
-if jobs >= tonumber(ARGV[8]) or (jobs > 0 and bytes + size > tonumber(ARGV[9])) then
+local max_jobs, max_bytes = tonumber(ARGV[8]), tonumber(ARGV[9])
+local most, most_here = tonumber(ARGV[18]), tonumber(ARGV[19])
+if most > 0 then
+  local active = tonumber(redis.call('HGET', ACTIVE, owner) or '0')
+  if active >= most then return { 'busy', 'concurrent', active } end
+end
+if most_here > 0 then
+  local active = 0
+  for version in string.gmatch(ARGV[20], '[^\n]+') do
+    active = active + tonumber(redis.call('HGET', OWNED .. version, owner) or '0')
+  end
+  if active >= most_here then return { 'busy', 'model_concurrent', active } end
+end
+-- Nobody else's jobs keep a key out that has less than an equal share of the queue: the owners there are, and one for
+-- all that came without a key.
+local function has_share()
+  if owner == '' then return false end
+  local own = redis.call('HMGET', OWNED .. ref, owner, owner .. ':bytes')
+  local shares = redis.call('HLEN', OWNED .. ref) / 2 + (own[1] and 1 or 2)
+  return (tonumber(own[1] or '0') + 1) * shares <= max_jobs
+    and (tonumber(own[2] or '0') + size) * shares <= max_bytes
+end
+if (jobs >= max_jobs or (jobs > 0 and bytes + size > max_bytes)) and not has_share() then
   return { 'full', jobs, bytes, time_for(COUNTERS .. ref, jobs) }
 end
 if queued > 0 then
   local function waiting_in(lists)
     local length = 0
-    for list in string.gmatch(lists, '[^\n]+') do length = length + redis.call('LLEN', list) end
+    for list in string.gmatch(lists, '[^\n]+') do length = length + length_of(list) end
     return length
   end
   -- Never more than what is surely ahead: the lists hold what has ended meanwhile too, and of what workers hold
   -- already, the most urgent job overtakes an unknown part.
-  local ahead = waiting_in(ARGV[13] .. ARGV[2])
-  if ARGV[13] ~= '' then ahead = math.max(ahead, queued - waiting_in(ARGV[14])) end
+  local ahead
+  if redis.call('EXISTS', TURNS .. ARGV[2]) == 1 or owner ~= '' then
+    -- Its own lane, and of each other as many as have their turn meanwhile.
+    local own = lane_of(ARGV[2], owner)
+    local before = redis.call('LLEN', own)
+    ahead = before
+    for _, lane in ipairs(lanes(ARGV[2])) do
+      if lane ~= own then ahead = ahead + math.min(redis.call('LLEN', lane), math.floor(before / weight)) end
+    end
+    ahead = ahead + waiting_in(ARGV[13])
+  else
+    ahead = waiting_in(ARGV[13] .. ARGV[2])
+    if ARGV[13] ~= '' then ahead = math.max(ahead, queued - waiting_in(ARGV[14])) end
+  end
   local turn = time_for(COUNTERS .. ref, math.min(ahead, queued) + running)
   if turn > tonumber(ARGV[5]) then return { 'late', turn } end
 end
-local fields = { unpack(ARGV, 16) }
+local fields = { unpack(ARGV, 21) }
 if channel ~= '' then
   fields[#fields + 1] = 'waiters'
   fields[#fields + 1] = channel

@@ -15,17 +15,25 @@ local SPARE = 1000 -- messages of ended jobs that are no burden
 local function nothing() return { queued = 0, delayed = 0, running = 0, bytes = 0 } end
 local function recount()
   local found = {}
+  redis.call('DEL', ACTIVE)
+  local function sum_of(ref)
+    if not found[ref] then
+      found[ref] = nothing()
+      redis.call('DEL', OWNED .. ref)
+    end
+    return found[ref]
+  end
   for _, id in ipairs(redis.call('ZRANGE', DEADLINES, 0, -1)) do
-    local job = fields(id, 'ref', 'state', 'size', 'delayed')
+    local job = fields(id, 'ref', 'state', 'size', 'delayed', 'owner')
     if job[1] and not terminal[job[2]] then
-      local sum = found[job[1]] or nothing()
+      local sum = sum_of(job[1])
       local slot = job[4] and 'delayed' or job[2]
       sum[slot] = sum[slot] + 1
       sum.bytes = sum.bytes + tonumber(job[3])
-      found[job[1]] = sum
+      count_owned(named(job[5]), job[1], 1, tonumber(job[3]))
     end
   end
-  for i = 5, #ARGV, 1 + lists_each do found[ARGV[i]] = found[ARGV[i]] or nothing() end
+  for i = 5, #ARGV, 1 + lists_each do sum_of(ARGV[i]) end
   for ref, sum in pairs(found) do
     redis.call('HSET', COUNTERS .. ref, 'queued', sum.queued, 'delayed', sum.delayed, 'running', sum.running,
       'bytes', sum.bytes)
@@ -34,10 +42,15 @@ end
 
 -- Once ended jobs are more than half, so that a canceled job costs the same however many wait.
 local function compact(ref, lists)
-  local length = 0
-  for _, list in ipairs(lists) do length = length + redis.call('LLEN', list) end
-  if length <= 2 * tonumber(redis.call('HGET', COUNTERS .. ref, 'queued') or '0') + SPARE then return end
+  local length, all = 0, {}
   for _, list in ipairs(lists) do
+    for _, lane in ipairs(lanes(list)) do
+      all[#all + 1] = lane
+      length = length + redis.call('LLEN', lane)
+    end
+  end
+  if length <= 2 * tonumber(redis.call('HGET', COUNTERS .. ref, 'queued') or '0') + SPARE then return end
+  for _, list in ipairs(all) do
     local waiting = redis.call('LRANGE', list, 0, -1)
     redis.call('DEL', list)
     for _, raw in ipairs(waiting) do
