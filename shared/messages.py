@@ -38,6 +38,8 @@ class Envelope(BaseModel):
     ml: int
     ml_payloads: list[str] = []
     ml_timeout_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    ml_owner: str = ""
+    ml_weight: int = Field(1, ge=1)
     arguments: Arguments
 
     @classmethod
@@ -57,9 +59,12 @@ def build(
     parameters: dict[str, Any] | None = None,
     payloads: list[str] | None = None,
     timeout_s: float | None = None,
+    owner: str = "",
+    weight: int = 1,
 ) -> bytes:
-    """The raw message. `payloads`: JSON pointers of the parts of `input` that lie in the payload store, in the order
-    of their numbers (the pointer "" is the input itself). `timeout_s`: of this predict, not its model's."""
+    """The raw message. `owner`: the key that takes turns with others, by its weight. `payloads`: JSON pointers of the
+    parts of `input` that lie in the payload store, in the order of their numbers (the pointer "" is the input itself).
+    `timeout_s`: of this predict, not its model's."""
     kwargs = {"model": model, "version": version, "input": input, "parameters": parameters or {}}
     body = orjson.dumps([[], kwargs, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
     return orjson.dumps(
@@ -92,6 +97,8 @@ def build(
                 "ml": VERSION,
                 "ml_payloads": payloads or [],
                 "ml_timeout_s": timeout_s,
+                "ml_owner": owner,
+                "ml_weight": weight,
             },
             "properties": {
                 "correlation_id": job_id,

@@ -3,7 +3,10 @@
 Capacity first, then batch (as text-embeddings-inference does): nobody pushes batches, the device thread takes one
 when the device is free, so a lone unit runs at once and a batch grows for nothing while the device is busy.
 
-A unit waits by (priority, arrival). The head decides the lane (one model version, one group, one solo job); the batch
+A unit waits by (priority, turn, arrival). Where several owners wait they take turns by start-time fair queuing (Goyal,
+Vin, Cheng 1996, https://doi.org/10.1145/248156.248171): a unit's turn is what its owner was served before it, in cost
+divided by weight, so a job of 2,048 items does not hold up another key's lone one. Of one owner it is the arrival. The
+head decides the lane (one model version, one group, one solo job); the batch
 is filled from that lane in the same order, up to `max_size` units and `max_cost`. Padding models cost
 len(batch) x max(cost): for them the head's neighbours in length are taken.
 """
@@ -46,9 +49,17 @@ class Waiting(Protocol):
     def cost(self) -> int:
         """What it weighs, at least 1."""
 
+    @property
+    def owner(self) -> str:
+        """Who takes turns with others."""
+
+    @property
+    def weight(self) -> int:
+        """Its owner's share beside others', at least 1."""
+
 
 U = TypeVar("U", bound=Waiting)
-_Entry = tuple[int, int, float]  # priority, arrival number, arrival time: the order of waiting
+_Entry = tuple[int, float, int, float]  # priority, turn, arrival number, arrival time: the order of waiting
 
 _WINDOW = 8  # times max_size: how far a padding lane looks for units of like length
 
@@ -60,6 +71,8 @@ class Batcher(Generic[U]):
         self._clock = clock
         self._numbers = itertools.count()
         self._lanes: dict[Hashable, list[tuple[_Entry, U]]] = {}  # each sorted by entry
+        self._turn = 0.0  # of what was taken last
+        self._served: dict[str, float] = {}  # by owner: the turn of its next unit
 
     def __len__(self) -> int:
         """How many units wait."""
@@ -69,7 +82,9 @@ class Batcher(Generic[U]):
         """They wait from now on."""
         now = self._clock()
         for unit in units:
-            entry = (unit.priority, next(self._numbers), now)
+            turn = max(self._turn, self._served.get(unit.owner, 0.0))
+            self._served[unit.owner] = turn + unit.cost / unit.weight
+            entry = (unit.priority, turn, next(self._numbers), now)
             bisect.insort(self._lanes.setdefault(unit.lane, []), (entry, unit), key=lambda waiting: waiting[0])
 
     def take(self) -> list[U]:
@@ -86,6 +101,10 @@ class Batcher(Generic[U]):
         else:
             taken = set(chosen)
             self._lanes[lane] = [item for index, item in enumerate(waiting) if index not in taken]
+        self._turn = max(self._turn, waiting[chosen[0]][0][1])
+        if not self._lanes:  # nobody competes: nobody owes
+            self._turn = 0.0
+            self._served.clear()
         return [waiting[index][1] for index in chosen]
 
     def ready_in(self) -> float | None:
@@ -109,7 +128,7 @@ class Batcher(Generic[U]):
         budget = waiting[0][1].budget
         if budget.max_wait_s <= 0 or len(waiting) >= budget.max_size:
             return 0.0
-        oldest = min(arrival for (_, _, arrival), _ in waiting)
+        oldest = min(arrival for (*_, arrival), _ in waiting)
         if sum(unit.cost for _, unit in waiting) >= budget.max_cost:
             return 0.0
         return oldest + budget.max_wait_s - self._clock()

@@ -108,6 +108,7 @@ class Engine:
         ref = Ref(envelope.arguments.model, envelope.arguments.version)
         priority = request.message.properties.get("priority") or 0
         work = Work(job_id, tag, ref, priority, request, timeout_s=envelope.ml_timeout_s)
+        work.owner, work.weight = envelope.ml_owner, envelope.ml_weight
         work.place = self._shelf.begin(ref)
         if work.place is None:  # unloaded, or gone, since its message was taken
             self._want(ref)

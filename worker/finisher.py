@@ -126,6 +126,10 @@ class Finisher:
     def _digest(self, batch: _Batch) -> list[_End]:
         """The jobs that a batch has brought to their end."""
         works = dict.fromkeys(unit.work for unit in batch.units if not unit.work.ended)
+        total = sum(unit.cost for unit in batch.units)
+        for unit in batch.units:
+            unit.work.device_ms += batch.predict_ms * unit.cost / total
+            unit.work.tokens += unit.prepared.tokens
         for work in works:
             if batch.predict_ms > work.predict_ms:
                 work.predict_ms, work.batch_size = batch.predict_ms, len(batch.units)
@@ -191,7 +195,13 @@ class Finisher:
             end.outcome = outcome = Outcome(State.FAILED, code="handler_contract", message=message)
             meta = encode_outcome(work.job_id, outcome, attempt=work.attempt, started_at=work.started_at)
         return scripts.finish(
-            work.job_id, tag=work.tag, state=outcome.state, code=outcome.code or "", meta=meta, ttl_ms=self._ttl_ms
+            work.job_id,
+            tag=work.tag,
+            state=outcome.state,
+            code=outcome.code or "",
+            meta=meta,
+            ttl_ms=self._ttl_ms,
+            usage=scripts.Usage(len(work.items), work.tokens, int(work.device_ms * 1000)) if work.owner else None,
         )
 
 

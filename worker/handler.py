@@ -85,14 +85,15 @@ class Context:
 class Prepared:
     """What `prepare` returns: the thing that `predict` gets, and what it weighs in a batch.
 
-    `cost`: tokens for text, 1 otherwise. `group`: only items of one group share a batch (a shape, a parameter that
-    changes the forward). `notes` travel to the answer (`{"truncated": true}`).
+    `cost`: tokens for text, 1 otherwise; `tokens`: for who is charged by them. `group`: only items of one group share a
+    batch (a shape, a parameter that changes the forward). `notes` travel to the answer (`{"truncated": true}`).
     """
 
     item: Any
     cost: int = 1
     group: Hashable = ()
     notes: dict[str, Any] | None = None
+    tokens: int = 0
 
 
 def with_notes(answer: Any, notes: dict[str, Any]) -> Any:

@@ -36,6 +36,8 @@ class Work:
     ref: Ref
     priority: int
     request: Any  # celery's Request
+    owner: str = ""  # the key that it takes turns for, of this weight
+    weight: int = 1
     timeout_s: float | None = None  # its own time limit, beside its model's
     place: Place | None = None  # of its version on the shelf, since it was accepted
     model: LoadedModel | None = None
@@ -52,6 +54,8 @@ class Work:
     prepare_ms: float = 0.0
     predict_ms: float = 0.0
     batch_size: int = 0
+    tokens: int = 0
+    device_ms: float = 0.0  # its share, by cost, of the time that its batches were on the device
 
     @property
     def patience_s(self) -> float:
@@ -81,6 +85,16 @@ class Unit:
     def priority(self) -> int:
         """Of its job."""
         return self.work.priority
+
+    @property
+    def owner(self) -> str:
+        """Of its job."""
+        return self.work.owner
+
+    @property
+    def weight(self) -> int:
+        """Of its job."""
+        return self.work.weight
 
     @property
     def cost(self) -> int:

@@ -16,6 +16,8 @@ class Unit:
     priority: int = 3
     lane: str = "a"
     budget: Budget = field(default_factory=lambda: Budget(4, 100))
+    owner: str = ""
+    weight: int = 1
 
 
 class Clock:
@@ -104,6 +106,41 @@ def test_padding_lanes_take_the_heads_neighbours_in_length() -> None:
     assert sorted(unit.cost for unit in batcher.take()) == [18, 19, 20], "3 x 20 fits in 60"
     assert [unit.cost for unit in batcher.take()] == [100], "the next head runs alone: over the budget"
     assert sorted(unit.cost for unit in batcher.take()) == [2, 3]
+
+
+def test_owners_take_turns_by_cost_and_weight() -> None:
+    batcher = Batcher[Unit](Clock())
+    budget = Budget(4, 1000)
+    batcher.put([Unit(owner="flood", budget=budget) for _ in range(2048)])
+    assert [unit.owner for unit in batcher.take()] == ["flood"] * 4
+    lone = Unit(owner="lone", budget=budget)
+    batcher.put([lone])
+    assert lone in batcher.take(), "one item does not wait for 2,044 that came before it"
+    batcher.put([Unit(10, owner="long", budget=budget) for _ in range(100)])
+    batcher.put([Unit(10, owner="heavy", weight=3, budget=budget) for _ in range(100)])
+    batcher.put([Unit(1, owner="short", budget=budget) for _ in range(1000)])
+    taken = [unit for _ in range(100) for unit in batcher.take()]
+    cost = {
+        name: sum(unit.cost for unit in taken if unit.owner == name) for name in ("flood", "long", "heavy", "short")
+    }
+    assert abs(cost["flood"] - cost["short"]) <= 10, cost
+    assert abs(cost["long"] - cost["short"]) <= 20, cost
+    assert abs(cost["heavy"] - 3 * cost["short"]) <= 40, cost
+
+
+def test_who_comes_back_again_and_again_gets_no_more_than_its_share() -> None:
+    batcher = Batcher[Unit](Clock())
+    budget = Budget(1, 1000)
+    batcher.put([Unit(owner="flood", budget=budget) for _ in range(200)])
+    batcher.put([Unit(owner="other", budget=budget) for _ in range(200)])
+    served = {"flood": 0, "other": 0, "again": 0}
+    last = "again"
+    for _ in range(150):
+        if last == "again":
+            batcher.put([Unit(owner="again", budget=budget)])
+        last = batcher.take()[0].owner
+        served[last] += 1
+    assert max(served.values()) - min(served.values()) <= 3, served
 
 
 def test_discard() -> None:

@@ -29,7 +29,13 @@ def test_it_is_what_celery_produces(store: redis.Redis, redis_url: str) -> None:
     ours = json.loads(messages.build("job-1", queue="ml", priority=3, model="bert", version="1", input={"text": "hé"}))
     assert json.loads(base64.b64decode(ours["body"])) == json.loads(base64.b64decode(theirs["body"]))
     assert ours.keys() == theirs.keys()
-    assert ours["headers"].keys() - theirs["headers"].keys() == {"ml", "ml_payloads", "ml_timeout_s"}
+    assert ours["headers"].keys() - theirs["headers"].keys() == {
+        "ml",
+        "ml_payloads",
+        "ml_timeout_s",
+        "ml_owner",
+        "ml_weight",
+    }
     assert theirs["headers"].keys() - ours["headers"].keys() == set()
     different = {"argsrepr", "kwargsrepr", "origin"}
     for name in theirs["headers"].keys() - different:

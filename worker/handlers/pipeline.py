@@ -159,6 +159,7 @@ class PipelineHandler(Handler[Any, Any]):
         return Prepared(
             chunk,
             cost=1 if ids is None else max(1, ids.shape[0] * ids.shape[1]),
+            tokens=0 if ids is None else ids.shape[0] * ids.shape[1],
             group=group_of(inputs, batching, [before, forward]),
         )
 

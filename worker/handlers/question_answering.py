@@ -87,7 +87,7 @@ class QuestionAnswering(Handler[QuestionItem, Any]):
             of_context = [part == int(first) for part in encoded.sequence_ids(i)]
             spans = [tuple(span) if inside else None for span, inside in zip(offsets, of_context, strict=True)]
             fields = {name: encoded[name][i] for name in names}
-            windows.append(Prepared(_Window(fields, spans), cost=len(spans)))
+            windows.append(Prepared(_Window(fields, spans), cost=len(spans), tokens=len(spans)))
         return windows
 
     def predict(self, batch: list[_Window]) -> list[_Span]:

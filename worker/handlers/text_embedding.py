@@ -115,12 +115,12 @@ class TextEmbedding(Handler[TextItem, Any]):
         encoded = self.tokenizer.encode(text.lower() if self.recipe.lower else text)
         ids: list[int] = encoded.ids
         if not encoded.overflowing:
-            return Prepared(ids, cost=len(ids))
+            return Prepared(ids, cost=len(ids), tokens=len(ids))
         if self.refuse if parameters.truncate is None else not parameters.truncate:
             total = len(ids) + sum(len(more.ids) - self.specials for more in encoded.overflowing)
             message = f"the text has {total} tokens; this model reads at most {self.max_length}"
             raise ItemError(message, pointer="/text")
-        return Prepared(ids, cost=len(ids), notes={"truncated": True})
+        return Prepared(ids, cost=len(ids), tokens=len(ids), notes={"truncated": True})
 
     def predict(self, batch: list[list[int]]) -> list[Any]:
         """Pooled vectors, float32 [H] each, not yet normalised."""
