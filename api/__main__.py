@@ -1,4 +1,4 @@
-"""`python -m api`: serve until SIGTERM, then drain (api/server.py)."""
+"""`python -m api`: serve until SIGTERM, then drain (api/server.py). `python -m api keys`: see api/keys_command.py."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 import uvicorn
 
 from api.app import create_app
+from api.keys_command import keys_command
 from api.listener import inherited
 from api.server import Server
 from shared.errors import ConfigError, StoreTooOld
@@ -18,8 +19,8 @@ logger = get_logger("api")
 
 def serve(settings: Settings) -> int:
     """The exit code: 0 after a drain, 1 when it could not start. Raises ConfigError."""
-    app = create_app(settings)
     sockets = None if settings.listen_fd is None else [inherited(settings.listen_fd)]
+    app = create_app(settings, host=sockets[0].getsockname()[0] if sockets else settings.host)
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -35,12 +36,12 @@ def serve(settings: Settings) -> int:
     return 0 if server.started else 1
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Reads the settings from the environment."""
     try:
         settings = load_settings()
         configure_logs(settings.log_level, settings.log_format)
-        return serve(settings)
+        return keys_command(settings, arguments) if arguments else serve(settings)
     except (ConfigError, StoreTooOld) as error:
         configure_logs("INFO", "text")
         logger.error(Event.CONFIG_REFUSED, error=error.message)
@@ -48,4 +49,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

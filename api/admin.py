@@ -1,4 +1,4 @@
-"""Who may administer: until there are keys, only who asks from this very machine."""
+"""Who may administer: a key with the scope admin; where keys are off, only who asks from this very machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from fastapi import Request
 
+from api.auth import caller_of
+from shared.api_keys import Scope
 from shared.errors import Forbidden
 
 # A proxy on this machine speaks for somebody else. Any of these also means that `request.client` may not be the
@@ -14,8 +16,17 @@ from shared.errors import Forbidden
 _FORWARDING = ("forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip")
 
 
-def admin_only(request: Request) -> None:
-    """A dependency of administrative routes. Raises Forbidden unless the connection comes from a loopback address, no
+async def admin_only(request: Request) -> None:
+    """A dependency of administrative routes. Raises Forbidden."""
+    caller = caller_of(request)
+    if caller.key is None:
+        from_this_machine(request)
+    elif not caller.may(Scope.ADMIN):
+        raise Forbidden("this API key has no scope 'admin'")
+
+
+def from_this_machine(request: Request) -> None:
+    """The rule where keys are off. Raises Forbidden unless the connection comes from a loopback address, no
     proxy has passed it on, and it was made to a loopback name (a page in a browser on this machine could otherwise
     ask, in its own name or, by DNS rebinding, in ours)."""
     for name in request.headers:
@@ -26,6 +37,11 @@ def admin_only(request: Request) -> None:
     for name, url in (("Host", f"//{request.headers.get('host', '')}"), ("Origin", request.headers.get("origin"))):
         if url is not None and not _is_local_name(url):
             raise Forbidden(f"administration answers only to this machine: {name} must be localhost or 127.0.0.1")
+
+
+def needs_keys(asked: str, host: str) -> bool:
+    """Whether callers of an API that listens on `host` need a key, by the setting `auth`."""
+    return asked == "on" or (asked == "auto" and host != "localhost" and not is_loopback(host))
 
 
 def is_loopback(address: str) -> bool:

@@ -7,12 +7,14 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from api.admin import needs_keys
+from api.auth import Authenticate, Keyring
 from api.deps import make_services
 from api.docs import describe
 from api.errors import add_error_handlers
 from api.metrics import Metrics
 from api.middleware import BodyCap, RequestId
-from api.routes import dead, inference, jobs, models, ops, registry
+from api.routes import dead, inference, jobs, keys, models, ops, registry
 from shared.catalog import load_catalog
 from shared.logs import get_logger
 from shared.settings import Settings
@@ -25,9 +27,11 @@ _ABOUT = """Inference through a queue: accepted is never lost, and batched at fu
 Errors are `application/problem+json` (RFC 9457) with a `code` to act on and JSON pointers into your body."""
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Raises ConfigError for a models file that is wrong. Whether the store will do, api/server.py asks."""
-    parts = make_services(settings, load_catalog(settings.models_file))
+def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
+    """`host`: the address that it will listen on, where that is not the settings'. Raises ConfigError
+    for a models file that is wrong. Whether the store will do, api/server.py asks."""
+    auth = needs_keys(settings.auth, host or settings.host)
+    parts = make_services(settings, load_catalog(settings.models_file), auth=auth)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -42,8 +46,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = Metrics(parts.submitter, parts.catalog, parts.presence)
     # The last added is the outermost.
     app.add_middleware(BodyCap, most=settings.max_body_bytes)
+    app.add_middleware(Authenticate, find=Keyring(parts.submitter).find, enabled=parts.auth)
     app.add_middleware(RequestId, draining=lambda: parts.draining)
-    for face in (inference, jobs, models, registry, ops, dead):
+    for face in (inference, jobs, models, registry, ops, dead, keys):
         app.include_router(face.router)
     add_error_handlers(app)
     describe(app)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 from shared.catalog import Ref
-from shared.errors import DeadlineImpossible, QueueFull
+from shared.errors import DeadlineImpossible, QueueFull, RateLimited
 from shared.scripts import Submitted
 
 
-def refused(ref: Ref, submitted: Submitted, deadline_ms: int) -> QueueFull | DeadlineImpossible:
+def refused(ref: Ref, submitted: Submitted, deadline_ms: int, limit: int) -> QueueFull | DeadlineImpossible:
     """The error to raise for a submit that was `full` or `late`. Retry-After is when what waits now is done, or when
     the queue is short enough for this deadline: 1 to 60 s, and 1 where nothing was measured yet."""
     if submitted.status == "late":
@@ -22,6 +22,20 @@ def refused(ref: Ref, submitted: Submitted, deadline_ms: int) -> QueueFull | Dea
         f"the queue of {ref} is full: {submitted.jobs} jobs with {submitted.size} bytes of input are waiting or "
         "running",
         retry_after_s=_seconds(submitted.wait_ms),
+        limit=limit,
+    )
+
+
+def too_many(submitted: Submitted, limit: int) -> RateLimited:
+    """The error to raise for a submit that was `busy`. When one of the caller's jobs will end, nobody knows."""
+    where = "" if submitted.limit == "concurrent" else " of this model"
+    return RateLimited(
+        f"{submitted.jobs} of your jobs{where} have not ended, and you may have {limit} at a time",
+        policies=[submitted.limit],
+        headers={
+            "RateLimit-Policy": f'"{submitted.limit}";q={limit};qu="concurrent-requests"',
+            "RateLimit": f'"{submitted.limit}";r=0;t=1',
+        },
     )
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
+from api.auth import caller_of
 from api.inputs import pointer
 from api.schemas import InferenceRequest, JobRequest
 from api.submission import NewJob
@@ -60,7 +61,10 @@ async def read_job(request: Request, face: Face, catalog: Catalog) -> NewJob:
             raise BadRequest("the body is empty")
     else:
         raise UnsupportedMedia(f"content type {kind!r} is not supported; send JSON, multipart/form-data, or a raw file")
-    return _new_job(fields, files, face, catalog)
+    caller = caller_of(request)
+    new = _new_job(fields, files, face, [name for name in catalog.models if caller.may_use(name)])
+    new.caller, new.headers = caller, request.scope["state"].setdefault("headers", {})
+    return new
 
 
 def read_json(body: bytes) -> Any:
@@ -93,21 +97,21 @@ def _deeper_than_allowed(value: Any) -> bool:
     return False
 
 
-def _new_job(fields: dict[str, Any], files: list[tuple[str, bytes]], face: Face, catalog: Catalog) -> NewJob:
+def _new_job(fields: dict[str, Any], files: list[tuple[str, bytes]], face: Face, models: list[str]) -> NewJob:
     faults: list[Fault] = []
     try:
         envelope = face.schema.model_validate(fields)
     except ValidationError as error:
         faults += faults_of(error)
-    if fields.get(face.model_field) is None and len(catalog.models) != 1:
-        known = ", ".join(sorted(catalog.models))
+    if fields.get(face.model_field) is None and len(models) != 1:
+        known = ", ".join(sorted(models))
         faults.append(Fault(pointer=f"/{face.model_field}", message=f"Field required: one of {known}"))
     if face.input_field not in fields and not files:
         faults.append(Fault(pointer=f"/{face.input_field}", message="Field required"))
     if faults:
         raise InvalidInput("the request does not fit", faults=faults)
     asked = {name: getattr(envelope, name) for name in type(envelope).model_fields}
-    model = asked.pop(face.model_field) or next(iter(catalog.models))
+    model = asked.pop(face.model_field) or models[0]
     value = asked.pop(face.input_field)
     asked["parameters"] = asked["parameters"] or {}
     return NewJob(model, value, files=files, **asked)

@@ -12,8 +12,10 @@ from fastapi import Request
 from api.dead import DeadLetters
 from api.disk import Disk
 from api.jobs import JobService
+from api.keys import KeyService
 from api.periodic import Periodic
 from api.presence import Presence
+from api.rates import RateLimiter
 from api.registry import LiveRegistry
 from api.rollouts import Rollouts
 from api.submitter import LOST, Submitter
@@ -21,7 +23,7 @@ from api.sweeper import Sweeper
 from api.waiter import Waiter
 from shared import keys
 from shared.catalog import Catalog
-from shared.errors import StoreUnavailable
+from shared.errors import ConfigError, StoreUnavailable
 from shared.registry_store import RegistryStore
 from shared.settings import Settings
 from shared.store import aconnect, connect, refuse_unfit
@@ -42,6 +44,8 @@ class Services:
     jobs: JobService
     dead: DeadLetters
     sweeper: Sweeper
+    keys: KeyService
+    auth: bool
     periodic: tuple[Periodic, ...]
     draining: bool = False
     started_at: int = field(default_factory=lambda: int(time.time()))
@@ -54,6 +58,11 @@ class Services:
             if self.disk is not None:
                 await self.disk.check()
             await self.registry.start()
+            if self.auth and not await self.keys.any():
+                raise ConfigError(
+                    "callers need an API key here, and there is none yet: make the first by "
+                    "`python -m api keys create --name NAME --scope admin`, or switch keys off by ML_AUTH=off"
+                )
         except (*LOST, StoreUnavailable):
             return
 
@@ -79,15 +88,15 @@ class Services:
         await self.client.aclose()
 
 
-def make_services(settings: Settings, catalog: Catalog) -> Services:
-    """Nothing is connected yet."""
+def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -> Services:
+    """Nothing is connected yet. `auth`: callers need a key."""
     client = aconnect(settings)
     submitter = Submitter(client)
     waiter = Waiter(client, submitter, keys.REPLY + uuid.uuid4().hex)
     presence = Presence(client, submitter, catalog)
     disk = Disk(client) if settings.durability == "fsync" else None
     registry = LiveRegistry(RegistryStore(connect(settings), Catalog(catalog.models)), submitter, catalog)
-    jobs = JobService(settings, registry, submitter, waiter, presence, disk=disk)
+    jobs = JobService(settings, registry, submitter, waiter, presence, rates=RateLimiter(client), disk=disk)
     dead = DeadLetters(settings, registry, client, submitter, disk=disk)
     sweeper = Sweeper(submitter, catalog, dead_ttl_s=settings.dead_ttl_s)
     rollouts = Rollouts(registry, presence, submitter)
@@ -103,6 +112,8 @@ def make_services(settings: Settings, catalog: Catalog) -> Services:
         jobs=jobs,
         dead=dead,
         sweeper=sweeper,
+        keys=KeyService(submitter),
+        auth=auth,
         periodic=(Periodic("sweep", sweeper.step), Periodic("rollouts", rollouts.step)),
     )
 

@@ -25,12 +25,14 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 _MEANING = {
     400: "The body cannot be read",
-    403: "Administration answers only to this machine",
-    404: "Unknown model, version, job or dead letter",
+    401: "An API key is needed, or this one is not known",
+    403: "This API key may not; or, where keys are off, administration answers only to this machine",
+    404: "Unknown model, version, job, key or dead letter",
     409: "The job was canceled, the dead letter cannot be retried, or the version cannot be changed",
     412: "The models have changed since you have read them",
     413: "The body or the input is too large",
     415: "This content type is not supported",
+    429: "This caller asks for more than it may; see Retry-After and RateLimit",
     422: "The input does not fit; `errors` name the fields",
     500: "The model failed on this input",
     503: "The queue is full, or Redis is away; see Retry-After",
@@ -100,6 +102,11 @@ def describe(app: FastAPI) -> None:
             schemas = told.setdefault("components", {}).setdefault("schemas", {})
             schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= schema.pop("$defs", {}) | {"Problem": schema}
+            told["components"]["securitySchemes"] = {
+                "bearer": {"type": "http", "scheme": "bearer", "description": "an API key, where keys are on"},
+                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            }
+            told["security"] = [{"bearer": []}, {"header": []}, {}]
             app.openapi_schema = told
         return app.openapi_schema
 

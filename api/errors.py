@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from shared.errors import DeadlineImpossible, Fault, QueueFull, ServiceError, WaitEnded
+from shared.errors import DeadlineImpossible, Fault, QueueFull, RateLimited, ServiceError, Unauthorized, WaitEnded
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -33,7 +33,10 @@ STATUS: dict[str, int] = {
     "model_not_found": 404,
     "job_not_found": 404,
     "letter_not_found": 404,
+    "unauthorized": 401,
     "forbidden": 403,
+    "key_not_found": 404,
+    "rate_limited": 429,
     "cannot_retry": 409,
     "version_exists": 409,
     "version_in_use": 409,
@@ -56,6 +59,13 @@ NO_RETRY |= {"attempts_exhausted"}
 
 STORE_RETRY_AFTER_S = 2
 
+# https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/ (section "Problem Types")
+_PROBLEM_TYPES = "https://iana.org/assignments/http-problem-types#"
+_TYPES = {
+    ("rate_limited", 429): f"{_PROBLEM_TYPES}quota-exceeded",
+    ("queue_full", 503): f"{_PROBLEM_TYPES}temporary-reduced-capacity",
+}
+
 
 def job_url(job_id: str) -> str:
     """Where a job is read; relative, so that it is right behind any proxy."""
@@ -71,16 +81,18 @@ def problem(
     job_id: str | None = None,
     headers: dict[str, str] | None = None,
     status: int | None = None,
+    more: dict[str, Any] | None = None,
 ) -> Response:
-    """A problem document. `faults` point into the request's body; `job_id` adds the job's URL."""
+    """A problem document. `faults` point into the request's body; `job_id` adds the job's URL; `more` members."""
     status = status or STATUS.get(code, 500)
     body: dict[str, Any] = {
-        "type": "about:blank",
+        "type": _TYPES.get((code, status), "about:blank"),
         "title": http.HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
         "instance": request.url.path,
         "code": code,
+        **(more or {}),
     }
     out = dict(headers or {})
     if faults:
@@ -96,13 +108,30 @@ def problem(
 
 def error_problem(request: Request, error: ServiceError) -> Response:
     """The problem document of one of our errors."""
-    headers, status = {}, None
-    if isinstance(error, QueueFull | DeadlineImpossible):
+    headers: dict[str, str] = {}
+    status, more = None, None
+    if isinstance(error, RateLimited):
+        headers |= {**error.headers, "Retry-After": str(error.retry_after_s)}
+        more = {"violated-policies": error.policies}
+    elif isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    elif isinstance(error, QueueFull | DeadlineImpossible):
         # A refusal, not a job's end: to come again later is just what is asked for.
         headers["Retry-After"], status = str(error.retry_after_s), 503
+        if isinstance(error, QueueFull):
+            headers["RateLimit-Policy"] = f'"queue";q={error.limit}'
+            headers["RateLimit"] = f'"queue";r=0;t={error.retry_after_s}'
+            more = {"violated-policies": ["queue"]}
     job_id = error.job_id if isinstance(error, WaitEnded) else None
     return problem(
-        request, error.code, error.message, faults=error.faults, job_id=job_id, headers=headers, status=status
+        request,
+        error.code,
+        error.message,
+        faults=error.faults,
+        job_id=job_id,
+        headers=headers,
+        status=status,
+        more=more,
     )
 
 

@@ -24,6 +24,9 @@ class InputCheck(Protocol):
         """The input with its base64 parts as bytes. Raises InvalidInput: faults of the input point into it, those of
         the parameters begin with `/parameters`."""
 
+    def items(self, value: Any) -> int:
+        """How many items a checked input has."""
+
 
 class _Blobs:
     def __init__(self, schema: Schema) -> None:
@@ -52,6 +55,13 @@ class TaskCheck:
         except InvalidInput as error:
             raise InInput(error.faults) from None
         return value
+
+    def items(self, value: Any) -> int:
+        """See InputCheck."""
+        plural = self._task.many[1] if self._task.many else None
+        if not self._task.whole and isinstance(value, dict) and plural in value:
+            return len(value[plural])
+        return 1 if self._task.whole else _length(value)
 
 
 class InInput(InvalidInput):
@@ -87,6 +97,10 @@ class SchemaCheck:
                 raise InInput(faults)
         return self._blobs.decode(value)
 
+    def items(self, value: Any) -> int:
+        """See InputCheck."""
+        return _length(value)
+
     def _validator(self, value: Any) -> Any:
         """Of the form that the value means: a list, or the object form that shares most fields with it."""
 
@@ -108,6 +122,14 @@ class NoCheck:
     def check(self, value: Any, parameters: dict[str, Any]) -> Any:
         """See InputCheck."""
         return value
+
+    def items(self, value: Any) -> int:
+        """See InputCheck."""
+        return _length(value)
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, list) else 1
 
 
 def place(base: Any, files: Sequence[tuple[str, bytes]], blobs: dict[str, bool]) -> Any:

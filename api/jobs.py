@@ -11,10 +11,12 @@ from typing import Any
 
 from starlette.types import Receive
 
-from api.backlog import refused
+from api.auth import Caller
+from api.backlog import refused, too_many
 from api.disk import Disk
 from api.inputs import InInput, place
 from api.presence import Presence
+from api.rates import RateLimiter
 from api.registry import LiveRegistry
 from api.submission import NewJob, Submission, compose
 from api.submitter import Command, Submitter, refusal
@@ -22,7 +24,16 @@ from api.waiter import News, Waiter, Waiting
 from api.waits import wait_of
 from shared import scripts
 from shared.catalog import Ref
-from shared.errors import BadRequest, Fault, IdempotencyMismatch, InvalidInput, StoreUnavailable, TooLarge, UnknownJob
+from shared.errors import (
+    BadRequest,
+    Fault,
+    Forbidden,
+    IdempotencyMismatch,
+    InvalidInput,
+    StoreUnavailable,
+    TooLarge,
+    UnknownJob,
+)
 from shared.outcomes import job_view
 from shared.payloads import detach
 from shared.settings import Settings
@@ -73,6 +84,7 @@ class JobService:
         waiter: Waiter,
         presence: Presence,
         *,
+        rates: RateLimiter,
         disk: Disk | None,
     ) -> None:
         self._settings = settings
@@ -80,12 +92,13 @@ class JobService:
         self._submitter = submitter
         self._waiter = waiter
         self._presence = presence
+        self._rates = rates
         self._disk = disk
 
     async def submit(self, new: NewJob, *, wait: bool = False) -> Ticket:
         """Check and accept a job. With `wait` the ticket must go to `wait`, which then sees to its durability. Raises
         UnknownModel, InvalidInput (faults point into the input, or begin with /parameters), TooLarge, QueueFull,
-        DeadlineImpossible, IdempotencyMismatch."""
+        DeadlineImpossible, IdempotencyMismatch, RateLimited, Forbidden."""
         while True:
             try:
                 return await self._submit(new, wait=wait)
@@ -94,6 +107,7 @@ class JobService:
 
     async def _submit(self, new: NewJob, *, wait: bool) -> Ticket:
         etag = self._catalog.etag
+        _refuse_foreign(new)
         ref = self._catalog.resolve(new.model, new.version, sticky=new.sticky)
         spec = self._catalog.spec(ref.model)
         check = await self._presence.input_check(ref)
@@ -104,12 +118,25 @@ class JobService:
             raise BadRequest("the input is nested too deeply") from None
         if detached.size > spec.limits.input_bytes:
             raise TooLarge(f"{ref.model} takes inputs of up to {spec.limits.input_bytes} bytes, not {detached.size}")
+        items = check.items(value)
+        if not new.admitted:
+            told = await self._rates.admit(new.caller, ref.model, spec.limits, items=items, size=detached.size)
+            new.headers.update(told)
+            new.admitted = True
         job_id = str(uuid.uuid4())
         waiting = self._waiter.expect(job_id) if wait else None
         try:
             channel = self._waiter.channel if waiting else ""
             asked = compose(
-                job_id, new, ref, spec=spec, detached=detached, settings=self._settings, channel=channel, etag=etag
+                job_id,
+                new,
+                ref,
+                spec=spec,
+                detached=detached,
+                settings=self._settings,
+                channel=channel,
+                etag=etag,
+                items=items,
             )
             ticket = await self._accept(asked, new.labels, waiting)
         except BaseException:
@@ -118,7 +145,7 @@ class JobService:
             raise
         if waiting and ticket.job_id != job_id:
             self._waiter.forget(job_id, waiting)
-            job, waiting = await self.follow(ticket.job_id)
+            job, waiting = await self.follow(ticket.job_id, new.caller)
             created_at = int(job.created_at.timestamp() * 1000)
             return Ticket(job.id, Ref(job.model, job.version), False, created_at, waiting=waiting)
         if not wait:
@@ -151,16 +178,19 @@ class JobService:
             raise IdempotencyMismatch
         if submitted.status == "outdated":
             raise _Outdated
+        if submitted.status == "busy":
+            limit = asked.share.concurrent if submitted.limit == "concurrent" else asked.share.model_concurrent
+            raise too_many(submitted, limit)
         if submitted.status in ("full", "late"):
-            raise refused(asked.ref, submitted, asked.deadline_ms)
+            raise refused(asked.ref, submitted, asked.deadline_ms, asked.max_jobs)
         # `existing` with our own id: the connection broke after the first try, and the second found the job.
         times = submitted.created_at, submitted.deadline_at
         return Ticket(submitted.job_id, asked.ref, accepted, *times, labels, waiting if accepted else None)
 
-    async def get(self, job_id: str) -> Job:
-        """Raises UnknownJob."""
+    async def get(self, job_id: str, caller: Caller) -> Job:
+        """Raises UnknownJob, also for another's."""
         seen: scripts.Seen = await self._submitter.one(scripts.watch(job_id))
-        job = _view(job_id, seen)
+        job = _view(job_id, seen, caller)
         if job.state is State.QUEUED:
             if "delayed" in seen.record:
                 job.waiting_for = Wait(code="start", message="its start: it was sent with a countdown or an eta")
@@ -176,12 +206,12 @@ class JobService:
             raise UnknownJob
         return seen.meta
 
-    async def follow(self, job_id: str) -> tuple[Job, Waiting]:
-        """The job now, and a place in the waiter that must go to `wait`. Raises UnknownJob."""
+    async def follow(self, job_id: str, caller: Caller) -> tuple[Job, Waiting]:
+        """The job now, and a place in the waiter that must go to `wait`. Raises UnknownJob, also for another's."""
         waiting = self._waiter.expect(job_id)
         try:
             seen = await self._submitter.one(scripts.watch(job_id, channel=self._waiter.channel))
-            job = _view(job_id, seen)
+            job = _view(job_id, seen, caller)
         except BaseException:
             self._waiter.forget(job_id, waiting)
             raise
@@ -205,12 +235,13 @@ class JobService:
             gone.cancel()
             self._waiter.forget(job_id, waiting)
 
-    async def cancel(self, job_id: str) -> Job:
+    async def cancel(self, job_id: str, caller: Caller) -> Job:
         """The job after the cancel: canceled if it was queued, unchanged if it had ended, still running if a worker
-        has it (it ends as canceled with its batch). Raises UnknownJob."""
+        has it (it ends as canceled with its batch). Raises UnknownJob, also for another's."""
+        await self.get(job_id, caller)
         # Two round trips: after a Redis restart an unknown script is run behind its neighbours.
         await self._submitter.one(scripts.cancel(job_id))
-        return await self.get(job_id)
+        return await self.get(job_id, caller)
 
     async def abandon(self, job_id: str) -> bool:
         """The one caller of a waiting face has gone: cancel what is still queued and has no other interest.
@@ -221,8 +252,17 @@ class JobService:
         return bool(state is State.QUEUED)
 
 
-def _view(job_id: str, seen: Any) -> Job:
-    if not seen.record:
+def _refuse_foreign(new: NewJob) -> None:
+    """Before it is looked up: whether there is such a model is not told either."""
+    name = new.model.partition("@")[0]
+    if not new.caller.may_use(name):
+        assert new.caller.key is not None  # noqa: S101  # anybody may use all
+        own = ", ".join(sorted(new.caller.key.models or ()))
+        raise Forbidden(f"this API key may not use {name!r}; its models: {own or 'none'}")
+
+
+def _view(job_id: str, seen: Any, caller: Caller) -> Job:
+    if not seen.record or not caller.owns(seen.record.get("owner")):
         raise UnknownJob
     return job_view(job_id, seen.record, seen.meta)
 

@@ -123,7 +123,8 @@ def compose_retry(entry: Entry, job_id: str, *, catalog: Catalog, settings: Sett
     etag = catalog.etag
     message, ref = _retriable(entry, catalog)
     priority = keys.nearest_priority(message["properties"].get("priority"))
-    carried = {name: entry.text(name) for name in ("labels", "owner", "timeout_ms") if entry.text(name)}
+    names = ("labels", "owner", "items", "weight", "timeout_ms")
+    carried = {name: entry.text(name) for name in names if entry.text(name)}
     call = scripts.retry(
         entry.id,
         old_id=entry.text("id"),

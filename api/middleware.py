@@ -1,4 +1,5 @@
-"""Pure ASGI middleware: a request id on every answer, a cap on every body, no error without an answer.
+"""Pure ASGI middleware: a request id on every answer, and the headers that were left in the request's state; a cap on
+every body; no error without an answer.
 
 Nothing here may wrap `receive` so that a disconnect is hidden: handlers that wait must see it.
 """
@@ -44,6 +45,7 @@ class RequestId:
                 started = True
                 headers = MutableHeaders(raw=message["headers"])
                 headers["x-request-id"] = request_id
+                headers.update(scope["state"].get("headers", {}))
                 if self._draining():
                     headers["connection"] = "close"
             await send(message)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from shared.api_keys import Scope
 from shared.errors import Fault
 from shared.keys import MAX_DEADLINE_S
+from shared.rates import Rates
 from shared.registry_diff import Difference
 from shared.types import Timing
 
@@ -204,3 +206,50 @@ class LetterPage(BaseModel):
 
     letters: list[Letter]
     next: str | None = Field(None, description="`after` of the next page; null: this is the last")
+
+
+class KeyTold(BaseModel):
+    """An API key, without its secret."""
+
+    id: str
+    name: str
+    scopes: list[Scope]
+    models: list[str] | None = Field(description="that it may use; null: all")
+    weight: int = Field(description="its share beside other keys, where jobs wait")
+    limits: Rates
+    created_at: datetime
+    expires_at: datetime | None
+    expired: bool
+
+
+class NewKey(KeyTold):
+    """An API key that was just made, or got a new secret."""
+
+    secret: str = Field(description="shown this once: what is stored is its SHA-256")
+
+
+class KeyList(BaseModel):
+    """All keys, the oldest first."""
+
+    data: list[KeyTold]
+
+
+class UsageEntry(BaseModel):
+    """What workers did for a key on one day with one version."""
+
+    day: date
+    model: str
+    version: str
+    jobs: int = Field(description="that a worker has ended, however they ended")
+    items: int
+    tokens: int = Field(description="of models whose cost is counted in tokens")
+    device_s: float = Field(description="its share of the time that its batches were on a device")
+
+
+class Usage(BaseModel):
+    """What a key has used."""
+
+    key: str
+    first: date
+    last: date
+    data: list[UsageEntry]

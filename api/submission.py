@@ -8,13 +8,12 @@ from typing import Any
 
 import orjson
 
+from api.auth import ANYBODY, Caller
 from api.submitter import Command
 from shared import keys, messages, scripts
 from shared.catalog import ModelSpec, Ref
 from shared.payloads import Detached
 from shared.settings import Settings
-
-ANONYMOUS = "anonymous"  # every caller, until there are keys
 
 
 @dataclass(slots=True)
@@ -31,8 +30,10 @@ class NewJob:
     result_ttl_s: float | None = None
     labels: dict[str, str] = field(default_factory=dict)
     files: list[tuple[str, bytes]] = field(default_factory=list)
-    owner: str = ANONYMOUS
+    caller: Caller = ANYBODY
     idempotency_key: str | None = None
+    admitted: bool = False  # its caller's rate limits have counted it
+    headers: dict[str, str] = field(default_factory=dict)  # of the answer, whatever it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Submission:
     job_id: str
     ref: Ref
     deadline_ms: int
+    max_jobs: int
+    share: scripts.Share
     payload_keys: list[str]
     calls: list[scripts.Call[Any]]
 
@@ -56,8 +59,11 @@ def compose(
     settings: Settings,
     channel: str,
     etag: str,
+    items: int,
 ) -> Submission:
-    """`channel` is the waiting process's, or empty; `etag` the registry's that `ref` was chosen by."""
+    """`channel` is the waiting process's, or empty; `etag` the registry's that `ref` was chosen by; `items` how many
+    the input has."""
+    share = _share(new.caller, spec, ref)
     deadline_ms = int((new.deadline_s or settings.default_deadline_s) * 1000)
     ttl_ms = int((new.result_ttl_s or settings.result_ttl_s) * 1000)
     payload_keys = [keys.payload_key(job_id, number) for number in range(len(detached.parts))]
@@ -71,6 +77,8 @@ def compose(
         input=detached.input,
         parameters=new.parameters,
         payloads=detached.pointers,
+        owner=share.owner,
+        weight=share.weight,
     )
     submit = scripts.submit(
         job_id,
@@ -86,7 +94,8 @@ def compose(
         ahead=keys.urgent_lists(queue, priority),
         after=keys.patient_lists(queue, priority),
         etag=etag,
-        idempotency=f"{new.owner}:{new.idempotency_key}" if new.idempotency_key else "",
+        share=share,
+        idempotency=f"{new.caller.owner}:{new.idempotency_key}" if new.idempotency_key else "",
         fingerprint=_fingerprint(new, detached) if new.idempotency_key else "",
         fields={
             "model": ref.model,
@@ -96,12 +105,22 @@ def compose(
             "payloads": len(detached.parts),
             "dead_ttl_ms": int(settings.dead_ttl_s * 1000),
             "labels": orjson.dumps(new.labels).decode(),
-            "owner": new.owner,
+            "owner": new.caller.owner,
+            "items": items,
+            "weight": share.weight,
         },
     )
     pairs = zip(payload_keys, detached.parts, strict=True)
     stored = [Command("SET", key, part, "PX", deadline_ms + ttl_ms) for key, part in pairs]
-    return Submission(job_id, ref, deadline_ms, payload_keys, [*stored, submit])
+    return Submission(job_id, ref, deadline_ms, spec.limits.queue, share, payload_keys, [*stored, submit])
+
+
+def _share(caller: Caller, spec: ModelSpec, ref: Ref) -> scripts.Share:
+    if caller.key is None:
+        return scripts.NO_SHARE
+    refs = [f"{ref.model}@{version}" for version in spec.versions]
+    own, here = caller.key.limits.concurrent, spec.limits.per_key.concurrent
+    return scripts.Share(caller.key.id, caller.key.weight, own or 0, here or 0, refs)
 
 
 def _fingerprint(new: NewJob, detached: Detached) -> str:

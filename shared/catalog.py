@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from shared.errors import ConfigError, UnknownModel
+from shared.rates import Rates
 from shared.tasks import BUILT_IN
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")
@@ -51,13 +52,15 @@ class BatchSpec(_Spec):
 
 class Limits(_Spec):
     """`queue`: waiting and running jobs; `queue_bytes`: their inputs; `timeout_s`: one predict; `input_bytes`: one
-    job; `on_overlong`: what happens to a text over the model's own limit."""
+    job; `on_overlong`: what happens to a text over the model's own limit; `per_key`: what one caller may ask of this
+    model, beside its own limits."""
 
     queue: int = Field(10_000, ge=1)
     queue_bytes: int = Field(1_000_000_000, ge=1)
     timeout_s: float = Field(60, gt=0)
     input_bytes: int = Field(1_000_000, ge=1)
     on_overlong: Literal["truncate", "refuse"] = "truncate"
+    per_key: Rates = Rates()
 
 
 class VersionSpec(BaseModel):

@@ -152,9 +152,9 @@ class QueueFull(ServiceError):
 
     code = "queue_full"
 
-    def __init__(self, message: str | None = None, *, retry_after_s: int = 1) -> None:
+    def __init__(self, message: str | None = None, *, retry_after_s: int = 1, limit: int = 0) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s
+        self.retry_after_s, self.limit = retry_after_s, limit
 
 
 class DeadlineImpossible(ServiceError):
@@ -167,10 +167,34 @@ class DeadlineImpossible(ServiceError):
         self.retry_after_s = retry_after_s
 
 
+class Unauthorized(ServiceError):
+    """An API key is needed: send it as Authorization: Bearer KEY, or as X-API-Key."""
+
+    code = "unauthorized"
+
+
 class Forbidden(ServiceError):
     """Administration answers only to this machine."""
 
     code = "forbidden"
+
+
+class RateLimited(ServiceError):
+    """This caller asks for more than it may. `policies` are the limits that it is over, `headers` tell of all."""
+
+    code = "rate_limited"
+
+    def __init__(
+        self, message: str | None = None, *, policies: list[str], retry_after_s: int = 1, headers: dict[str, str]
+    ) -> None:
+        super().__init__(message)
+        self.policies, self.retry_after_s, self.headers = policies, retry_after_s, headers
+
+
+class UnknownKey(ServiceError):
+    """No such API key."""
+
+    code = "key_not_found"
 
 
 class UnknownLetter(ServiceError):

@@ -30,6 +30,8 @@ WORKER = "ml:worker:"  # string: one worker process, alive while the key is
 WORKERS = "ml:workers"  # sorted set: worker processes by last sign of life, ms; lives as long as any of them
 CARD = "ml:card:"  # string: ml:card:<model>@<version>:<worker>, what it serves; lives like the worker
 LOADING = "ml:loading:"  # string: ml:loading:<model>@<version>, the worker that loads a lazy one, for half a minute
+KEYS = "ml:keys"  # hash: SHA-256 of an API key's secret -> the key as JSON (shared/api_keys.py)
+RATE = "ml:rate"  # strings: the windows of rate limits
 REGISTRY = "ml:registry"  # hash: which models there are to be (shared/registry.py), as JSON, and the etag of that
 SCHEMA = "ml:schema:"  # string: a version's input schema, for 30 days
 REPLY = "ml:reply:"  # channel: one API process
@@ -65,7 +67,7 @@ LATENCY_BOUNDS = " ".join(map(str, LATENCY_BOUNDS_MS))
 
 NO_TTL = re.compile(
     r"^(ml\.unacked(_holder|_index)?|ml\.delayed(_index)?|ml:deadlines|ml:registry|ml:dead|ml:count:.*"
-    r"|ml:(owned:.*|active)|ml\.(lane|turns):.*"
+    r"|ml:(keys|owned:.*|active)|ml\.(lane|turns):.*"
     r"|ml(\x06\x16\d)?|ml\.[^.]+\..*"  # queue lists
     r"|_kombu\.binding(_permanent)?\..*|_kombu\.binding_deadlines)$"
 )

@@ -18,9 +18,9 @@ __all__ = ["Call", "arun", "iso_now", "one", "run", "run_on"]  # beside what sta
 class Submitted:
     """`status` accepted: a new job; existing: the idempotency key's job; mismatch: that key with another payload;
     full: the model's limits (then `jobs` and `size` are what waits, `wait_ms` how long it takes, 0 where that is not
-    known); late: its turn would come in `wait_ms`, after its deadline; busy: its owner has `jobs` under way and may have
-    no more, by its limit `limit`; outdated: the registry is not the one that the
-    version was chosen by, so choose again."""
+    known); late: its turn would come in `wait_ms`, after its deadline; busy: its owner has `jobs` under way
+    and may have no more, by its limit `limit`; outdated: the registry is not the one that the version was chosen by, so
+    choose again."""
 
     status: Literal["accepted", "existing", "mismatch", "full", "late", "busy", "outdated"]
     job_id: str = ""
@@ -67,9 +67,9 @@ def submit(
     share: Share = NO_SHARE,
     fields: dict[str, str | int] | None = None,
 ) -> Call[Submitted]:
-    """Accept a job. `share` is its key's; the record's field `owner` must name the same. `ahead` are the lists of its queue that are served before its own, `after` those after it; `etag`
-    is the registry's that its version was chosen by; `fields` are further fields of the record (model, version, labels
-    as JSON, payloads ...)."""
+    """Accept a job. `share` is its key's; the record's field `owner` must name the same. `ahead` are the lists of
+    its queue that are served before its own, `after` those after it; `etag` is the registry's that its version was
+    chosen by; `fields` are further fields of the record (model, version, labels as JSON, payloads ...)."""
     limits = (max_jobs, max_bytes)
     what = (job_id, list_name, raw, ref, deadline_ms, ttl_ms, size)
     owned = (share.owner, share.weight, share.concurrent, share.model_concurrent, _lines(share.refs))
@@ -190,12 +190,25 @@ class Finished:
     state: State | None
 
 
-def finish(job_id: str, *, tag: str, state: State, code: str, meta: bytes, ttl_ms: int) -> Call[Finished]:
-    """`meta` is the outcome in Celery's format; `tag` the message to forget ('' keeps it)."""
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a job took."""
+
+    items: int
+    tokens: int
+    device_us: int
+
+
+def finish(
+    job_id: str, *, tag: str, state: State, code: str, meta: bytes, ttl_ms: int, usage: Usage | None = None
+) -> Call[Finished]:
+    """`meta` is the outcome in Celery's format; `tag` the message to forget ('' keeps it). `usage` is counted for the
+    job's key, if it is the first outcome."""
+    used = () if usage is None else (usage.items, usage.tokens, usage.device_us)
     return Call(
         script("finish"),
         (),
-        (tag, job_id, state.value, code, meta, iso_now(), ttl_ms),
+        (tag, job_id, state.value, code, meta, iso_now(), ttl_ms, *used),
         lambda reply: Finished(bool(reply[0]), State(reply[1].decode()) if reply[1] else None),
     )
 

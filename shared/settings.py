@@ -34,6 +34,8 @@ class Settings(BaseSettings):
     port: int = Field(8001, ge=0, le=65535)
     listen_fd: int | None = Field(None, ge=0, lt=2**31)
     """A listening TCP socket that was inherited: the API serves on it instead of binding host and port."""
+    auth: Literal["auto", "on", "off"] = "auto"
+    """Whether callers need an API key; auto: unless the API listens on a loopback address alone."""
     inference_wait_s: float = Field(25.0, gt=0, lt=30)
     """How long `/inference` waits. Below 30: the seed's client gives up then."""
     max_wait_s: float = Field(60.0, gt=0)

@@ -16,6 +16,7 @@ import httpx
 import orjson
 import redis.asyncio
 import uvicorn
+from fastapi import FastAPI
 
 from api.app import create_app
 from api.deps import Services
@@ -57,6 +58,7 @@ class Api:
     client: httpx.AsyncClient
     port: int
     server: Server
+    app: FastAPI
 
 
 def settings(redis_url: str, folder: Path, models: str = MODELS, **more: Any) -> Settings:
@@ -82,7 +84,7 @@ async def serving(asked: Settings, *, sockets: list[socket.socket] | None = None
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         base_url = f"http://127.0.0.1:{port}"
         async with httpx.AsyncClient(base_url=base_url, timeout=30, limits=limits, trust_env=False) as client:
-            yield Api(app.state.services, client, port, server)
+            yield Api(app.state.services, client, port, server, app)
     finally:
         server.should_exit = True
         app.state.services.release()

@@ -9,6 +9,7 @@ import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from api.auth import needs
 from api.bodies import INFERENCE, read_job
 from api.deps import Services, services
 from api.docs import INFERENCE_BODY, problems
@@ -17,6 +18,7 @@ from api.jobs import CallerGone, Ticket, prefixed
 from api.prefer import parse_prefer
 from api.routes.jobs import accepted, idempotency_key
 from api.schemas import InferenceAnswer
+from shared.api_keys import Scope
 from shared.errors import Fault, InvalidInput, StoreUnavailable, WaitEnded
 from shared.types import State
 
@@ -27,7 +29,11 @@ router = APIRouter()
     "/inference",
     summary="Run a model and wait for its output",
     response_model=None,
-    responses={200: {"model": InferenceAnswer}, **problems(400, 404, 409, 413, 415, 422, 500, 503, 504, 507)},
+    dependencies=[needs(Scope.SUBMIT)],
+    responses={
+        200: {"model": InferenceAnswer},
+        **problems(400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503, 504, 507),
+    },
     openapi_extra=INFERENCE_BODY,
 )
 async def inference(request: Request) -> Response:
@@ -46,7 +52,7 @@ async def inference(request: Request) -> Response:
     except InvalidInput as error:
         raise prefixed(error, "data") from None
     if ticket.waiting is None:
-        return await accepted(parts, ticket, applied="respond-async")
+        return await accepted(parts, ticket, new.caller, applied="respond-async")
     try:
         news = await parts.jobs.wait(ticket.job_id, ticket.waiting, wait_s, request.receive)
     except CallerGone:

@@ -7,12 +7,14 @@ import math
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from api.auth import Caller, caller_of, needs
 from api.bodies import JOBS, read_job
 from api.deps import Services, services
 from api.docs import JOBS_BODY, WAIT_QUERY, problems
 from api.errors import job_url
 from api.jobs import CallerGone, Ticket, prefixed
 from api.prefer import parse_prefer
+from shared.api_keys import Scope
 from shared.errors import BadRequest, InvalidInput, StoreUnavailable
 from shared.types import Job
 
@@ -35,14 +37,14 @@ def job_response(job: Job, *, status: int = 200, applied: str | None = None) -> 
     return Response(job.model_dump_json(), status, headers, "application/json")
 
 
-async def accepted(parts: Services, ticket: Ticket, *, applied: str | None = None) -> Response:
+async def accepted(parts: Services, ticket: Ticket, caller: Caller, *, applied: str | None = None) -> Response:
     """Who has not waited gets 202 for the job that this call made, however quick the worker was; else the job as it
     is now, with 200 if it has ended."""
     queued = ticket.as_queued()
     if queued is not None and ticket.waiting is None:
         return job_response(queued, status=202, applied=applied)
     try:
-        job = await parts.jobs.get(ticket.job_id)
+        job = await parts.jobs.get(ticket.job_id, caller)
     except StoreUnavailable:
         if queued is None:
             raise
@@ -55,10 +57,11 @@ async def accepted(parts: Services, ticket: Ticket, *, applied: str | None = Non
     summary="Queue a job",
     status_code=202,
     response_model=None,
+    dependencies=[needs(Scope.SUBMIT)],
     responses={
         202: {"model": Job, "description": "Accepted"},
         200: {"model": Job, "description": "It has ended already (Prefer: wait, or a repeated Idempotency-Key)"},
-        **problems(400, 404, 413, 415, 422, 503),
+        **problems(400, 401, 403, 404, 413, 415, 422, 429, 503),
     },
     openapi_extra=JOBS_BODY,
 )
@@ -81,29 +84,30 @@ async def submit(request: Request) -> Response:
             await parts.jobs.wait(ticket.job_id, ticket.waiting, wait_s, request.receive)
         except CallerGone:  # accepted is accepted: the job stays
             return Response(status_code=400)
-    return await accepted(parts, ticket, applied=applied)
+    return await accepted(parts, ticket, new.caller, applied=applied)
 
 
 @router.get(
     "/{job_id}",
+    dependencies=[needs(Scope.READ)],
     summary="Read a job, or wait for its end",
     response_model=None,
-    responses={200: {"model": Job}, **problems(404, 422, 503)},
+    responses={200: {"model": Job}, **problems(401, 403, 404, 422, 503)},
     openapi_extra=WAIT_QUERY,
 )
 async def read(request: Request, job_id: str) -> Response:
     """200 in any state. With `?wait=N` (or `Prefer: wait=N`) it is held until the job has ended, N seconds at most."""
     parts = services(request)
-    wait_s = _wait(request, parts.settings.max_wait_s)
+    wait_s, caller = _wait(request, parts.settings.max_wait_s), caller_of(request)
     if not wait_s:
-        return job_response(await parts.jobs.get(job_id))
-    job, waiting = await parts.jobs.follow(job_id)
+        return job_response(await parts.jobs.get(job_id, caller))
+    job, waiting = await parts.jobs.follow(job_id, caller)
     try:
         await parts.jobs.wait(job_id, waiting, wait_s, request.receive)
     except CallerGone:
         return Response(status_code=400)
     if not job.state.terminal:
-        job = await parts.jobs.get(job_id)
+        job = await parts.jobs.get(job_id, caller)
     return job_response(job, applied=f"wait={wait_s:g}")
 
 
@@ -122,10 +126,11 @@ def _wait(request: Request, most: float) -> float:
 
 @router.delete(
     "/{job_id}",
+    dependencies=[needs(Scope.SUBMIT)],
     summary="Cancel a job",
     response_model=None,
-    responses={200: {"model": Job}, **problems(404, 503)},
+    responses={200: {"model": Job}, **problems(401, 403, 404, 503)},
 )
 async def cancel(request: Request, job_id: str) -> Response:
     """A queued job ends at once, a running one with its batch; one that has ended stays as it is."""
-    return job_response(await services(request).jobs.cancel(job_id))
+    return job_response(await services(request).jobs.cancel(job_id, caller_of(request)))

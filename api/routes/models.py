@@ -8,24 +8,27 @@ import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from api.auth import caller_of, needs
 from api.deps import Services, services
 from api.presence import Workers
 from api.rollouts import rollout
 from api.schemas import ModelEntry, ModelList, OpenAIError
+from shared.api_keys import Scope
 from shared.catalog import ModelSpec
 from shared.errors import StoreUnavailable, UnknownModel
 from shared.tasks import BUILT_IN
 
-router = APIRouter(prefix="/v1/models")
+router = APIRouter(prefix="/v1/models", dependencies=[needs(Scope.READ)])
 
 
 @router.get("", summary="All models", response_model=None, responses={200: {"model": ModelList}})
 async def list_models(request: Request) -> Response:
-    """What is configured, and which versions have a living worker."""
-    parts = services(request)
+    """What is configured, and which versions have a living worker; of a key with a list of models, these."""
+    parts, caller = services(request), caller_of(request)
     workers = await _look(parts)
-    data = [_entry(parts, name, spec, workers) for name, spec in parts.catalog.models.items()]
-    models = parts.registry.known.models.items()
+    mine = [(name, spec) for name, spec in parts.catalog.models.items() if caller.may_use(name)]
+    data = [_entry(parts, name, spec, workers) for name, spec in mine]
+    models = [(name, entry) for name, entry in parts.registry.known.models.items() if caller.may_use(name)]
     under_way = [rollout(name, entry, workers).model_dump(mode="json") for name, entry in models if entry.rolling]
     return _json({"object": "list", "data": data, "rollouts": under_way}, parts.registry.known.etag)
 
@@ -41,6 +44,8 @@ async def read_model(request: Request, model_id: str) -> Response:
     parts = services(request)
     workers = await _look(parts)
     try:
+        if not caller_of(request).may_use(model_id.partition("@")[0]):
+            raise UnknownModel
         ref = parts.catalog.resolve(model_id)
     except UnknownModel as error:
         told = {"message": error.message, "type": "invalid_request_error", "param": None, "code": error.code}

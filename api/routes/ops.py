@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from api.auth import known_caller, needs
 from api.deps import Services, services
 from api.docs import problems
 from api.errors import problem
@@ -17,6 +18,7 @@ from api.metrics import read_counters
 from api.schemas import Health
 from api.submitter import Command, refusal
 from shared import keys
+from shared.api_keys import Scope
 from shared.errors import ServiceError, StoreUnavailable
 
 router = APIRouter()
@@ -54,14 +56,15 @@ async def readyz(request: Request) -> Response:
 
 @router.get("/health", summary="State of the service", response_model=None, responses={200: {"model": Health}})
 async def health(request: Request) -> Response:
-    """Always 200 while the API lives; the body tells of Redis, models and workers."""
+    """Always 200 while the API lives; the body tells of Redis, and, where keys are off or a key is shown, of models and
+    workers."""
     parts = services(request)
     try:
         body = await asyncio.wait_for(_health(parts), _HEALTH_S)
     except (ServiceError, TimeoutError):
         models = {name: {"workers": 0, "queue_depth": 0} for name in parts.catalog.models}
         body = {"status": "degraded", "models": models, "workers": 0, "queue_depth": 0}
-    return _json(body)
+    return _json(body if known_caller(request) else {"status": body["status"]})
 
 
 async def _health(parts: Services) -> dict[str, Any]:
@@ -86,7 +89,7 @@ async def _health(parts: Services) -> dict[str, Any]:
     }
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response, dependencies=[needs(Scope.METRICS)])
 async def metrics(request: Request) -> Response:
     """Queue depth, jobs by state, and this process."""
     return Response(await request.app.state.metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from api.auth import Caller
 from api.jobs import JobService
 from api.waiter import Waiting
 from shared import keys
@@ -246,13 +247,13 @@ async def test_news_between_reading_and_waiting(api: Api, hands: Hands, monkeypa
     (taken,) = await hands.take()
     follow = api.parts.jobs.follow
 
-    async def followed_by_the_end(job_id: str) -> tuple[Job, Waiting]:
-        job, waiting = await follow(job_id)
+    async def followed_by_the_end(job_id: str, caller: Caller) -> tuple[Job, Waiting]:
+        job, waiting = await follow(job_id, caller)
         await hands.finish(taken)
         await until(waiting.done, "the news is there before anybody waits")
         return job, waiting
 
-    monkeypatch.setattr(JobService, "follow", lambda self, job_id: followed_by_the_end(job_id))
+    monkeypatch.setattr(JobService, "follow", lambda self, job_id, caller: followed_by_the_end(job_id, caller))
     answer = await api.client.get(f"/v1/jobs/{taken.job_id}?wait=5")
     assert answer.json()["state"] == "succeeded"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from starlette.requests import Request
 
-from api.admin import admin_only, is_loopback
+from api.admin import from_this_machine, is_loopback
 from shared.errors import Forbidden
 
 
@@ -43,7 +43,7 @@ def test_not_loopback(address: str) -> None:
 
 def _ask(peer: tuple[str, int] | None, **headers: str) -> None:
     named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    admin_only(Request({"type": "http", "headers": named, "client": peer}))
+    from_this_machine(Request({"type": "http", "headers": named, "client": peer}))
 
 
 @pytest.mark.parametrize("peer", ["127.0.0.1", "127.0.0.2", "::1", "::ffff:127.0.0.1"])

@@ -35,7 +35,7 @@ class WithLetters(Machine):
         self.gone: dict[str, str] = {}
         # Two letters to begin with, or few runs would come as far as a retry.
         for ref in REFS:
-            self.submit(ref, keys.NORMAL, False, "")
+            self.submit(ref, keys.NORMAL, False, "", keys.ANONYMOUS)
         self.drain("p1", [3] * len(LISTS))
         self.kill("p1", 0)
         self.bury_a_job("p1", 0)
@@ -88,7 +88,7 @@ class WithLetters(Machine):
         assert self.run(call).status == "retried", "its answer was lost with the connection"
         self.gone[letter] = old
         was = self.jobs[old]
-        self.jobs[job_id] = Model(was.ref, message(job_id), was.list_name, suspect=True)
+        self.jobs[job_id] = Model(was.ref, message(job_id), was.list_name, owner=was.owner, suspect=True)
         assert self.client.hget(keys.JOB + job_id, "retried_from") == old.encode()
         assert self.client.exists(keys.payload_key(job_id, 0)) == payloads, "the input has moved"
         assert not self.client.exists(keys.payload_key(old, 0))
@@ -134,6 +134,7 @@ class WithLetters(Machine):
     def _retry(self, letter: str, old: str, job_id: str) -> scripts.Call[scripts.Retried]:
         was, payloads = self.jobs[old], self._payloads(old)
         fields: dict[str, str | int] = {"model": "m", "version": "v", "retried_from": old, "suspect": "1"}
+        fields["owner"] = was.owner
         if payloads:
             fields["payloads"] = payloads
         return scripts.retry(

@@ -26,12 +26,15 @@ REFS = ("echo@1", "own@2")
 QUEUES = {ref: keys.queue_name(*ref.split("@")) for ref in REFS}
 LISTS = keys.drained_lists([keys.INTAKE, *QUEUES.values()], messages.VERSION)
 PROCESSES = ("p1", "p2")
+OWNERS = (keys.ANONYMOUS, "key_a", "key_b")
+MOST = 5  # jobs of one owner at a time
 MAX_ATTEMPTS, MAX_JOBS, SIZE, TTL_MS, HOUR_MS = 2, 6, 10, 7_200_000, 3_600_000
 LEASE_MS, HEARTBEAT_MS = 600_000, 60_000
 
 process = st.sampled_from(PROCESSES)
 ref_of = st.sampled_from(REFS)
 priority_of = st.sampled_from(keys.PRIORITIES)
+owner_of = st.sampled_from(OWNERS)
 anything = st.integers(0, 1_000_000)
 rarely = st.sampled_from([False, False, False, True])
 some_rooms = st.lists(st.integers(0, 3), min_size=len(LISTS), max_size=len(LISTS))
@@ -46,6 +49,7 @@ class Model:
     raw: bytes
     list_name: str
     key: str = ""
+    owner: str = keys.ANONYMOUS
     state: State = State.QUEUED
     attempt: int = 0
     runner: str = ""
@@ -55,6 +59,11 @@ class Model:
     marked: bool = False  # canceled while it ran
     due: bool = False  # its deadline has passed
     delayed: bool = False  # not to start yet
+
+    @property
+    def lane(self) -> str:
+        """Where its message waits."""
+        return keys.lane(self.list_name, self.owner)
 
 
 class Machine(RuleBasedStateMachine):
@@ -82,8 +91,8 @@ class Machine(RuleBasedStateMachine):
 
     # What callers do ------------------------------------------------------------------------------------
 
-    @rule(ref=ref_of, priority=priority_of, due=rarely, key=st.sampled_from(["", "", "k1", "k2"]))
-    def submit(self, ref: str, priority: int, due: bool, key: str) -> None:
+    @rule(ref=ref_of, priority=priority_of, due=rarely, key=st.sampled_from(["", "", "k1", "k2"]), owner=owner_of)
+    def submit(self, ref: str, priority: int, due: bool, key: str, owner: str) -> None:
         job_id, list_name = self._new_id(), keys.queue_list(QUEUES[ref], priority)
         raw = message(job_id)
         reply = self.run(
@@ -101,7 +110,8 @@ class Machine(RuleBasedStateMachine):
                 fingerprint="f",
                 ahead=keys.urgent_lists(QUEUES[ref], priority),
                 after=keys.patient_lists(QUEUES[ref], priority),
-                fields={"model": "m", "version": "v", "payloads": 1},
+                share=scripts.Share("" if owner == keys.ANONYMOUS else owner, concurrent=MOST),
+                fields={"model": "m", "version": "v", "payloads": 1, "owner": owner, "items": 2},
             )
         )
         mine = [job for job in self.jobs.values() if job.ref == ref and not job.state.terminal]
@@ -109,11 +119,13 @@ class Machine(RuleBasedStateMachine):
         first = next((name for name, job in self.jobs.items() if key and job.key == key), None)
         if first is not None:
             assert reply == scripts.Submitted("existing", first)
-        elif waiting >= MAX_JOBS:
+        elif owner != keys.ANONYMOUS and self._active(owner) >= MOST:
+            assert (reply.status, reply.jobs, reply.limit) == ("busy", self._active(owner), "concurrent")
+        elif waiting >= MAX_JOBS and not self._has_share(owner, mine):
             assert (reply.status, reply.jobs, reply.size) == ("full", waiting, len(mine) * SIZE)
         else:
             assert reply.status == "accepted"
-            self.jobs[job_id] = Model(ref, raw, list_name, key, due=due)
+            self.jobs[job_id] = Model(ref, raw, list_name, key, owner, due=due)
             self._pass_deadline(due)
             self.client.set(keys.payload_key(job_id, 0), b"x", px=HOUR_MS + TTL_MS)
 
@@ -392,7 +404,7 @@ class Machine(RuleBasedStateMachine):
         if not job.state.terminal:
             self.client.zadd(keys.DEADLINES, {job_id: 1})
             self.client.delete(keys.JOB + job_id, keys.payload_key(job_id, 0))
-            self.client.lrem(job.list_name, 0, job.raw)
+            self.client.lrem(job.lane, 0, job.raw)
             self.client.hdel(keys.DELAYED, job_id)
             self.client.zrem(keys.DUE, job_id)
             self.client.hdel(keys.UNACKED, job_id)  # its lease and its holder stay, strays
@@ -406,7 +418,10 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def each_message_is_in_one_place(self) -> None:
-        queued = Counter(raw for name in LISTS for raw in self.client.lrange(name, 0, -1))
+        queued = Counter(raw for name in self._places() for raw in self.client.lrange(name, 0, -1))
+        for job in self.jobs.values():
+            if self.client.exists(job.lane) and job.lane != job.list_name:
+                assert self.client.zscore(keys.TURNS + job.list_name, job.owner) is not None, "a lane has its turn"
         unacked = {tag.decode(): held for tag, held in self.client.hgetall(keys.UNACKED).items()}
         assert unacked.keys() == {tag.decode() for tag in self.client.zrange(keys.LEASES, 0, -1)} == self.filed.keys()
         assert {k.decode(): v.decode() for k, v in self.client.hgetall(keys.HOLDERS).items()} == self.filed
@@ -466,13 +481,33 @@ class Machine(RuleBasedStateMachine):
                 counted = sum(job.state is state and not job.delayed for job in jobs)
                 assert counters.get(state.value, 0) == counted, state
             assert counters.get("bytes", 0) == SIZE * sum(not job.state.terminal for job in jobs)
+            owned = {k.decode(): int(v) for k, v in self.client.hgetall(keys.OWNED + ref).items()}
+            alive = Counter(job.owner for job in jobs if not job.state.terminal and job.owner != keys.ANONYMOUS)
+            assert owned == dict(alive) | {f"{name}:bytes": SIZE * count for name, count in alive.items()}
             for state in (State.SUCCEEDED, State.FAILED, State.CANCELED):
                 assert counters.get(state.value, 0) == self.ended[ref, state]
+
+    @invariant()
+    def what_a_key_has_under_way_is_counted(self) -> None:
+        counted = {k.decode(): int(v) for k, v in self.client.hgetall(keys.ACTIVE).items()}
+        assert counted == {name: count for name in OWNERS[1:] if (count := self._active(name))}
 
     # Helpers --------------------------------------------------------------------------------------------
 
     def _waits(self) -> bool:
-        return any(self.client.llen(name) for name in LISTS)
+        return any(self.client.llen(name) for name in self._places())
+
+    def _places(self) -> list[str]:
+        return [keys.lane(name, owner) for name in LISTS for owner in OWNERS]
+
+    def _active(self, owner: str) -> int:
+        return sum(job.owner == owner and not job.state.terminal for job in self.jobs.values())
+
+    def _has_share(self, owner: str, mine: list[Model]) -> bool:
+        """Of this version's jobs: less than each of the keys', and of those without a key, would have."""
+        owners = {job.owner for job in mine} - {keys.ANONYMOUS} | {owner}
+        own = sum(job.owner == owner for job in mine)
+        return owner != keys.ANONYMOUS and (own + 1) * (len(owners) + 1) <= MAX_JOBS
 
     def _new_id(self) -> str:
         self.made += 1

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import httpx
 import typer
 import yaml
 
-Url = Annotated[str, typer.Option("--url", envvar="ML_SERVICE_URL", help="of the service")]
+from ml_service_client.cli.service import HERE, Url, ask, fail, service
+
 Wait = Annotated[float, typer.Option("--wait", help="seconds to wait until callers get it; 0: do not wait")]
-_HERE = "http://127.0.0.1:8001"
 _PATIENCE_S = 600.0
 _LOOK_S = 0.5
 
@@ -22,7 +22,7 @@ def apply(
         "models.yaml"
     ),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
-    url: Url = _HERE,
+    url: Url = HERE,
     wait_s: Wait = _PATIENCE_S,
 ) -> None:
     """Make the running service serve what a models file says, and nothing else: shows what changes, and asks. Nothing
@@ -30,24 +30,24 @@ def apply(
     try:
         models = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        _fail(f"{file}: {error}")
-    with httpx.Client(base_url=url, timeout=30) as http:
-        would, etag = _ask(http, "PUT", "/v1/models", json=models, params={"dry_run": "true"})
+        fail(f"{file}: {error}")
+    with service(url) as http:
+        would, etag = ask(http, "PUT", "/v1/models", json=models, params={"dry_run": "true"})
         if not would["changes"]:
             typer.echo("nothing to change")
         else:
             _show(would["changes"])
             if not yes:
                 typer.confirm("Apply?", abort=True)
-            done, _ = _ask(http, "PUT", "/v1/models", json=models, headers={"If-Match": etag})
+            done, _ = ask(http, "PUT", "/v1/models", json=models, headers={"If-Match": etag})
             typer.echo(f"applied: generation {done['generation']}")
         _follow(http, wait_s)
 
 
-def rollback(model: str, url: Url = _HERE, wait_s: Wait = _PATIENCE_S) -> None:
+def rollback(model: str, url: Url = HERE, wait_s: Wait = _PATIENCE_S) -> None:
     """Call off a model's rollout, or undo its last change. Twice is back again."""
-    with httpx.Client(base_url=url, timeout=30) as http:
-        done, _ = _ask(http, "POST", f"/v1/models/{model}/rollback")
+    with service(url) as http:
+        done, _ = ask(http, "POST", f"/v1/models/{model}/rollback")
         _show(done["changes"])
         typer.echo(f"rolled back: generation {done['generation']}")
         _follow(http, wait_s, only=model)
@@ -68,7 +68,7 @@ def _follow(http: httpx.Client, wait_s: float, only: str | None = None) -> None:
     """Until no rollout is under way. Exit code 1 where one fails or the wait is over."""
     end, told = time.monotonic() + wait_s, ""
     while True:
-        body = _get(http, "/v1/models")
+        body = ask(http, "GET", "/v1/models")[0]
         under_way = [one for one in body["rollouts"] if only in (None, one["model"])]
         if not under_way:
             typer.echo("callers get it")
@@ -81,10 +81,10 @@ def _follow(http: httpx.Client, wait_s: float, only: str | None = None) -> None:
         for fault in (fault for rollout in failed for fault in rollout["failures"]):
             typer.secho(f"version {fault['version']} on {fault['worker']}: {fault['error']}", fg="red", err=True)
         if failed:
-            _fail("nothing has changed for callers; it is tried again, and `ml-service rollback MODEL` calls it off")
+            fail("nothing has changed for callers; it is tried again, and `ml-service rollback MODEL` calls it off")
         if time.monotonic() >= end:
             if wait_s > 0:
-                _fail("the wait is over; the rollout goes on")
+                fail("the wait is over; the rollout goes on")
             return
         time.sleep(_LOOK_S)
 
@@ -93,29 +93,3 @@ def _progress(rollout: dict[str, Any]) -> str:
     versions = ", ".join(rollout["versions"])
     where = f"{rollout['ready']} of {rollout['workers']} workers have version {versions}"
     return f"{rollout['model']}: {'no worker lives that takes it' if rollout['state'] == 'no_worker' else where}"
-
-
-def _get(http: httpx.Client, path: str) -> dict[str, Any]:
-    return _ask(http, "GET", path)[0]
-
-
-def _ask(http: httpx.Client, method: str, path: str, **more: Any) -> tuple[dict[str, Any], str]:
-    """The body and its ETag; ends the program with what the service says."""
-    try:
-        answer = http.request(method, path, **more)
-    except httpx.TransportError as error:
-        _fail(f"no service answers at {http.base_url}: {error}")
-    try:
-        body: dict[str, Any] = answer.json()
-    except ValueError:
-        _fail(f"{http.base_url} is no ml-service: {answer.status_code}")
-    if answer.is_success:
-        return body, answer.headers.get("etag", "")
-    for fault in body.get("errors") or []:
-        typer.secho(f"{fault['pointer']}: {fault['message']}", fg="red", err=True)
-    _fail(str(body.get("detail") or body))
-
-
-def _fail(message: str) -> NoReturn:
-    typer.secho(f"ml-service: {message}", fg="red", err=True)
-    raise typer.Exit(1)

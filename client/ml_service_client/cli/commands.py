@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from ml_service_client.cli import admin
+from ml_service_client.cli import admin, keys
 
 app = typer.Typer(
     name="ml-service",
@@ -52,6 +52,7 @@ def pull(context: typer.Context) -> None:
 
 app.command()(admin.apply)
 app.command()(admin.rollback)
+app.add_typer(keys.app, name="keys")
 
 
 def _become(package: str, arguments: list[str]) -> None:
