@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from api.deps import make_services
 from api.docs import describe
 from api.errors import add_error_handlers
+from api.inflate import Inflate
 from api.metrics import Metrics
 from api.middleware import BodyCap, RequestId
 from api.routes import dead, inference, jobs, models, ops, registry
@@ -41,6 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.services = parts
     app.state.metrics = Metrics(parts.submitter, parts.catalog, parts.presence)
     # The last added is the outermost.
+    app.add_middleware(Inflate, most=settings.max_body_bytes)
     app.add_middleware(BodyCap, most=settings.max_body_bytes)
     app.add_middleware(RequestId, draining=lambda: parts.draining)
     for face in (inference, jobs, models, registry, ops, dead):

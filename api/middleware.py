@@ -59,7 +59,8 @@ class RequestId:
 
 
 class BodyCap:
-    """413 for a body over `most` bytes: at once where the length is told, else when the limit is passed."""
+    """413 for a body over `most` bytes: at once where the length is told, else when the limit is passed. What still
+    comes is api/protocol.py's."""
 
     def __init__(self, app: ASGIApp, most: int) -> None:
         self._app, self._most = app, most
@@ -71,8 +72,7 @@ class BodyCap:
         length = Headers(scope=scope).get("content-length", "0")
         text = f"bodies of more than {self._most} bytes are not accepted"
         if length.isdigit() and int(length) > self._most:
-            # The body is not read, so the connection cannot serve another request.
-            answer = problem(Request(scope), TooLarge.code, text, headers={"Connection": "close"})
+            answer = problem(Request(scope), TooLarge.code, text)
             await answer(scope, receive, send)
             return
         seen = 0

@@ -40,6 +40,11 @@ class Settings(BaseSettings):
     """The longest `Prefer: wait` and `?wait=`; more is clamped and told in `Preference-Applied`."""
     max_body_bytes: int = Field(32_000_000, gt=0)
     """Of any request; a model's own `limits.input_bytes` may be lower."""
+    header_timeout_s: float = Field(10.0, gt=0)
+    """How long the head of a request may take, from its first byte."""
+    body_timeout_s: float = Field(30.0, gt=0)
+    """How long its body may take, and one second more for each 10 kB that have come; also how long a caller may not
+    read its answer."""
     drain_s: float = Field(30.0, ge=0)
     """On SIGTERM: how long the API holds waiting callers for their outcome."""
 
