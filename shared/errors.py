@@ -227,6 +227,18 @@ class RegistryChanged(ServiceError):
     code = "precondition_failed"
 
 
+class AddressRefused(ServiceError):
+    """This address is not called."""
+
+    code = "address_refused"
+
+
+class CallFailed(ServiceError):
+    """The call to this address failed."""
+
+    code = "call_failed"
+
+
 class StoreUnavailable(ServiceError):
     """Redis does not answer or takes no writes; nothing was accepted."""
 

@@ -12,6 +12,7 @@ from pydantic import AliasChoices, ByteSize, Field, ValidationError, field_valid
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared import keys
+from shared.addresses import Rules
 from shared.errors import ConfigError
 from shared.keys import MAX_DEADLINE_S
 from shared.redis_url import parse
@@ -47,6 +48,11 @@ class Settings(BaseSettings):
     read its answer."""
     drain_s: float = Field(30.0, ge=0)
     """On SIGTERM: how long the API holds waiting callers for their outcome."""
+
+    # Calls to addresses that callers name
+    outbound_allow: str = ""
+    """What may be called though it is not public, as in hooks.corp,10.2.0.0/16."""
+    outbound_https_only: bool = False
 
     # Jobs
     default_deadline_s: float = Field(86_400.0, gt=0, le=MAX_DEADLINE_S)
@@ -95,6 +101,12 @@ class Settings(BaseSettings):
         one is set, else by the host's: the check runs in another process of the same container."""
         name = self.worker_name if "worker_name" in self.model_fields_set else socket.gethostname()
         return Path(tempfile.gettempdir(), f"ml-worker-{name}.alive")
+
+    @field_validator("outbound_allow")
+    @classmethod
+    def _addresses(cls, allow: str) -> str:
+        Rules.parse(allow)  # raises ConfigError
+        return allow
 
     @field_validator("redis_url")
     @classmethod
