@@ -12,7 +12,7 @@ from api.docs import describe
 from api.errors import add_error_handlers
 from api.inflate import Inflate
 from api.metrics import Metrics
-from api.middleware import BodyCap, RequestId
+from api.middleware import BodyCap, PlainPath, RequestId
 from api.routes import dead, inference, jobs, models, ops, registry
 from shared.catalog import load_catalog
 from shared.logs import get_logger
@@ -44,6 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
     # The last added is the outermost.
     app.add_middleware(Inflate, most=settings.max_body_bytes)
     app.add_middleware(BodyCap, most=settings.max_body_bytes)
+    app.add_middleware(PlainPath)
     app.add_middleware(RequestId, draining=lambda: parts.draining)
     for face in (inference, jobs, models, registry, ops, dead):
         app.include_router(face.router)

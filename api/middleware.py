@@ -1,4 +1,4 @@
-"""Pure ASGI middleware: a request id on every answer, a cap on every body, no error without an answer.
+"""Pure ASGI middleware: a request id on every answer, a cap on every body, no odd path, no error without an answer.
 
 Nothing here may wrap `receive` so that a disconnect is hidden: handlers that wait must see it.
 """
@@ -14,11 +14,12 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import problem
-from shared.errors import TooLarge
+from shared.errors import BadRequest, TooLarge
 from shared.logs import Event, get_logger
 
 logger = get_logger("api")
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -56,6 +57,21 @@ class RequestId:
                 raise
             text = f"something went wrong here; its request id is {request_id}"
             await problem(Request(scope), "internal_error", text)(scope, receive, tagged)
+
+
+class PlainPath:
+    """400 for a path with control characters. Routes are matched by regular expressions, whose `$` also stands before
+    a last line feed: `DELETE /v1/models/bert%0A` would mean `bert`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI's contract
+        if scope["type"] == "http" and _CONTROL.search(scope["path"]):
+            answer = problem(Request(scope), BadRequest.code, "the path has control characters")
+            await answer(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
 class BodyCap:
