@@ -9,6 +9,7 @@ import uvicorn
 from api.app import create_app
 from api.keys_command import keys_command
 from api.listener import inherited
+from api.protocol import guarded
 from api.server import Server
 from shared.errors import ConfigError, StoreTooOld
 from shared.logs import Event, configure_logs, get_logger
@@ -25,6 +26,8 @@ def serve(settings: Settings) -> int:
         app,
         host=settings.host,
         port=settings.port,
+        http=guarded(settings),
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

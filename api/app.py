@@ -12,8 +12,9 @@ from api.auth import Authenticate, Keyring
 from api.deps import make_services
 from api.docs import describe
 from api.errors import add_error_handlers
+from api.inflate import Inflate
 from api.metrics import Metrics
-from api.middleware import BodyCap, RequestId
+from api.middleware import BodyCap, PlainPath, RequestId
 from api.routes import dead, inference, jobs, keys, models, ops, registry
 from shared.catalog import load_catalog
 from shared.logs import get_logger
@@ -45,8 +46,10 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
     app.state.services = parts
     app.state.metrics = Metrics(parts.submitter, parts.catalog, parts.presence)
     # The last added is the outermost.
+    app.add_middleware(Inflate, most=settings.max_body_bytes)
     app.add_middleware(BodyCap, most=settings.max_body_bytes)
     app.add_middleware(Authenticate, find=Keyring(parts.submitter).find, enabled=parts.auth)
+    app.add_middleware(PlainPath)
     app.add_middleware(RequestId, draining=lambda: parts.draining)
     for face in (inference, jobs, models, registry, ops, dead, keys):
         app.include_router(face.router)

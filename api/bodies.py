@@ -43,9 +43,6 @@ JOBS = Face("model", "input", JobRequest)
 
 async def read_job(request: Request, face: Face, catalog: Catalog) -> NewJob:
     """The job that a request asks for. Raises BadRequest, UnsupportedMedia, InvalidInput (pointers into the body)."""
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise UnsupportedMedia(f"Content-Encoding {encoding!r} is not supported; send the body as it is")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     files: list[tuple[str, bytes]] = []
     if kind in _JSON_LIKE or kind.endswith("+json"):

@@ -43,9 +43,12 @@ STATUS: dict[str, int] = {
     "nothing_to_roll_back": 409,
     "precondition_failed": 412,
     "method_not_allowed": 405,
+    "request_timeout": 408,
     "payload_too_large": 413,
+    "uri_too_long": 414,
     "unsupported_media_type": 415,
     "idempotency_mismatch": 422,
+    "headers_too_large": 431,
     "queue_full": 503,
     "store_unavailable": 503,
     "store_too_old": 503,
@@ -72,6 +75,13 @@ def job_url(job_id: str) -> str:
     return f"/v1/jobs/{job_id}"
 
 
+def document(code: str, detail: str, *, status: int) -> dict[str, Any]:
+    """RFC 9457's fields, without those that a request adds."""
+    title = http.HTTPStatus(status).phrase
+    kind = _TYPES.get((code, status), "about:blank")
+    return {"type": kind, "title": title, "status": status, "detail": detail, "code": code}
+
+
 def problem(
     request: Request,
     code: str,
@@ -85,15 +95,7 @@ def problem(
 ) -> Response:
     """A problem document. `faults` point into the request's body; `job_id` adds the job's URL; `more` members."""
     status = status or STATUS.get(code, 500)
-    body: dict[str, Any] = {
-        "type": _TYPES.get((code, status), "about:blank"),
-        "title": http.HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "instance": request.url.path,
-        "code": code,
-        **(more or {}),
-    }
+    body = document(code, detail, status=status) | {"instance": request.url.path, **(more or {})}
     out = dict(headers or {})
     if faults:
         body["errors"] = [fault.model_dump() for fault in faults]

@@ -1,5 +1,5 @@
 """Pure ASGI middleware: a request id on every answer, and the headers that were left in the request's state; a cap on
-every body; no error without an answer.
+every body; no odd path; no error without an answer.
 
 Nothing here may wrap `receive` so that a disconnect is hidden: handlers that wait must see it.
 """
@@ -15,11 +15,12 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import problem
-from shared.errors import TooLarge
+from shared.errors import BadRequest, TooLarge
 from shared.logs import Event, get_logger
 
 logger = get_logger("api")
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -60,8 +61,24 @@ class RequestId:
             await problem(Request(scope), "internal_error", text)(scope, receive, tagged)
 
 
+class PlainPath:
+    """400 for a path with control characters. Routes are matched by regular expressions, whose `$` also stands before
+    a last line feed: `DELETE /v1/models/bert%0A` would mean `bert`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI's contract
+        if scope["type"] == "http" and _CONTROL.search(scope["path"]):
+            answer = problem(Request(scope), BadRequest.code, "the path has control characters")
+            await answer(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
 class BodyCap:
-    """413 for a body over `most` bytes: at once where the length is told, else when the limit is passed."""
+    """413 for a body over `most` bytes: at once where the length is told, else when the limit is passed. What still
+    comes is api/protocol.py's."""
 
     def __init__(self, app: ASGIApp, most: int) -> None:
         self._app, self._most = app, most
@@ -73,8 +90,7 @@ class BodyCap:
         length = Headers(scope=scope).get("content-length", "0")
         text = f"bodies of more than {self._most} bytes are not accepted"
         if length.isdigit() and int(length) > self._most:
-            # The body is not read, so the connection cannot serve another request.
-            answer = problem(Request(scope), TooLarge.code, text, headers={"Connection": "close"})
+            answer = problem(Request(scope), TooLarge.code, text)
             await answer(scope, receive, send)
             return
         seen = 0

@@ -18,6 +18,7 @@ from shared.errors import ConfigError, UnknownModel
 from shared.rates import Rates
 from shared.tasks import BUILT_IN
 
+_SHOWN = 128  # characters of a caller's name in an error: as many as a name may have
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")
 
 ModelName = Annotated[str, StringConstraints(pattern=_NAME.pattern, max_length=128)]
@@ -213,13 +214,15 @@ class Catalog:
         """`model`, `model@version` or `model@alias` (or `version` beside the name) to one version. Without a pin the
         traffic weights decide: by the hash of `sticky`, so one key always meets the same version. Raises
         UnknownModel, whose text names what there is."""
-        model, _, pin = name.partition("@")
+        model, at, pin = name.partition("@")
         pin = version or pin
         spec = self.spec(model)
-        if pin:
+        if pin or at:
             pin = spec.aliases.get(pin, pin)
             if pin not in spec.versions:
-                raise UnknownModel(f"model {model!r} has no version {pin!r}; it has {', '.join(spec.versions)}")
+                raise UnknownModel(
+                    f"model {model!r} has no version {pin[:_SHOWN]!r}; it has {', '.join(spec.versions)}"
+                )
             return Ref(model, pin)
         weights = spec.weights()
         point = _point(model, sticky) * sum(weights.values())
@@ -237,7 +240,7 @@ class Catalog:
             if any(ref.model == model for ref, _ in self._known.others):
                 raise UnknownModel(f"model {model!r} is not served: workers are loading it, or it is going") from None
             known = ", ".join(sorted(self.models)) or "none"
-            raise UnknownModel(f"no model {model!r} is configured; there are: {known}") from None
+            raise UnknownModel(f"no model {model[:_SHOWN]!r} is configured; there are: {known}") from None
 
     def refs(self) -> Iterator[tuple[Ref, ModelSpec, VersionSpec]]:
         """Every version, in the order of the file, then those that come or go."""

@@ -131,6 +131,24 @@ class TooLarge(ServiceError):
     code = "payload_too_large"
 
 
+class RequestTimeout(ServiceError):
+    """The request did not come in time."""
+
+    code = "request_timeout"
+
+
+class UriTooLong(ServiceError):
+    """The path and query are longer than this service accepts."""
+
+    code = "uri_too_long"
+
+
+class HeadersTooLarge(ServiceError):
+    """The request has more header fields, or more bytes of them, than this service accepts."""
+
+    code = "headers_too_large"
+
+
 class IdempotencyMismatch(ServiceError):
     """This Idempotency-Key was used before with another payload."""
 
@@ -231,6 +249,18 @@ class RegistryChanged(ServiceError):
     """Somebody else has changed the models since you have read them."""
 
     code = "precondition_failed"
+
+
+class AddressRefused(ServiceError):
+    """This address is not called."""
+
+    code = "address_refused"
+
+
+class CallFailed(ServiceError):
+    """The call to this address failed."""
+
+    code = "call_failed"
 
 
 class StoreUnavailable(ServiceError):

@@ -12,6 +12,7 @@ from pydantic import AliasChoices, ByteSize, Field, ValidationError, field_valid
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared import keys
+from shared.addresses import Rules
 from shared.errors import ConfigError
 from shared.keys import MAX_DEADLINE_S
 from shared.redis_url import parse
@@ -42,8 +43,18 @@ class Settings(BaseSettings):
     """The longest `Prefer: wait` and `?wait=`; more is clamped and told in `Preference-Applied`."""
     max_body_bytes: int = Field(32_000_000, gt=0)
     """Of any request; a model's own `limits.input_bytes` may be lower."""
+    header_timeout_s: float = Field(10.0, gt=0)
+    """How long the head of a request may take, from its first byte."""
+    body_timeout_s: float = Field(30.0, gt=0)
+    """How long its body may take, and one second more for each 10 kB that have come; also how long a caller may not
+    read its answer."""
     drain_s: float = Field(30.0, ge=0)
     """On SIGTERM: how long the API holds waiting callers for their outcome."""
+
+    # Calls to addresses that callers name
+    outbound_allow: str = ""
+    """What may be called though it is not public, as in hooks.corp,10.2.0.0/16."""
+    outbound_https_only: bool = False
 
     # Jobs
     default_deadline_s: float = Field(86_400.0, gt=0, le=MAX_DEADLINE_S)
@@ -92,6 +103,12 @@ class Settings(BaseSettings):
         one is set, else by the host's: the check runs in another process of the same container."""
         name = self.worker_name if "worker_name" in self.model_fields_set else socket.gethostname()
         return Path(tempfile.gettempdir(), f"ml-worker-{name}.alive")
+
+    @field_validator("outbound_allow")
+    @classmethod
+    def _addresses(cls, allow: str) -> str:
+        Rules.parse(allow)  # raises ConfigError
+        return allow
 
     @field_validator("redis_url")
     @classmethod

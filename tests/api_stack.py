@@ -20,6 +20,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.deps import Services
+from api.protocol import guarded
 from api.server import Server
 from shared import keys, scripts
 from shared.catalog import load_catalog
@@ -73,7 +74,9 @@ async def serving(asked: Settings, *, sockets: list[socket.socket] | None = None
     """The API in this event loop, through the same server class as `python -m api`, without its signal handlers.
     `sockets`: bound ones, instead of one of its own."""
     app = create_app(asked)
-    config = uvicorn.Config(app, port=0, log_config=None, lifespan="on", access_log=False)
+    config = uvicorn.Config(
+        app, port=0, http=guarded(asked), ws="none", log_config=None, lifespan="on", access_log=False
+    )
     server = Server(config, app.state.services)
     task = asyncio.create_task(server._serve(sockets))
     try:

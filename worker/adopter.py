@@ -71,10 +71,12 @@ class Adopter:
         unknown = set(kwargs) - {"model", "version", "sticky", "input", "parameters"}
         if unknown:
             raise InvalidInput(f"ml.predict does not take {', '.join(sorted(unknown))}")
-        sticky = kwargs.get("sticky")
-        if not isinstance(sticky, str | None):
-            raise InvalidInput("sticky must be text")
-        ref = catalog.resolve(model, kwargs.get("version"), sticky=sticky)
+        version, sticky = kwargs.get("version"), kwargs.get("sticky")
+        if not isinstance(sticky, str | None) or not isinstance(version, str | None):
+            raise InvalidInput("version and sticky must be text")
+        if not isinstance(kwargs.get("parameters"), dict | None):
+            raise InvalidInput("parameters must be an object")
+        ref = catalog.resolve(model, version, sticky=sticky)
         spec = catalog.spec(ref.model)
         # kombu writes 0 where its producer has given none.
         priority = keys.nearest_priority(request.message.properties.get("priority") or None)

@@ -16,6 +16,7 @@ from kombu.utils.functional import maybe_list
 
 from shared import scripts
 from shared.logs import Event, get_logger
+from shared.messages import TASK
 from worker.runner import RETRY_S
 
 logger = get_logger("worker")
@@ -38,6 +39,13 @@ class DeadLetteringConsumer(Consumer):  # type: ignore[misc]  # celery ships no 
             time.sleep(RETRY_S)
         self._again_at = time.monotonic() + 2 * RETRY_S
         super().on_connection_error_after_connected(exc)
+
+    def update_strategies(self) -> None:
+        """Of our task alone. Celery's own (celery.chord_unlock, celery.backend_cleanup, celery.map ...) are registered
+        in every app; here they are unknown."""
+        super().update_strategies()
+        for name in self.strategies.keys() - {TASK}:
+            del self.strategies[name]
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """A body in a content type that we refuse (pickle), or one that is not what it says."""

@@ -30,6 +30,7 @@ from shared.primary import primary
 from shared.redis_url import Address
 from shared.sentinels import Sentinels
 from shared.store import follower, may_pass, sentinel_options
+from worker.compressed import open_body
 from worker.holdings import Holdings
 
 logger = get_logger("worker")
@@ -148,6 +149,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         try:
             message = orjson.loads(raw)
             _hide_instants(message["headers"])
+            open_body(message)
             tag = message["properties"]["delivery_tag"]
         except Exception as error:
             tag = json.loads(raw.decode(errors="replace"))["properties"]["delivery_tag"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -317,6 +318,8 @@ async def test_without_a_schema_anything_is_queued(api: Api, hands: Hands) -> No
 
 async def call_by_socket(port: int, body: Any, *headers: str) -> socket.socket:
     content = orjson.dumps(body)
+    if "Content-Encoding: gzip" in headers:
+        content = gzip.compress(content)
     lines = ["POST /inference HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {len(content)}"]
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     raw = writer.get_extra_info("socket").dup()
@@ -339,8 +342,9 @@ def state(store: redis.Redis) -> dict[str, str]:
     return found
 
 
-async def test_a_caller_who_goes_cancels_what_is_queued(api: Api, store: redis.Redis) -> None:
-    connection = await call_by_socket(api.port, {"model_type": "echo", "data": 1})
+@pytest.mark.parametrize("headers", [(), ("Content-Encoding: gzip",)])
+async def test_a_caller_who_goes_cancels_what_is_queued(api: Api, store: redis.Redis, headers: tuple[str, ...]) -> None:
+    connection = await call_by_socket(api.port, {"model_type": "echo", "data": 1}, *headers)
     await until(lambda: list(state(store).values()) == ["queued"], "queued")
     kill(connection)
     await until(lambda: list(state(store).values()) == ["canceled"], "canceled")

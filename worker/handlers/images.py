@@ -8,24 +8,38 @@ from PIL import Image, ImageOps
 
 from worker.handler import ItemError
 
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 89_000_000  # Pillow's own warning level; above it a small file can fill the memory
+MAX_RATIO = 100  # resized by its short side, a picture of 1 x 50,000 would become one of 224 x 11,200,000
 
 
 def decode_image(data: bytes, *, pointer: str = "/image") -> Image.Image:
-    """RGB, upright (EXIF orientation applied), fully read. Raises ItemError for anything else than an image: a
-    truncated file, a wrong format, more than 89 megapixels. Any thread."""
+    """RGB, upright (EXIF orientation applied), fully read; of an animation the first frame. Raises ItemError for
+    anything else than an image of FORMATS: a truncated file, another format (some of Pillow's call other programs),
+    more than 89 megapixels, a side more than a hundred times the other. Any thread."""
     try:
-        image = Image.open(io.BytesIO(data))
-        if image.width * image.height > MAX_PIXELS:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        short, long = sorted(image.size)
+        if short * long > MAX_PIXELS:
             raise ItemError(f"the image has more than {MAX_PIXELS} pixels", pointer=pointer)
-        return ImageOps.exif_transpose(image).convert("RGB")
+        if long > short * MAX_RATIO:
+            raise ItemError(f"one side of the image is more than {MAX_RATIO} times the other", pointer=pointer)
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)  # a copy would cost as much memory again
+        return image if image.mode == "RGB" else _to_rgb(image)
     except ItemError:
         raise
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ItemError(f"the image has more than {MAX_PIXELS} pixels", pointer=pointer) from None
     # Decoders raise all of OSError, ValueError, SyntaxError, struct.error, IndexError ... on broken files.
     except Exception as error:
         raise ItemError(f"not a readable image ({type(error).__name__})", pointer=pointer) from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # Pillow would make all above 255 white
+        image = image.convert("I").point(lambda value: value / 256).convert("L")
+    return image.convert("RGB")
 
 
 def sample_image(size: int = 64) -> bytes:
