@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from api.deps import make_services
 from api.docs import describe
 from api.errors import add_error_handlers
+from api.measure import Measure
 from api.metrics import Metrics
 from api.middleware import BodyCap, RequestId
 from api.routes import dead, inference, jobs, models, ops, registry
@@ -39,10 +40,11 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="ml-service", version="0.1.0", description=_ABOUT, lifespan=lifespan, redirect_slashes=False)
     app.state.services = parts
-    app.state.metrics = Metrics(parts.submitter, parts.catalog, parts.presence)
+    app.state.metrics = Metrics(parts.submitter, parts.catalog, parts.presence, parts.measures)
     # The last added is the outermost.
     app.add_middleware(BodyCap, most=settings.max_body_bytes)
     app.add_middleware(RequestId, draining=lambda: parts.draining)
+    app.add_middleware(Measure, measures=parts.measures)
     for face in (inference, jobs, models, registry, ops, dead):
         app.include_router(face.router)
     add_error_handlers(app)

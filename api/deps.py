@@ -12,6 +12,7 @@ from fastapi import Request
 from api.dead import DeadLetters
 from api.disk import Disk
 from api.jobs import JobService
+from api.measure import Measures
 from api.periodic import Periodic
 from api.presence import Presence
 from api.registry import LiveRegistry
@@ -43,6 +44,7 @@ class Services:
     dead: DeadLetters
     sweeper: Sweeper
     periodic: tuple[Periodic, ...]
+    measures: Measures
     draining: bool = False
     started_at: int = field(default_factory=lambda: int(time.time()))
 
@@ -87,7 +89,8 @@ def make_services(settings: Settings, catalog: Catalog) -> Services:
     presence = Presence(client, submitter, catalog)
     disk = Disk(client) if settings.durability == "fsync" else None
     registry = LiveRegistry(RegistryStore(connect(settings), Catalog(catalog.models)), submitter, catalog)
-    jobs = JobService(settings, registry, submitter, waiter, presence, disk=disk)
+    measures = Measures()
+    jobs = JobService(settings, registry, submitter, waiter, presence, disk=disk, waits=measures.waits)
     dead = DeadLetters(settings, registry, client, submitter, disk=disk)
     sweeper = Sweeper(submitter, catalog, dead_ttl_s=settings.dead_ttl_s)
     rollouts = Rollouts(registry, presence, submitter)
@@ -104,6 +107,7 @@ def make_services(settings: Settings, catalog: Catalog) -> Services:
         dead=dead,
         sweeper=sweeper,
         periodic=(Periodic("sweep", sweeper.step), Periodic("rollouts", rollouts.step)),
+        measures=measures,
     )
 
 

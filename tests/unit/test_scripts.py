@@ -388,7 +388,16 @@ def test_what_a_job_waited_counts_from_when_it_was_due(store: redis.Redis) -> No
     start_at = seconds * 1000 + microseconds // 1000 + 60_000
     raw = messages.build("b", queue="q", priority=keys.NORMAL, model="echo", version="1", input=1)
     adopt = scripts.adopt(
-        "b", "b", list_name=LIST, raw=raw, ref=REF, deadline_ms=90_000, ttl_ms=1000, size=1, start_at=start_at, fields={}
+        "b",
+        "b",
+        list_name=LIST,
+        raw=raw,
+        ref=REF,
+        deadline_ms=90_000,
+        ttl_ms=1000,
+        size=1,
+        start_at=start_at,
+        fields={},
     )
     assert scripts.one(scripts.run(store, [adopt])) == "adopted"
     store.hincrby(keys.JOB + "b", "created_at", -50_000)
