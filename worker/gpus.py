@@ -74,7 +74,7 @@ class Readings:
 
     def temperature_c(self) -> float | None:
         """Of the chip, in degrees Celsius."""
-        return self._ask(lambda nvml, gpu: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))
+        return self._ask(_temperature)
 
     def _ask(self, what: Callable[[Any, Any], float]) -> float | None:
         import pynvml
@@ -89,6 +89,13 @@ class Readings:
         except pynvml.NVMLError:
             self._handle = None
             return None
+
+
+def _temperature(nvml: Any, gpu: Any) -> float:
+    try:
+        return float(nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))
+    except nvml.NVMLError_FunctionNotFound:  # gone with CUDA 14; what follows it is not in older drivers
+        return float(nvml.nvmlDeviceGetTemperatureV(gpu, nvml.NVML_TEMPERATURE_GPU))
 
 
 def visible_gpus() -> list[Gpu]:
