@@ -133,7 +133,7 @@ class _Store(Collector):
 
 
 def _loaded(cards: list[dict[str, Any]]) -> Iterator[Metric]:
-    """Of each version on each worker, as long as it is loaded there."""
+    """Of each version on each worker: as long as it is loaded there, or has failed to load a moment ago."""
     names = ["model", "version", "worker"]
     ceiling = GaugeMetricFamily(
         "ml_max_batch_size", "Items a batch may have on this worker; lowered when it runs out of memory", labels=names
@@ -144,14 +144,19 @@ def _loaded(cards: list[dict[str, Any]]) -> Iterator[Metric]:
         "What a version took when it was loaded; in all of a worker: see ML_MODEL_MEMORY",
         labels=[*names, "memory"],
     )
+    broken = GaugeMetricFamily(
+        "ml_load_failed", "1: this version does not load on this worker; /v1/models tells why", labels=names
+    )
     for card in cards:
+        labels = [card["model"], card["version"], card["worker"]]
+        if card["state"] == "failed":
+            broken.add_metric(labels, 1)
         if card["state"] == "ready":
-            labels = [card["model"], card["version"], card["worker"]]
             ceiling.add_metric(labels, card["limits"]["max_batch_size"])
             failed.add_metric(labels, card["failed_batches"])
             for name, size in card.get("memory", {}).items():
                 memory.add_metric([*labels, name.removesuffix("_bytes")], size)
-    yield from (ceiling, failed, memory)
+    yield from (ceiling, failed, memory, broken)
 
 
 def _worker_info(signs: list[dict[str, Any]]) -> Metric:
