@@ -103,7 +103,7 @@ alerts: ## The alert rules of deploy/prometheus, checked and tested with promtoo
 	@scripts/promtool.sh test rules deploy/prometheus/alerts.test.yml
 
 monitoring-test: $(STAMP) ## A real Prometheus on a real stack: every query of the dashboard has an answer (a minute)
-	@$(BIN)/python -m pytest -m slow tests/e2e/test_prometheus.py $(ARGS)
+	@$(BIN)/python -m pytest -m slow tests/e2e/test_metrics.py $(ARGS)
 
 clean: ## Remove .venv and what the tools left (not .ml-service, which holds accepted jobs)
 	rm -rf .venv build dist *.egg-info client/*.egg-info client/build .pytest_cache .mypy_cache .ruff_cache \

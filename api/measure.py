@@ -7,6 +7,7 @@ no setting of ours.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -62,7 +63,8 @@ class Measures:
         if self._folder is None:
             return self._own
         for pid in _dead(self._folder):
-            mark_process_dead(pid, self._folder)  # type: ignore[no-untyped-call]  # as above
+            with contextlib.suppress(FileNotFoundError):  # a sibling does the same at this moment
+                mark_process_dead(pid, self._folder)  # type: ignore[no-untyped-call]  # as above
         registry = CollectorRegistry()
         MultiProcessCollector(registry, self._folder)  # type: ignore[no-untyped-call]  # as above
         return registry

@@ -155,7 +155,8 @@ class Finisher:
                 self._refuse(work)
                 continue
             if reply.first and work.ref.model:  # else a plain message that became no job
-                self._metrics.of(work.ref).ended(outcome, time.monotonic() - end.since)
+                # The state that stands: a job that was canceled while it ran is, whatever came of it.
+                self._metrics.of(work.ref).ended(reply.state, outcome.code, time.monotonic() - end.since)
             if outcome.state is State.FAILED:
                 logger.info(Event.JOB_FAILED, job_id=work.job_id, model=str(work.ref), code=outcome.code)
             self._holdings.release(work.tag)

@@ -19,7 +19,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from shared.catalog import Ref
-from shared.types import Outcome, State
+from shared.types import State
 from worker.device import Device
 from worker.gpus import Readings
 from worker.work import Unit
@@ -88,22 +88,6 @@ class WorkerMetrics:
 class VersionMetrics:
     """What happens to one version's jobs. Its series begin with the object: a rate needs to see the zero."""
 
-    __slots__ = (
-        "_busy",
-        "_fill",
-        "_finish",
-        "_halved",
-        "_items",
-        "_labels",
-        "_metrics",
-        "_outcomes",
-        "_predict",
-        "_prepare",
-        "_queue",
-        "_redeliveries",
-        "_waste",
-    )
-
     def __init__(self, metrics: WorkerMetrics, labels: tuple[str, str, str]) -> None:
         self._metrics, self._labels = metrics, labels
         self._queue, self._prepare = metrics.queue.labels(*labels), metrics.prepare.labels(*labels)
@@ -142,11 +126,13 @@ class VersionMetrics:
         if halved:
             self._halved.inc(halved)
 
-    def ended(self, outcome: Outcome, seconds: float) -> None:
-        """A job's outcome is written, so long after its last batch."""
+    def ended(self, state: State | None, code: str | None, seconds: float) -> None:
+        """A job's outcome is written, so long after its last batch; `code` where it has failed."""
         self._finish.observe(seconds)
-        code = outcome.code if outcome.code in CODES else "predict_error"
-        self._outcome(code if outcome.state is State.FAILED else outcome.state.value).inc()
+        if state is State.FAILED:
+            self._outcome(code if code in CODES else "predict_error").inc()
+        elif state is not None:
+            self._outcome(state.value).inc()
 
     def loaded(self, *, well: bool) -> None:
         """It was built and warmed, or could not be."""

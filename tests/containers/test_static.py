@@ -118,13 +118,13 @@ def test_monitoring_is_asked_for_and_hardened(name: str) -> None:
     assert spec["networks"] == ["outside"], "they have no business in the queue"
     for volume in spec["volumes"]:
         source, _, _ = volume.partition(":")
-        assert volume.endswith(":ro") and (ROOT / source).is_dir() or source == f"{name}_data"
+        assert (volume.endswith(":ro") and (ROOT / source).is_dir()) or source == f"{name}_data"
 
 
 def test_nobody_sees_the_dashboard_without_a_password() -> None:
     environment = service("grafana")["environment"]
     assert environment["GF_AUTH_ANONYMOUS_ENABLED"] == "false"
-    assert environment["GF_SECURITY_ADMIN_PASSWORD__FILE"] == "/run/secrets/grafana_password"
+    assert environment["GF_SECURITY_ADMIN_PASSWORD__FILE"] == f"/run/secrets/{service('grafana')['secrets'][0]}"
     assert "GF_SECURITY_ADMIN_PASSWORD" not in environment
 
 

@@ -48,7 +48,9 @@ def test_counts_are_summed_and_gauges_only_of_the_living(tmp_path: Path, reposit
         one.communicate()
         seen = told()
         assert seen["ml_waiting_calls"] == 4, "who waited at the dead process waits no more"
-        assert seen['ml_http_requests_total{method="POST",route="/v1/jobs",status="202"}'] == 7, "what was counted stays"
+        assert seen['ml_http_requests_total{method="POST",route="/v1/jobs",status="202"}'] == 7, (
+            "what was counted stays"
+        )
 
 
 @contextmanager

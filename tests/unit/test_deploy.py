@@ -61,7 +61,8 @@ def test_the_dashboard_is_whole() -> None:
         assert panel["title"]
         assert panel["targets"]
         place = panel["gridPos"]
-        cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+        columns = range(place["x"], place["x"] + place["w"])
+        cells = {(x, y) for x in columns for y in range(place["y"], place["y"] + place["h"])}
         assert place["x"] + place["w"] <= 24
         assert not cells & places, f"{panel['title']} lies on another panel"
         places |= cells

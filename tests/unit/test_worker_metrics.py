@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from shared.catalog import Ref
 from shared.errors import ConfigError
 from shared.settings import Settings
-from shared.types import Outcome, State
+from shared.types import State
 from tests.fake_gpus import UUIDS, machine
 from worker.batcher import Budget
 from worker.device import Device
@@ -77,10 +77,10 @@ def test_a_packed_batch_wastes_nothing(metrics: WorkerMetrics) -> None:
 
 def test_jobs_by_outcome_and_no_label_of_a_handlers_making(metrics: WorkerMetrics) -> None:
     version = metrics.of(REF)
-    version.ended(Outcome(State.SUCCEEDED), 0.1)
-    version.ended(Outcome(State.FAILED, code="out_of_memory", message=""), 0.1)
+    version.ended(State.SUCCEEDED, None, 0.1)
+    version.ended(State.FAILED, "out_of_memory", 0.1)
     for n in range(100):
-        version.ended(Outcome(State.FAILED, code=f"mine-{n}", message=""), 0.1)
+        version.ended(State.FAILED, f"mine-{n}", 0.1)
     seen = told(metrics)
     assert seen("ml_jobs_ended_total", outcome="succeeded") == seen("ml_jobs_ended_total", outcome="out_of_memory") == 1
     assert seen("ml_jobs_ended_total", outcome="predict_error") == 100
