@@ -16,7 +16,7 @@ export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-update up dev test test-redis7 slow lint types imports check format bench bench-wake bench-loss chaos soak \
-	gpu compose-test clean
+	gpu compose-test alerts monitoring-test clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,13 @@ gpu: $(STAMP) ## On a GPU: the tests that need one, then its figures in docs/ben
 
 compose-test: ## The containers, built and asked for real
 	@scripts/compose-test.sh $(ARGS)
+
+alerts: ## The alert rules of deploy/prometheus, checked and tested with promtool
+	@scripts/promtool.sh check config deploy/prometheus/prometheus.yml deploy/prometheus/local.yml
+	@scripts/promtool.sh test rules deploy/prometheus/alerts.test.yml
+
+monitoring-test: $(STAMP) ## A real Prometheus on a real stack: every query of the dashboard has an answer (a minute)
+	@$(BIN)/python -m pytest -m slow tests/e2e/test_metrics.py $(ARGS)
 
 clean: ## Remove .venv and what the tools left (not .ml-service, which holds accepted jobs)
 	rm -rf .venv build dist *.egg-info client/*.egg-info client/build .pytest_cache .mypy_cache .ruff_cache \

@@ -13,6 +13,7 @@ from api.deps import make_services
 from api.docs import describe
 from api.errors import add_error_handlers
 from api.inflate import Inflate
+from api.measure import Measure
 from api.metrics import Metrics
 from api.middleware import BodyCap, PlainPath, RequestId
 from api.routes import dead, inference, jobs, keys, models, ops, registry
@@ -44,13 +45,14 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
 
     app = FastAPI(title="ml-service", version="0.1.0", description=_ABOUT, lifespan=lifespan, redirect_slashes=False)
     app.state.services = parts
-    app.state.metrics = Metrics(parts.submitter, parts.catalog, parts.presence)
+    app.state.metrics = Metrics(parts.submitter, parts.catalog, parts.presence, parts.measures)
     # The last added is the outermost.
     app.add_middleware(Inflate, most=settings.max_body_bytes)
     app.add_middleware(BodyCap, most=settings.max_body_bytes)
     app.add_middleware(Authenticate, find=Keyring(parts.submitter).find, enabled=parts.auth)
     app.add_middleware(PlainPath)
     app.add_middleware(RequestId, draining=lambda: parts.draining)
+    app.add_middleware(Measure, measures=parts.measures)
     for face in (inference, jobs, models, registry, ops, dead, keys):
         app.include_router(face.router)
     add_error_handlers(app)

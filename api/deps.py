@@ -13,6 +13,7 @@ from api.dead import DeadLetters
 from api.disk import Disk
 from api.jobs import JobService
 from api.keys import KeyService
+from api.measure import Measures
 from api.periodic import Periodic
 from api.presence import Presence
 from api.rates import RateLimiter
@@ -47,6 +48,7 @@ class Services:
     keys: KeyService
     auth: bool
     periodic: tuple[Periodic, ...]
+    measures: Measures
     draining: bool = False
     started_at: int = field(default_factory=lambda: int(time.time()))
 
@@ -96,7 +98,17 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
     presence = Presence(client, submitter, catalog)
     disk = Disk(client) if settings.durability == "fsync" else None
     registry = LiveRegistry(RegistryStore(connect(settings), Catalog(catalog.models)), submitter, catalog)
-    jobs = JobService(settings, registry, submitter, waiter, presence, rates=RateLimiter(client), disk=disk)
+    measures = Measures()
+    jobs = JobService(
+        settings,
+        registry,
+        submitter,
+        waiter,
+        presence,
+        rates=RateLimiter(client),
+        disk=disk,
+        waits=measures.waits,
+    )
     dead = DeadLetters(settings, registry, client, submitter, disk=disk)
     sweeper = Sweeper(submitter, catalog, dead_ttl_s=settings.dead_ttl_s)
     rollouts = Rollouts(registry, presence, submitter)
@@ -115,6 +127,7 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
         keys=KeyService(submitter),
         auth=auth,
         periodic=(Periodic("sweep", sweeper.step), Periodic("rollouts", rollouts.step)),
+        measures=measures,
     )
 
 

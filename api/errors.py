@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import http
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -91,10 +91,13 @@ def problem(
     job_id: str | None = None,
     headers: dict[str, str] | None = None,
     status: int | None = None,
-    more: dict[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> Response:
-    """A problem document. `faults` point into the request's body; `job_id` adds the job's URL; `more` members."""
+    """A problem document. `faults` point into the request's body; `job_id` adds the job's URL; `more` are members of
+    its own."""
     status = status or STATUS.get(code, 500)
+    if job_id is None:
+        request.scope.setdefault("state", {})["refused"] = code  # for the metrics: a job's own end is no refusal
     body = document(code, detail, status=status) | {"instance": request.url.path, **(more or {})}
     out = dict(headers or {})
     if faults:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from prometheus_client import Gauge
 from starlette.types import Receive
 
 from api.auth import Caller
@@ -86,7 +87,9 @@ class JobService:
         *,
         rates: RateLimiter,
         disk: Disk | None,
+        waits: Gauge,
     ) -> None:
+        self._waits = waits
         self._settings = settings
         self._catalog, self._registry = registry.catalog, registry
         self._submitter = submitter
@@ -224,7 +227,8 @@ class JobService:
         nobody waited for. Raises CallerGone."""
         gone = asyncio.ensure_future(_until_gone(receive))
         try:
-            await asyncio.wait((waiting, gone), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            with self._waits.track_inprogress():
+                await asyncio.wait((waiting, gone), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if waiting.done() and (news := waiting.result()) is not None:
                 return news
             if gone.done():

@@ -1,22 +1,24 @@
-"""Prometheus text: this process, and the queues as Redis counts them."""
+"""Prometheus text: what API processes count (api/measure.py), and queues and workers as Redis knows them."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from api.measure import Measures
 from api.presence import Presence, Workers
 from api.submitter import Command, Submitter
-from shared import keys
-from shared.catalog import Catalog
+from shared import keys, scripts
+from shared.catalog import Catalog, Ref
 from shared.errors import StoreUnavailable
 
+_VERSION = ["model", "version"]
 STATES = ("queued", "delayed", "running", "succeeded", "failed", "canceled")
 
 
@@ -56,46 +58,82 @@ async def read_latencies(submitter: Submitter, catalog: Catalog) -> dict[tuple[s
     return found
 
 
-class _Jobs(Collector):
-    """What was read last; a scrape reads it right after it was set."""
+async def read_oldest(submitter: Submitter, catalog: Catalog) -> dict[tuple[str, str], float]:
+    """Since how many seconds the oldest job waits that no worker has taken, by (model, version); 0: none waits. Raises
+    StoreUnavailable."""
+    refs = [ref for ref, _, _ in catalog.refs()]
+    ages = await submitter.one(scripts.oldest([_lists(ref) for ref in refs]))
+    return {(ref.model, ref.version): age for ref, age in zip(refs, ages, strict=True)}
 
-    def __init__(self) -> None:
-        self.counters: dict[tuple[str, str], dict[str, int]] = {}
-        self.latencies: dict[tuple[str, str], Latencies] = {}
-        self.cards: list[dict[str, Any]] = []
-        self.workers: list[dict[str, Any]] = []
-        self.letters: int | None = None
-        self.up = False
+
+def _lists(ref: Ref) -> list[str]:
+    queue = keys.queue_name(ref.model, ref.version)
+    return [keys.queue_list(queue, priority) for priority in keys.PRIORITIES]
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What one scrape has read. Empty while Redis is away."""
+
+    up: bool = False
+    counters: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)
+    latencies: dict[tuple[str, str], Latencies] = field(default_factory=dict)
+    limits: dict[tuple[str, str], int] = field(default_factory=dict)
+    oldest: dict[tuple[str, str], float] = field(default_factory=dict)
+    workers: Workers = field(default_factory=Workers)
+    letters: int | None = None
+
+
+class _Store(Collector):
+    """One scrape's view of Redis."""
+
+    def __init__(self, seen: _Seen) -> None:
+        self._seen = seen
 
     def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily("ml_store_up", "Whether Redis answers this API process", value=float(self.up))
-        depth = GaugeMetricFamily("ml_queue_depth", "Jobs that wait for a worker", labels=["model", "version"])
+        seen = self._seen
+        yield GaugeMetricFamily("ml_store_up", "Whether Redis answers this API process", value=float(seen.up))
+        yield from self._queues()
+        took = HistogramMetricFamily(
+            "ml_job_seconds", "Succeeded jobs, from their submit to their end", labels=_VERSION
+        )
+        bounds = [str(bound / 1000) for bound in keys.LATENCY_BOUNDS_MS] + ["+Inf"]
+        for labels, found in seen.latencies.items():
+            took.add_metric(labels, list(zip(bounds, found.counts, strict=True)), found.sum_s)
+        yield took
+        yield from _loaded([card for cards in seen.workers.cards.values() for card in cards])
+        yield _worker_info(seen.workers.workers)
+        if seen.letters is not None:
+            yield GaugeMetricFamily("ml_dead_letters", "Dead letters, see /v1/dead", value=seen.letters)
+
+    def _queues(self) -> Iterator[Metric]:
+        depth = GaugeMetricFamily("ml_queue_depth", "Jobs that wait for a worker", labels=_VERSION)
+        limit = GaugeMetricFamily("ml_queue_limit", "Jobs that may wait; more are refused", labels=_VERSION)
+        oldest = GaugeMetricFamily(
+            "ml_queue_oldest_seconds", "How long the oldest job waits that no worker has taken", labels=_VERSION
+        )
+        serving = GaugeMetricFamily(
+            "ml_serving_workers", "Living workers that have the version, or load it when jobs come", labels=_VERSION
+        )
         jobs = GaugeMetricFamily(
             "ml_jobs",
             "Jobs: queued, delayed and running now, the others since the start",
-            labels=["model", "version", "state"],
+            labels=[*_VERSION, "state"],
         )
-        for (model, version), states in self.counters.items():
-            depth.add_metric([model, version], states["queued"])
+        for labels, states in self._seen.counters.items():
+            model, version = labels
+            depth.add_metric(labels, states["queued"])
+            serving.add_metric(labels, self._seen.workers.serves(f"{model}@{version}"))
+            if labels in self._seen.oldest:  # a version may come or go between two reads
+                limit.add_metric(labels, self._seen.limits[labels])
+                oldest.add_metric(labels, self._seen.oldest[labels])
             for state, count in states.items():
-                jobs.add_metric([model, version, state], count)
-        yield depth
-        yield jobs
-        took = HistogramMetricFamily(
-            "ml_job_seconds", "Succeeded jobs, from their submit to their end", labels=["model", "version"]
-        )
-        bounds = [str(bound / 1000) for bound in keys.LATENCY_BOUNDS_MS] + ["+Inf"]
-        for (model, version), found in self.latencies.items():
-            took.add_metric([model, version], list(zip(bounds, found.counts, strict=True)), found.sum_s)
-        yield took
-        yield from _loaded(self.cards)
-        yield _worker_info(self.workers)
-        if self.letters is not None:
-            yield GaugeMetricFamily("ml_dead_letters", "Dead letters, see /v1/dead", value=self.letters)
+                jobs.add_metric([*labels, state], count)
+        yield from (depth, limit, oldest, serving, jobs)
 
 
 def _loaded(cards: list[dict[str, Any]]) -> Iterator[Metric]:
-    """Of each version on each worker, as long as it is loaded there."""
+    """Of each version on each worker: as long as it is loaded there, or has failed to load a moment ago."""
     names = ["model", "version", "worker"]
     ceiling = GaugeMetricFamily(
         "ml_max_batch_size", "Items a batch may have on this worker; lowered when it runs out of memory", labels=names
@@ -106,14 +144,19 @@ def _loaded(cards: list[dict[str, Any]]) -> Iterator[Metric]:
         "What a version took when it was loaded; in all of a worker: see ML_MODEL_MEMORY",
         labels=[*names, "memory"],
     )
+    broken = GaugeMetricFamily(
+        "ml_load_failed", "1: this version does not load on this worker; /v1/models tells why", labels=names
+    )
     for card in cards:
+        labels = [card["model"], card["version"], card["worker"]]
+        if card["state"] == "failed":
+            broken.add_metric(labels, 1)
         if card["state"] == "ready":
-            labels = [card["model"], card["version"], card["worker"]]
             ceiling.add_metric(labels, card["limits"]["max_batch_size"])
             failed.add_metric(labels, card["failed_batches"])
             for name, size in card.get("memory", {}).items():
                 memory.add_metric([*labels, name.removesuffix("_bytes")], size)
-    yield from (ceiling, failed, memory)
+    yield from (ceiling, failed, memory, broken)
 
 
 def _worker_info(signs: list[dict[str, Any]]) -> Metric:
@@ -129,25 +172,28 @@ def _worker_info(signs: list[dict[str, Any]]) -> Metric:
 
 
 class Metrics:
-    """One registry an app, so that two apps in one process do not meet."""
+    """For one event loop."""
 
-    def __init__(self, submitter: Submitter, catalog: Catalog, presence: Presence) -> None:
-        self._submitter, self._catalog, self._presence = submitter, catalog, presence
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
-        self._jobs = _Jobs()
-        self._registry.register(self._jobs)
+    def __init__(self, submitter: Submitter, catalog: Catalog, presence: Presence, measures: Measures) -> None:
+        self._submitter, self._catalog, self._presence, self._measures = submitter, catalog, presence, measures
 
     async def text(self) -> bytes:
-        """The exposition; without the queues while Redis is away."""
+        """The exposition; without the queues while Redis is away. (What Redis knows is told by the process that is
+        asked, not by each that counts beside it.)"""
+        store = CollectorRegistry()
+        store.register(_Store(await self._look()))
+        return generate_latest(self._measures.registry()) + generate_latest(store)
+
+    async def _look(self) -> _Seen:
         try:
-            counters, up = await read_counters(self._submitter, self._catalog), True
-            latencies = await read_latencies(self._submitter, self._catalog)
-            seen = await self._presence.workers()
-            letters = await self._submitter.one(Command("XLEN", keys.DEAD))
+            return _Seen(
+                up=True,
+                counters=await read_counters(self._submitter, self._catalog),
+                latencies=await read_latencies(self._submitter, self._catalog),
+                limits={(ref.model, ref.version): spec.limits.queue for ref, spec, _ in self._catalog.refs()},
+                oldest=await read_oldest(self._submitter, self._catalog),
+                workers=await self._presence.workers(),
+                letters=await self._submitter.one(Command("XLEN", keys.DEAD)),
+            )
         except StoreUnavailable:
-            counters, latencies, up, seen, letters = {}, {}, False, Workers(), None
-        self._jobs.counters, self._jobs.up, self._jobs.workers = counters, up, seen.workers
-        self._jobs.cards = [card for cards in seen.cards.values() for card in cards]
-        self._jobs.letters, self._jobs.latencies = letters, latencies
-        return generate_latest(self._registry)
+            return _Seen()

@@ -90,13 +90,15 @@ def build(options: Options, settings: Settings, lock_fd: int, listener: socket.s
         )
     env = _environment(os.environ, options, redis_url)
     python = (sys.executable, "-u", "-m")
+    counted = {"PROMETHEUS_MULTIPROC_DIR": str(_metrics_folder(options))} if options.apis > 1 else {}
+    metrics_port = os.environ.get("ML_METRICS_PORT", "0") if options.workers == 1 else "0"
     return Stack(
         redis=redis,
         apis=tuple(
             Spec(
                 name,
                 (*python, "api"),
-                env | {"ML_LISTEN_FD": str(listener.fileno())},
+                env | {"ML_LISTEN_FD": str(listener.fileno())} | counted,
                 stop_s=settings.drain_s + STOP_MARGIN_S,
                 keep_fds=(listener.fileno(),),
             )
@@ -106,7 +108,7 @@ def build(options: Options, settings: Settings, lock_fd: int, listener: socket.s
             Spec(
                 f"worker-{n}",
                 (*python, "worker"),
-                env | {"ML_WORKER_NAME": f"worker-{n}"},
+                env | {"ML_WORKER_NAME": f"worker-{n}", "ML_METRICS_PORT": metrics_port},
                 stop_s=settings.grace_s + STOP_MARGIN_S,
             )
             for n in range(1, options.workers + 1)
@@ -132,6 +134,15 @@ def _environment(current: Mapping[str, str], options: Options, redis_url: str) -
     if options.reload:  # whoever edits does not want to wait for a drain
         env |= {name: current.get(name, "2") for name in ("ML_DRAIN_S", "ML_GRACE_S")}
     return env
+
+
+def _metrics_folder(options: Options) -> Path:
+    """Where several API processes count together, so that a scrape of any tells of all. Counts begin at each start."""
+    folder = options.data_dir.resolve() / "metrics"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    for left in folder.glob("*.db"):
+        left.unlink()
+    return folder
 
 
 def _port(port: int, option: str) -> int:

@@ -159,12 +159,14 @@ def _drained(reply: list[Any]) -> Drained:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a claim says of one job. `state` is told for ended ones, `started_at` (ms) for those to run."""
+    """What a claim says of one job. `state` is told for ended ones; for those to run `started_at` (ms), and
+    `queued_at`: since when it had waited, at first."""
 
     status: Literal["run", "suspect", "ended", "missing", "lost"]
     attempt: int
     started_at: int = 0
     state: State | None = None
+    queued_at: int = 0
 
 
 def claim(
@@ -175,9 +177,9 @@ def claim(
     return Call(script("claim"), (), args, lambda reply: [_verdict(*verdict) for verdict in reply])
 
 
-def _verdict(status: bytes, attempt: int, rest: bytes) -> Verdict:
+def _verdict(status: bytes, attempt: int, rest: bytes, queued_at: bytes = b"0") -> Verdict:
     if status == b"run":
-        return Verdict("run", attempt, int(rest))
+        return Verdict("run", attempt, int(rest), queued_at=int(queued_at))
     state = State(rest.decode()) if status == b"ended" else None
     return Verdict(cast(Any, status.decode()), attempt, state=state)
 
@@ -331,6 +333,13 @@ def _retried(reply: list[Any]) -> Retried:
 def drop(letter: str, *, job_id: str, payloads: int) -> Call[bool]:
     """A dead letter goes, and its payloads. False: no such letter."""
     return Call(script("drop"), (), [letter, job_id, payloads], bool)
+
+
+def oldest(groups: Sequence[Sequence[str]]) -> Call[list[float]]:
+    """For each group of queue lists: how long (s) its oldest job has waited for a worker to take it; 0 where none
+    waits."""
+    lists = [name for group in groups for name in group]
+    return Call(script("oldest"), lists, [len(group) for group in groups], lambda reply: [ms / 1000 for ms in reply])
 
 
 def register(seen: str, etag: str, document: bytes) -> Call[bool]:

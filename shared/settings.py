@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     heartbeat_s: float = Field(5.0, gt=0)
     grace_s: float = Field(30.0, gt=0)
     """On SIGTERM: how long the batch in flight may take."""
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = Field(None, ge=0, le=65535)
+    """Where Prometheus reads a worker; 0: any free port; None: nowhere."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "text"] = "json"

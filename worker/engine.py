@@ -20,6 +20,7 @@ from worker.adopter import Adopter
 from worker.cpu import CpuShare
 from worker.finisher import Finisher
 from worker.holdings import Holdings
+from worker.metrics import WorkerMetrics
 from worker.preparer import Preparer
 from worker.queues import Queues
 from worker.registry import RegistryReader
@@ -43,6 +44,7 @@ class Engine:
         registry: RegistryReader,
         shelf: Shelf,
         client: redis.Redis,
+        metrics: WorkerMetrics,
         *,
         process: str,
         share: CpuShare,
@@ -62,6 +64,7 @@ class Engine:
             client,
             self.holdings,
             self.reporter,
+            metrics,
             worker=settings.worker_name,
             result_ttl_s=settings.result_ttl_s,
             on_gone=self._gone,
@@ -70,6 +73,7 @@ class Engine:
             client,
             self._finisher,
             self.reporter,
+            metrics,
             process=process,
             worker=settings.worker_name,
             max_attempts=settings.max_attempts,
@@ -84,7 +88,7 @@ class Engine:
             reporter=self.reporter,
         )
         self._preparer = Preparer(
-            client, self._runner, self._finisher, threads=settings.prepare_threads, adopt=adopter.adopt
+            client, self._runner, self._finisher, metrics, threads=settings.prepare_threads, adopt=adopter.adopt
         )
 
     def start(self) -> None:

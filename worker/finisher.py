@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from shared.store import may_pass
 from shared.types import Outcome, State
 from worker.handler import ItemError, with_notes
 from worker.holdings import Holdings
+from worker.metrics import WorkerMetrics
 from worker.report import Reporter
 from worker.vital import vital_thread
 from worker.work import Item, Unit, Work
@@ -35,12 +36,14 @@ class _Batch:
     units: list[Unit]
     outputs: list[Any]
     predict_ms: float
+    at: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True)
 class _End:
     work: Work
     outcome: Outcome
+    since: float = field(default_factory=time.monotonic)
 
 
 class Finisher:
@@ -51,12 +54,13 @@ class Finisher:
         client: redis.Redis,
         holdings: Holdings,
         reporter: Reporter,
+        metrics: WorkerMetrics,
         *,
         worker: str,
         result_ttl_s: float,
         on_gone: Callable[[Work], None],
     ) -> None:
-        self._client, self._holdings, self._reporter = client, holdings, reporter
+        self._client, self._holdings, self._reporter, self._metrics = client, holdings, reporter, metrics
         self._worker, self._ttl_ms, self._on_gone = worker, int(result_ttl_s * 1000), on_gone
         self._inbox: queue.SimpleQueue[_Batch | _End | threading.Event | None] = queue.SimpleQueue()
         self._thread = vital_thread("finish", self._loop)
@@ -141,7 +145,7 @@ class Finisher:
             failed = any(item.fault for item in work.items)
             if work.open_items == 0 or (failed and not work.partial):
                 work.ended = True
-                ends.append(_End(work, _outcome(work)))
+                ends.append(_End(work, _outcome(work), batch.at))
         return ends
 
     def _write(self, ends: list[_End]) -> None:
@@ -154,6 +158,9 @@ class Finisher:
                 logger.error(Event.JOB_FAILED, job_id=work.job_id, step="finish", error=str(reply))
                 self._refuse(work)
                 continue
+            if reply.first and work.ref.model:  # else a plain message that became no job
+                # The state that stands: a job that was canceled while it ran is, whatever came of it.
+                self._metrics.of(work.ref).ended(reply.state, outcome.code, time.monotonic() - end.since)
             if outcome.state is State.FAILED:
                 logger.info(Event.JOB_FAILED, job_id=work.job_id, model=str(work.ref), code=outcome.code)
             self._holdings.release(work.tag)

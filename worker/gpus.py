@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,51 @@ def _memory_bytes(handle: Any) -> int:
         return int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
     except pynvml.NVMLError_NotSupported:
         return 0
+
+
+class Readings:
+    """What one GPU tells of itself now; None where it does not tell. For one thread at a time."""
+
+    def __init__(self, uuid: str) -> None:
+        self._uuid = uuid
+        self._handle: Any = None
+
+    def memory_used_bytes(self) -> float | None:
+        """By all processes on it."""
+        return self._ask(lambda nvml, gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).used)
+
+    def memory_total_bytes(self) -> float | None:
+        """All it has."""
+        return self._ask(lambda nvml, gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).total)
+
+    def utilization(self) -> float | None:
+        """The share of the last moments (a sixth of a second to a second) in which a kernel ran on it."""
+        return self._ask(lambda nvml, gpu: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100)
+
+    def temperature_c(self) -> float | None:
+        """Of the chip, in degrees Celsius."""
+        return self._ask(_temperature)
+
+    def _ask(self, what: Callable[[Any, Any], float]) -> float | None:
+        import pynvml
+
+        try:
+            if self._handle is None:
+                pynvml.nvmlInit()  # and never shut down: it takes a while
+                self._handle = pynvml.nvmlDeviceGetHandleByUUID(self._uuid)
+            return float(what(pynvml, self._handle))
+        except pynvml.NVMLError_NotSupported:
+            return None
+        except pynvml.NVMLError:
+            self._handle = None
+            return None
+
+
+def _temperature(nvml: Any, gpu: Any) -> float:
+    try:
+        return float(nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))
+    except nvml.NVMLError_FunctionNotFound:  # gone with CUDA 14; what follows it is not in older drivers
+        return float(nvml.nvmlDeviceGetTemperatureV(gpu, nvml.NVML_TEMPERATURE_GPU))
 
 
 def visible_gpus() -> list[Gpu]:

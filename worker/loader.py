@@ -26,7 +26,8 @@ _RETRY_IN_TURNS_S = 600.0  # where each try takes another version away meanwhile
 class Loader:
     """`follow` makes the shelf have what the registry says, and tells whether that has changed; `load` builds and warms
     a version (or raises); `first` says whether this worker is to load one now that others could as well, and `done`
-    lets the others; `on_change` is called whenever a version has come or gone."""
+    lets the others; `on_change` is called whenever a version has come or gone, `evicted` with each that has
+    gone to save memory."""
 
     def __init__(
         self,
@@ -37,7 +38,9 @@ class Loader:
         first: Callable[[Ref], bool],
         done: Callable[[Ref], None],
         on_change: Callable[[], None],
+        evicted: Callable[[Ref], None],
     ) -> None:
+        self._evicted = evicted
         self._shelf, self._follow, self._load, self._on_change = shelf, follow, load, on_change
         self._first, self._done = first, done
         self._woken = threading.Event()
@@ -67,7 +70,7 @@ class Loader:
         """Follow the registry, unload what is to go, load what is wanted. Loader thread."""
         if self._follow(self._shelf):
             self._on_change()
-        self._unload(self._shelf.take_left(), why="gone")
+        self._unload(self._shelf.take_left(), why="gone", evicted=False)
         self._unload(self._shelf.take_idle(), why="keep_alive")
         wanted = self._shelf.wanted()
         if not wanted:
@@ -120,8 +123,10 @@ class Loader:
         memory.free()
         self._on_change()
 
-    def _unload(self, places: list[Place], *, why: str) -> None:
+    def _unload(self, places: list[Place], *, why: str, evicted: bool = True) -> None:
         for place in places:
+            if evicted:
+                self._evicted(place.ref)
             model = place.model
             self._shelf.unloaded(place)
             if model is not None:

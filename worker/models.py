@@ -49,7 +49,7 @@ AnyHandler = Handler[Any, Any]
 @dataclass(slots=True)
 class LoadedModel:
     """One version, ready to run. `max_size` may be lowered while it runs (out of memory); `failed_batches` counts those
-    in which every item failed."""
+    in which every item failed, `halved_batches` how often one was cut in two because the memory did not last."""
 
     ref: Ref
     spec: ModelSpec
@@ -67,6 +67,7 @@ class LoadedModel:
     device_bytes: int = 0
     example_output: Any = None
     failed_batches: int = 0
+    halved_batches: int = 0
 
     @property
     def size_bytes(self) -> int:

@@ -31,6 +31,7 @@ def predict(model: LoadedModel, batch: list[Any]) -> list[Any]:
         out_of_memory = is_out_of_memory(error)
     # Here the error is gone, and with its traceback the failed batch's tensors, which the halves may need the room of.
     if out_of_memory:
+        model.halved_batches += 1
         _release_memory()
         if model.max_size >= len(batch):
             model.max_size = max(1, len(batch) // 2)

@@ -19,6 +19,7 @@ from shared.types import Outcome, State
 from worker.batcher import Budget
 from worker.finisher import MAX_FAULTS, RETRY_S, Finisher, failure
 from worker.handler import ItemError, Prepared
+from worker.metrics import WorkerMetrics
 from worker.models import LoadedModel
 from worker.runner import Runner
 from worker.work import Item, Unit, Work
@@ -34,11 +35,12 @@ class Preparer:
         client: redis.Redis,
         runner: Runner,
         finisher: Finisher,
+        metrics: WorkerMetrics,
         *,
         threads: int,
         adopt: Callable[[Work], None],
     ) -> None:
-        self._client, self._runner, self._finisher = client, runner, finisher
+        self._client, self._runner, self._finisher, self._metrics = client, runner, finisher, metrics
         self._adopt = adopt
         self._stopping = threading.Event()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
@@ -82,7 +84,9 @@ class Preparer:
         budget = Budget(model.max_size, model.max_cost, model.max_wait_s, model.padded)
         for index in range(len(work.items)):
             units += self._units(work, model, index, budget)
-        work.prepare_ms = (time.monotonic() - begun) * 1000
+        prepare_s = time.monotonic() - begun
+        work.prepare_ms = prepare_s * 1000
+        self._metrics.of(work.ref).prepared(prepare_s)
         faults = [item.fault for item in work.items if item.fault]
         if faults and (not work.partial or not units):
             outcome = failure(faults[:MAX_FAULTS])

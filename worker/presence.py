@@ -43,12 +43,13 @@ class Presence:
         process: str,
         device: Device,
         shelf: Shelf,
+        metrics_at: str | None,
         on_lost: Callable[[str], None],
         on_etag: Callable[[str], None],
         healthy: Callable[[], bool],
     ) -> None:
         self._client, self._settings, self._holdings = client, settings, holdings
-        self._process, self._device, self._shelf = process, device, shelf
+        self._process, self._device, self._shelf, self._metrics_at = process, device, shelf, metrics_at
         self._soon = threading.Event()
         self._on_lost, self._on_etag, self._healthy = on_lost, on_etag, healthy
         self._started_at = time.time()
@@ -125,6 +126,7 @@ class Presence:
             "started_at": self._started_at,
             "refs": [str(place.ref) for place in self._shelf.places()],
             "serves": self._settings.own_models,
+            "metrics": self._metrics_at,
             "held": len(self._holdings),
             "state": "ready" if self._healthy() else "stalled",
         }

@@ -30,7 +30,9 @@ from worker.consumer import install_revoke
 from worker.cpu import CpuShare
 from worker.device import claim_device
 from worker.engine import Engine
+from worker.exposition import serve_metrics
 from worker.loader import Loader
+from worker.metrics import WorkerMetrics
 from worker.models import LoadedModel
 from worker.pool import BatchPool
 from worker.preload import first_to_load, follow_registry, let_others, load_place, make_shelf, preload
@@ -57,11 +59,20 @@ def run(settings: Settings) -> int:
     reader = RegistryReader(RegistryStore(client, file))
     registry = reader.registry
     shelf = make_shelf(registry, settings, device.name, tell_failed=told)
+    metrics = WorkerMetrics(settings.worker_name, device)
+    metrics_at = serve_metrics(metrics.registry, settings)
 
     share = CpuShare(settings.torch_threads, settings.lock_dir, counts=device.name == "cpu")
 
     def load(place: Place) -> LoadedModel:
-        return load_place(place, settings, device.name, share)
+        counted = metrics.of(place.ref)
+        try:
+            model = load_place(place, settings, device.name, share)
+        except Exception:
+            counted.loaded(well=False)
+            raise
+        counted.loaded(well=True)
+        return model
 
     def changed() -> None:
         engine.shelf_changed()
@@ -79,8 +90,11 @@ def run(settings: Settings) -> int:
         first=partial(first_to_load, client, process),
         done=partial(let_others, client),
         on_change=changed,
+        evicted=lambda ref: metrics.of(ref).evicted(),
     )
-    engine = Engine(settings, reader, shelf, client, process=process, share=share, want=loader.want, on_etag=saw)
+    engine = Engine(
+        settings, reader, shelf, client, metrics, process=process, share=share, want=loader.want, on_etag=saw
+    )
     presence = Presence(
         connect(settings, timeout_s=min(TIMEOUT_S, interval_s(settings))),
         settings,
@@ -88,6 +102,7 @@ def run(settings: Settings) -> int:
         process=process,
         device=device,
         shelf=shelf,
+        metrics_at=metrics_at,
         on_lost=engine.lost,
         on_etag=saw,
         healthy=engine.healthy,

@@ -13,6 +13,7 @@ from shared.logs import Event, get_logger
 from worker.batcher import Batcher
 from worker.finisher import Finisher
 from worker.handler import DeviceLost, ItemError
+from worker.metrics import WorkerMetrics
 from worker.predict import predict
 from worker.report import Reporter
 from worker.vital import vital_thread
@@ -31,6 +32,7 @@ class Runner:
         client: redis.Redis,
         finisher: Finisher,
         reporter: Reporter,
+        metrics: WorkerMetrics,
         *,
         process: str,
         worker: str,
@@ -38,7 +40,7 @@ class Runner:
         before: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._client, self._finisher, self._reporter = client, finisher, reporter
+        self._client, self._finisher, self._reporter, self._metrics = client, finisher, reporter, metrics
         self._process, self._worker, self._max_attempts = process, worker, max_attempts
         self._before, self._clock = before, clock
         self._condition = threading.Condition()
@@ -101,16 +103,18 @@ class Runner:
             return
         model = units[0].work.model
         assert model is not None  # noqa: S101  # prepared work has its model
-        begun = self._clock()
+        begun, halved = self._clock(), model.halved_batches
         self.current = (begun, units)
         self._before()
         outputs = predict(model, [unit.prepared.item for unit in units])
-        predict_ms = (self._clock() - begun) * 1000
+        predict_s = self._clock() - begun
+        predict_ms = predict_s * 1000
         self.current = None
         if all(isinstance(output, ItemError) for output in outputs):
             model.failed_batches += 1
         logger.debug(Event.BATCH_DONE, model=str(model.ref), size=len(units), predict_ms=round(predict_ms, 2))
         self._finisher.deliver(units, outputs, predict_ms)
+        self._metrics.of(model.ref).ran(units, predict_s, halved=model.halved_batches - halved)
         if alone:
             self._finisher.flush()
 
@@ -127,6 +131,8 @@ class Runner:
             if verdict.status == "run":
                 if not work.claimed:
                     started.append(work)
+                    queued_s = (verdict.started_at - verdict.queued_at) / 1000
+                    self._metrics.of(work.ref).started(attempt=verdict.attempt, queued_s=queued_s)
                 work.claimed = True
                 work.attempt, work.started_at = verdict.attempt, verdict.started_at
             elif verdict.status == "suspect":

@@ -15,9 +15,8 @@ from api.deps import Services, services
 from api.docs import problems
 from api.errors import problem
 from api.metrics import read_counters
+from api.readiness import check
 from api.schemas import Health
-from api.submitter import Command, refusal
-from shared import keys
 from shared.api_keys import Scope
 from shared.errors import ServiceError, StoreUnavailable
 
@@ -34,24 +33,15 @@ async def livez() -> Response:
 
 @router.get("/readyz", summary="Jobs can be queued", response_model=None, responses=problems(404, 503))
 async def readyz(request: Request) -> Response:
-    """200 when Redis takes writes: jobs can be queued, with or without workers. With `?model=bert` (or `bert@1`)
-    only when a living worker serves it."""
-    parts = services(request)
-    if parts.draining:
-        return problem(request, "store_unavailable", "this process is shutting down")
-    reply = (await parts.submitter.run(Command("SET", keys.PROBE, "1", "PX", 10_000)))[0]
-    if isinstance(reply, Exception):
-        raise refusal(reply)
-    model = request.query_params.get("model")
-    if model:
-        ref = parts.catalog.resolve(model)
-        workers = await parts.presence.workers()
-        spec = parts.catalog.spec(ref.model)
-        versions = [ref.version] if "@" in model else [v for v, share in spec.weights().items() if share > 0]
-        missing = [v for v in versions if not workers.serves(f"{ref.model}@{v}")]
-        if missing:
-            return problem(request, "model_unavailable", f"no living worker serves {ref.model} {', '.join(missing)}")
-    return _json({"status": "ok"})
+    """200 when Redis takes writes and the models are known: jobs can be queued, with or without workers. With
+    `?model=bert` (or `bert@1`) only when a living worker serves it. `checks` says of each what it found."""
+    checks = await check(services(request), request.query_params.get("model"))
+    told = {"checks": {one.name: one.told() for one in checks}}
+    missing = [one for one in checks if not one.ready]
+    if not missing:
+        return _json({"status": "ok", **told})
+    detail = "; ".join(f"{one.name}: {one.detail}" for one in missing)
+    return problem(request, missing[0].code, detail, more=told)
 
 
 @router.get("/health", summary="State of the service", response_model=None, responses={200: {"model": Health}})
@@ -91,9 +81,25 @@ async def _health(parts: Services) -> dict[str, Any]:
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response, dependencies=[needs(Scope.METRICS)])
 async def metrics(request: Request) -> Response:
-    """Queue depth, jobs by state, and this process."""
+    """Queues, jobs by state, workers, calls. Each worker tells of itself: `/metrics/workers`."""
     return Response(await request.app.state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _json(body: dict[str, Any]) -> Response:
+@router.get(
+    "/metrics/workers",
+    summary="Where Prometheus finds the workers",
+    response_model=None,
+    dependencies=[needs(Scope.METRICS)],
+)
+async def worker_targets(request: Request) -> Response:
+    """The living workers that serve metrics (`ML_METRICS_PORT`), as Prometheus's HTTP service discovery reads them. 503
+    while Redis is away: Prometheus keeps what it knows."""
+    signs = (await services(request).presence.workers()).workers
+    # By name: one that was killed and has started again has two signs of life for a while.
+    newest = {sign["worker"]: sign for sign in sorted(signs, key=lambda sign: sign.get("started_at", 0.0))}
+    told = [(worker, sign["metrics"]) for worker, sign in newest.items() if sign.get("metrics")]
+    return _json([{"targets": [place], "labels": {"__meta_ml_worker": worker}} for worker, place in told])
+
+
+def _json(body: dict[str, Any] | list[dict[str, Any]]) -> Response:
     return Response(orjson.dumps(body), media_type="application/json")

@@ -241,6 +241,7 @@ local function start_due()
     local job = fields(id, 'ref', 'delayed')
     if kept and job[2] then
       redis.call('HDEL', JOB .. id, 'delayed')
+      redis.call('HSET', JOB .. id, 'queued_at', now) -- what it waited before is no queue's fault
       redis.call('HINCRBY', COUNTERS .. job[1], 'delayed', -1)
       redis.call('HINCRBY', COUNTERS .. job[1], 'queued', 1)
       local newline = string.find(kept, '\n', 1, true)

@@ -54,7 +54,7 @@ def test_compose_files_follow_the_schema(name: str) -> None:
     run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", name)
 
 
-@pytest.mark.parametrize("name", ["scripts/compose-test.sh", "scripts/local-engine.sh"])
+@pytest.mark.parametrize("name", ["scripts/compose-test.sh", "scripts/local-engine.sh", "scripts/promtool.sh"])
 def test_scripts_parse_and_can_be_run(name: str) -> None:
     run("bash", "-n", name)
     assert (ROOT / name).stat().st_mode & 0o111
@@ -105,10 +105,44 @@ def test_services_are_hardened_and_checked(name: str) -> None:
         assert spec["depends_on"] == {"redis": {"condition": "service_healthy"}}
 
 
+@pytest.mark.parametrize("name", ["prometheus", "grafana"])
+def test_monitoring_is_asked_for_and_hardened(name: str) -> None:
+    spec = service(name)
+    assert spec["profiles"] == ["monitoring"]
+    assert spec["read_only"] is True
+    assert spec["cap_drop"] == ["ALL"]
+    assert spec["security_opt"] == ["no-new-privileges:true"]
+    assert spec["healthcheck"]["test"][0] == "CMD"
+    assert spec["deploy"]["resources"]["limits"]["memory"]
+    assert re.fullmatch(r"\$\{[A-Z]+_IMAGE:-[a-z/]+:v?\d+\.\d+\.\d+\}", spec["image"]), "pinned, and of your choice"
+    assert spec["networks"] == ["outside"], "they have no business in the queue"
+    for volume in spec["volumes"]:
+        source, _, _ = volume.partition(":")
+        assert (volume.endswith(":ro") and (ROOT / source).is_dir()) or source == f"{name}_data"
+
+
+def test_nobody_sees_the_dashboard_without_a_password() -> None:
+    environment = service("grafana")["environment"]
+    assert environment["GF_AUTH_ANONYMOUS_ENABLED"] == "false"
+    assert environment["GF_SECURITY_ADMIN_PASSWORD__FILE"] == f"/run/secrets/{service('grafana')['secrets'][0]}"
+    assert "GF_SECURITY_ADMIN_PASSWORD" not in environment
+
+
+def test_prometheus_looks_where_the_services_are() -> None:
+    config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    jobs = {job["job_name"]: job for job in config["scrape_configs"]}
+    for job, name, port in (("ml-api", "api", 8001), ("ml-worker", "worker", 9101)):
+        (found,) = jobs[job]["dns_sd_configs"]
+        assert (found["names"], found["port"]) == ([name], port)
+        assert "outside" in service(name)["networks"]
+    assert "ML_METRICS_PORT=9101" in str(values("Dockerfile.worker", "ENV"))
+    assert "9101" in values("Dockerfile.worker", "EXPOSE")
+
+
 def test_only_this_host_reaches_the_ports_and_nobody_redis() -> None:
     assert "ports" not in service("redis")
     assert service("redis")["networks"] == ["queue"]
-    for name in ("api", "flower"):
+    for name in ("api", "flower", "prometheus", "grafana"):
         (port,) = service(name)["ports"]
         assert ":-127.0.0.1:" in port
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -42,8 +43,16 @@ async def test_live_and_ready(api: Api, store: redis.Redis) -> None:
     assert (await api.client.get("/readyz")).status_code == 200
     assert 0 < store.ttl(keys.PROBE) <= 10
     assert (await api.client.get("/readyz?model=nope")).status_code == 404
+    assert (await api.client.get("/readyz")).json()["checks"] == {
+        "process": {"state": "ok"},
+        "redis": {"state": "ok"},
+        "registry": {"state": "ok"},
+    }
     none = await api.client.get("/readyz?model=bert")
     assert (none.status_code, none.json()["code"]) == (503, "model_unavailable")
+    assert none.json()["detail"] == "model:bert@1: no living worker serves it"
+    assert none.json()["checks"]["redis"] == {"state": "ok"}
+    assert none.json()["checks"]["model:bert@1"] == {"state": "missing", "detail": "no living worker serves it"}
     appear(store, "w1", "bert@1")
     appear(store, "w2", "own@1", state="loading")
     await until(lambda: ready(api, "bert"), "bert is served")
@@ -74,11 +83,7 @@ async def test_metrics(api: Api, hands: Hands) -> None:
     await hands.finish(first)
     answer = await api.client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
-    samples = {
-        (sample.name, *(sample.labels[name] for name in sorted(sample.labels))): sample.value
-        for family in text_string_to_metric_families(answer.text)
-        for sample in family.samples
-    }
+    samples = await scrape(api)
     assert samples["ml_queue_depth", "echo", "1"] == 1
     counts = {state: samples["ml_jobs", "echo", state, "1"] for state in ("queued", "running", "succeeded", "failed")}
     assert counts == {"queued": 1, "running": 1, "succeeded": 1, "failed": 0}
@@ -89,6 +94,77 @@ async def test_metrics(api: Api, hands: Hands) -> None:
     assert samples["ml_job_seconds_count", "bert", "2"] == 0
     assert samples[("ml_store_up",)] == 1
     assert samples[("process_resident_memory_bytes",)] > 0
+
+
+async def test_calls_are_counted_by_route_and_refusals_by_reason(api: Api) -> None:
+    for n in range(3):
+        await api.client.post("/v1/jobs", json={"model": "tiny", "input": n})  # takes two
+    await api.client.post("/v1/jobs", json={"model": "nope", "input": 1})
+    await api.client.get("/v1/jobs/1")
+    await api.client.get("/v1/jobs/2")
+    await api.client.get("/some/where")
+    await api.client.request("PROPFIND", "/some/where/else")
+    samples = await scrape(api)
+    assert samples["ml_http_requests_total", "POST", "/v1/jobs", "202"] == 2
+    assert samples["ml_http_requests_total", "POST", "/v1/jobs", "503"] == 1
+    assert samples["ml_http_requests_total", "GET", "/v1/jobs/{job_id}", "404"] == 2
+    assert samples["ml_http_requests_total", "GET", "other", "404"] == 1
+    assert samples["ml_http_requests_total", "other", "other", "404"] == 1
+    assert samples["ml_http_request_seconds_count", "/v1/jobs"] == 4
+    refusals = {key[1]: value for key, value in samples.items() if key[0] == "ml_refusals_total"}
+    assert refusals == {"queue_full": 1, "model_not_found": 1}, "a read that finds nothing is no refusal"
+
+
+async def test_what_the_queue_tells(api: Api, hands: Hands, store: redis.Redis) -> None:
+    assert (await scrape(api))["ml_queue_oldest_seconds", "tiny", "1"] == 0
+    job = (await api.client.post("/v1/jobs", json={"model": "tiny", "input": 1})).json()
+    store.hincrby(keys.JOB + job["id"], "created_at", -100_000)
+    appear(store, "w1", "tiny@1", "own@1", state="unloaded")
+    await until(lambda: served(api, "w1"))
+    samples = await scrape(api)
+    assert 100 <= samples["ml_queue_oldest_seconds", "tiny", "1"] < 120
+    assert samples["ml_queue_limit", "tiny", "1"] == 2
+    assert samples["ml_serving_workers", "tiny", "1"] == 0
+    waiting = asyncio.create_task(api.client.get(f"/v1/jobs/{job['id']}?wait=20"))
+    await until(lambda: waits(api, 1), "a call waits")
+    (taken,) = await hands.take()
+    assert (await scrape(api))["ml_queue_oldest_seconds", "tiny", "1"] == 0
+    await hands.finish(taken)
+    assert (await waiting).json()["state"] == "succeeded"
+    assert await waits(api, 0)
+
+
+async def served(api: Api, worker: str) -> bool:
+    return any(key[:2] == ("ml_worker_info", "") and worker in key for key in await scrape(api))
+
+
+async def waits(api: Api, count: int) -> bool:
+    return (await scrape(api))[("ml_waiting_calls",)] == count
+
+
+async def scrape(api: Api) -> dict[tuple[str, ...], float]:
+    """The value by the metric's name and its labels' values, these in the order of their names."""
+    text = (await api.client.get("/metrics")).text
+    return {
+        (sample.name, *(sample.labels[name] for name in sorted(sample.labels))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_prometheus_finds_the_workers(api: Api, store: redis.Redis) -> None:
+    assert (await api.client.get("/metrics/workers")).json() == []
+    appear(store, "w1", "bert@1")
+    for process, started_at, place in (("old", 1, "10.0.0.1:1"), ("new", 2, "10.0.0.1:2")):
+        sign = {"process": process, "worker": "w2", "started_at": started_at, "metrics": place, "state": "ready"}
+        store.set(f"{keys.WORKER}{process}", orjson.dumps(sign), ex=60)
+        store.zadd(keys.WORKERS, {process: 1})
+    expected = [{"targets": ["10.0.0.1:2"], "labels": {"__meta_ml_worker": "w2"}}]
+
+    async def found() -> bool:
+        return (await api.client.get("/metrics/workers")).json() == expected
+
+    await until(found, "w1 serves no metrics, and of w2 the last start counts")
 
 
 async def test_models(api: Api, store: redis.Redis) -> None:

@@ -1,10 +1,11 @@
 /* A driver that has the GPUs of $FAKE_GPUS, their UUIDs by commas, in the order of the bus; unset or empty, there is no
-   driver. What NVIDIA's own Python client asks of it before a claim, and no more: what this lacks the client calls
+   driver. What NVIDIA's own Python client asks of it for us, and no more: what this lacks the client calls
    missing. No headers, so that the small compiler needs none. */
 
 enum { SUCCESS = 0, INVALID_ARGUMENT = 2, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9 };
 
 struct memory { unsigned long long total, free, used; };
+struct utilization { unsigned gpu, memory; };
 
 extern char *getenv(const char *name);
 
@@ -58,7 +59,34 @@ int nvmlDeviceGetName(void *device, char *text, unsigned room) { return copy("Fa
 
 int nvmlDeviceGetMemoryInfo(void *device, struct memory *memory) {
     memory->total = 16000000000ull;
-    memory->used = 0;
-    memory->free = memory->total;
+    memory->used = 4000000000ull;
+    memory->free = memory->total - memory->used;
+    return SUCCESS;
+}
+
+static int same(const char *text, const char *uuid) {
+    for (; *text && *text == *uuid; text++, uuid++);
+    return !*text && (!*uuid || *uuid == ',');
+}
+
+int nvmlDeviceGetHandleByUUID(const char *text, void **device) {
+    for (unsigned long index = 0; uuid_of(index); index++) {
+        if (same(text, uuid_of(index))) {
+            *device = (void *)(index + 1);
+            return SUCCESS;
+        }
+    }
+    return INVALID_ARGUMENT;
+}
+
+int nvmlDeviceGetUtilizationRates(void *device, struct utilization *rates) {
+    rates->gpu = 37;
+    rates->memory = 12;
+    return SUCCESS;
+}
+
+/* Each its own, so that it shows which one was asked. */
+int nvmlDeviceGetTemperature(void *device, int sensor, unsigned *celsius) {
+    *celsius = 40 + (unsigned long)device;
     return SUCCESS;
 }

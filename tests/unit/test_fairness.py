@@ -151,6 +151,14 @@ def test_ended_jobs_do_not_pile_up_in_lanes(store: redis.Redis) -> None:
     assert Counter(drain(store, 10)) == {"b": 3}
 
 
+def test_the_oldest_of_a_queue_may_lie_in_a_lane(store: redis.Redis) -> None:
+    fill(store, "a", 1)
+    (job,) = store.scan_iter(f"{keys.JOB}a/*")
+    store.hincrby(job.decode(), "created_at", -5000)
+    fill(store, keys.ANONYMOUS, 1)
+    assert scripts.one(scripts.run(store, [scripts.oldest([[LIST]])]))[0] >= 5
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(

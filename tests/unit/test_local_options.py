@@ -79,7 +79,11 @@ def test_the_url_for_clients_on_this_machine(tmp_path: Path, listener: socket.so
 
 
 def test_several_apis_share_the_socket(tmp_path: Path, listener: socket.socket) -> None:
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "counter_1.db").write_text("of a start before")
     stack = build(_options(tmp_path, flower_port=0, apis=2), Settings(drain_s=7), 0, listener)
+    assert {spec.env["PROMETHEUS_MULTIPROC_DIR"] for spec in stack.apis} == {str(tmp_path / "metrics")}
+    assert list((tmp_path / "metrics").iterdir()) == [], "they count together, from zero"
     assert [spec.name for spec in stack.apis] == ["api-1", "api-2"]
     assert {(spec.env["ML_LISTEN_FD"], spec.keep_fds) for spec in stack.apis} == {
         (str(listener.fileno()), (listener.fileno(),))
@@ -87,12 +91,14 @@ def test_several_apis_share_the_socket(tmp_path: Path, listener: socket.socket) 
     assert stack.apis[0].stop_s > 7, "an API must have its drain before it is killed"
     (alone,) = build(_options(tmp_path, flower_port=0), Settings(), 0, listener).apis
     assert alone.name == "api"
+    assert "PROMETHEUS_MULTIPROC_DIR" not in alone.env
 
 
 def test_each_worker_has_its_name(tmp_path: Path, listener: socket.socket) -> None:
     stack = build(_options(tmp_path, flower_port=0, workers=2), Settings(grace_s=7), 0, listener)
     assert [spec.name for spec in stack.workers] == ["worker-1", "worker-2"]
     assert [spec.env["ML_WORKER_NAME"] for spec in stack.workers] == ["worker-1", "worker-2"]
+    assert [spec.env["ML_METRICS_PORT"] for spec in stack.workers] == ["0", "0"]
     assert stack.workers[0].stop_s > 7, "a worker must have its grace before it is killed"
     assert stack.redis is not None
     assert {spec.env["ML_REDIS_URL"] for spec in (*stack.apis, *stack.workers, stack.flower)} == {stack.redis_url}

@@ -31,7 +31,7 @@ class Device(Handler[Any, Any]):
 
 
 def _model(handler: Any, max_size: int = 64) -> Any:
-    return SimpleNamespace(handler=handler, ref=Ref("m", "1"), max_size=max_size)
+    return SimpleNamespace(handler=handler, ref=Ref("m", "1"), max_size=max_size, halved_batches=0)
 
 
 @given(st.lists(st.integers(-2, 5), min_size=1, max_size=40))
@@ -82,6 +82,7 @@ def test_what_a_failed_batch_held_is_free_before_its_halves_run() -> None:
 def test_out_of_memory_halves_and_lowers_the_ceiling() -> None:
     model = _model(Device(room=10), max_size=40)
     assert predict(model, list(range(40))) == [item * 2 for item in range(40)]
+    assert model.halved_batches > 1
     assert model.max_size == 10
     (alone,) = predict(_model(Device(room=0)), [1])
     assert isinstance(alone, ItemError)

@@ -369,3 +369,64 @@ def test_lists_of_ended_jobs_do_not_grow(store: redis.Redis) -> None:
         _submit(store, f"k{n}", **limits)
     scripts.run(store, [*(scripts.cancel(f"k{n}") for n in range(900)), sweep])
     assert store.llen(LIST) == 1005, "a few of them are no burden"
+
+
+def test_what_a_job_waited_counts_from_when_it_was_due(store: redis.Redis) -> None:
+    def claimed(job_id: str) -> scripts.Verdict:
+        scripts.run(store, [scripts.drain([LIST], [1], process="p")])
+        call = scripts.claim([job_id], process="p", worker="w", max_attempts=3)
+        verdict: scripts.Verdict = scripts.one(scripts.run(store, [call]))[0]
+        return verdict
+
+    _submit(store, "a")
+    store.hincrby(keys.JOB + "a", "created_at", -5000)
+    first = claimed("a")
+    assert 5000 <= first.started_at - first.queued_at < 20_000
+    assert claimed("a") == first, "claimed again by the same worker: before its next batch"
+
+    seconds, microseconds = store.time()
+    start_at = seconds * 1000 + microseconds // 1000 + 60_000
+    raw = messages.build("b", queue="q", priority=keys.NORMAL, model="echo", version="1", input=1)
+    adopt = scripts.adopt(
+        "b",
+        "b",
+        list_name=LIST,
+        raw=raw,
+        ref=REF,
+        deadline_ms=90_000,
+        ttl_ms=1000,
+        size=1,
+        start_at=start_at,
+        fields={},
+    )
+    assert scripts.one(scripts.run(store, [adopt])) == "adopted"
+    store.hincrby(keys.JOB + "b", "created_at", -50_000)
+    store.zadd(keys.DUE, {"b": 1})
+    _ask(store)
+    due = claimed("b")
+    assert due.status == "run"
+    assert due.started_at - due.queued_at < 20_000
+
+
+def test_how_long_the_oldest_waits(store: redis.Redis) -> None:
+    high = keys.queue_list(keys.queue_name("echo", "1"), keys.HIGH)
+    groups = [[high, LIST], ["ml.nobody.1"]]
+
+    def waits() -> list[float]:
+        found: list[float] = scripts.one(scripts.run(store, [scripts.oldest(groups)]))
+        return found
+
+    assert waits() == [0, 0]
+    for age, job_id in ((300, "a"), (200, "b"), (100, "c")):
+        _submit(store, job_id)
+        store.hincrby(keys.JOB + job_id, "created_at", -age * 1000)
+    _submit(store, "urgent", list_name=high)
+    store.hincrby(keys.JOB + "urgent", "created_at", -150_000)
+    assert 300 <= waits()[0] < 320
+    scripts.run(store, [scripts.cancel("a")])
+    assert 200 <= waits()[0] < 220, "a canceled one is passed over"
+    scripts.run(store, [scripts.drain([LIST], [2], process="p")])
+    assert 150 <= waits()[0] < 170, "a worker has taken it: the oldest of all lists counts"
+    store.rpush(LIST, b"\xff not JSON", b'{"headers": null}')
+    assert 150 <= waits()[0] < 170
+    assert waits()[1] == 0

@@ -241,6 +241,9 @@ class Machine(RuleBasedStateMachine):
                 self._forget(name, job_id)
             elif expected == "run":
                 assert verdict.attempt == self.jobs[job_id].attempt
+                created_at = self.client.hget(keys.JOB + job_id, "created_at")
+                assert created_at is not None
+                assert int(created_at) <= verdict.queued_at <= verdict.started_at
 
     def _expect_claim(self, job_id: str, name: str, solo: bool) -> str:
         job = self.jobs[job_id]
