@@ -48,6 +48,7 @@ class Event(enum.StrEnum):
     PREDICT_STALLED = enum.auto()
     DEVICE_LOST = enum.auto()
     THREAD_DIED = enum.auto()
+    HEALTH_FILE_FAILED = enum.auto()
     REPORT_FAILED = enum.auto()
     STORE_FULL = enum.auto()
     REDIS_LOST = enum.auto()

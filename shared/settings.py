@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import AliasChoices, ByteSize, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shared import keys
+from shared import health, keys
 from shared.errors import ConfigError
 from shared.keys import MAX_DEADLINE_S
 from shared.redis_url import parse
@@ -71,6 +71,8 @@ class Settings(BaseSettings):
     torch_threads: int = Field(0, ge=0)
     """Threads of one CPU forward; 0: as many as there are cores, or as the container may use."""
     prepare_threads: int = Field(2, ge=1)
+    health_file: Path | None = None
+    """What `python -m worker healthcheck` looks at; None: in the temporary folder, by the worker's name or the host's."""
     lease_s: float = Field(30.0, ge=1)
     """A worker that shows no life for this long loses the messages it holds; they are redelivered."""
     heartbeat_s: float = Field(5.0, gt=0)
@@ -86,10 +88,9 @@ class Settings(BaseSettings):
         return [name.strip() for name in self.models.split(",") if name.strip()]
 
     def health_path(self) -> Path:
-        """The file whose age tells `python -m worker healthcheck` that the worker lives. By the worker's name where
-        one is set, else by the host's: the check runs in another process of the same container."""
-        name = self.worker_name if "worker_name" in self.model_fields_set else socket.gethostname()
-        return Path(tempfile.gettempdir(), f"ml-worker-{name}.alive")
+        """The file that tells `python -m worker healthcheck` that the worker lives (shared/health.py)."""
+        named = self.worker_name if "worker_name" in self.model_fields_set else ""
+        return self.health_file or health.default_path(named)
 
     @field_validator("redis_url")
     @classmethod

@@ -2,7 +2,7 @@
 a busy event loop, must not cost the leases.
 
 Every quarter of a lease: renew what is held, put back what dead workers held, tell what is served (cards), look whether
-the registry has changed. The health file's age is what `python -m worker healthcheck` looks at.
+the registry has changed.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import orjson
 import redis
 
-from shared import keys, scripts
+from shared import health, keys, scripts
 from shared.catalog import Ref
 from shared.logs import Event, get_logger
 from shared.settings import Settings
@@ -29,6 +28,8 @@ from worker.shelf import Shelf
 from worker.vital import vital_thread
 
 logger = get_logger("worker")
+
+_REDIS_S = 15.0  # one round trip, connecting included, behind sentinels that do not answer
 
 
 class Presence:
@@ -46,11 +47,13 @@ class Presence:
         on_lost: Callable[[str], None],
         on_etag: Callable[[str], None],
         healthy: Callable[[], bool],
+        mark: Callable[[float], None] = lambda _: None,
     ) -> None:
+        """`mark` is called before each step, with how long that may wait for Redis."""
         self._client, self._settings, self._holdings = client, settings, holdings
         self._process, self._device, self._shelf = process, device, shelf
         self._soon = threading.Event()
-        self._on_lost, self._on_etag, self._healthy = on_lost, on_etag, healthy
+        self._on_lost, self._on_etag, self._healthy, self._mark = on_lost, on_etag, healthy, mark
         self._started_at = time.time()
         self._told: set[str] = set()
         self.started = False
@@ -76,14 +79,15 @@ class Presence:
             self._client.delete(keys.WORKER + self._process, *self._told | self._card_keys())
         except redis.RedisError as error:
             logger.warning(Event.REDIS_LOST, step="presence", error=str(error))
-        self._settings.health_path().unlink(missing_ok=True)
 
     def beat(self) -> None:
         """One round of signs. Raises redis errors."""
+        self._mark(_REDIS_S)
         sign = orjson.dumps(self._sign())
         renew = scripts.renew(self._holdings.tags(), process=self._process, sign=sign, sign_ms=self._ttl_ms)
         for tag in scripts.one(scripts.run(self._client, [renew])):
             self._on_lost(tag)
+        self._mark(_REDIS_S)
         # Not in the same trip: on a server that has forgotten the scripts it could run before the renewal.
         restore = scripts.restore_expired(
             lease_ms=int(self._settings.lease_s * 1000), heartbeat_ms=int(self.interval_s * 1000)
@@ -91,8 +95,7 @@ class Presence:
         restored = scripts.one(scripts.run(self._client, [restore]))
         if restored:
             logger.warning(Event.JOB_RESTORED, jobs=len(restored))
-        if self._healthy():
-            touch(self._settings.health_path())
+        self._mark(_REDIS_S)
         self._tell()
 
     def _tell(self) -> None:
@@ -138,6 +141,7 @@ class Presence:
 
     def _loop(self) -> None:
         while True:
+            self._mark(max(0.0, self.interval_s - health.LONGEST_S / 3))
             self._soon.wait(self.interval_s)
             self._soon.clear()
             if self._stop.is_set():
@@ -176,9 +180,3 @@ def sign_ms(settings: Settings) -> int:
     """How long a sign of life lives. Shorter than the lease: who finds an expired lease must also find its holder
     gone."""
     return int(settings.lease_s * 900)
-
-
-def touch(path: Path) -> None:
-    """Set the file's time to now."""
-    path.touch()
-    os.utime(path)

@@ -16,7 +16,7 @@ from celery import signals
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from celery.worker import state as celery_state
 
-from shared import keys
+from shared import health, keys
 from shared.catalog import load_catalog
 from shared.logs import Event, get_logger
 from shared.queue import make_celery, queue
@@ -35,6 +35,7 @@ from worker.models import LoadedModel
 from worker.pool import BatchPool
 from worker.preload import first_to_load, follow_registry, let_others, load_place, make_shelf, preload
 from worker.presence import Presence, interval_s, tell_failed
+from worker.pulse import Pulse
 from worker.registry import RegistryReader
 from worker.shelf import Place, Shelf
 from worker.watchdog import start_watchdog
@@ -81,6 +82,7 @@ def run(settings: Settings) -> int:
         on_change=changed,
     )
     engine = Engine(settings, reader, shelf, client, process=process, share=share, want=loader.want, on_etag=saw)
+    pulse = Pulse(settings.health_path(), health.limit_s(interval_s(settings)), engine.healthy)
     presence = Presence(
         connect(settings, timeout_s=min(TIMEOUT_S, interval_s(settings))),
         settings,
@@ -91,17 +93,19 @@ def run(settings: Settings) -> int:
         on_lost=engine.lost,
         on_etag=saw,
         healthy=engine.healthy,
+        mark=partial(pulse.mark, "presence"),
     )
     engine.start()
     loader.start()
-    start_watchdog(engine, leave=presence.stop, interval_s=0.5, exit_process=os._exit)
+    start_watchdog(engine, pulse, leave=presence.stop, interval_s=0.5, exit_process=os._exit)
     try:
-        return consume(settings, device.node(settings.worker_name), shelf, engine, presence)
+        return consume(settings, device.node(settings.worker_name), shelf, engine, presence, pulse)
     finally:
+        pulse.stop()
         presence.stop()
 
 
-def consume(settings: Settings, node: str, shelf: Shelf, engine: Engine, presence: Presence) -> int:
+def consume(settings: Settings, node: str, shelf: Shelf, engine: Engine, presence: Presence, pulse: Pulse) -> int:
     """Celery's worker, with our pool, transport and backend, in this thread until it was told to stop."""
     # Celery warns root off because of pickle; only JSON is accepted here.
     warnings.simplefilter("ignore", SecurityWarning)
@@ -125,6 +129,7 @@ def consume(settings: Settings, node: str, shelf: Shelf, engine: Engine, presenc
         warnings.simplefilter("ignore", CPendingDeprecationWarning)  # here: it shows them all from its start on
         if not presence.started:  # also sent after each reconnect
             presence.start()
+            pulse.start()
             logger.info(Event.WORKER_READY, worker=settings.worker_name, models=[str(ref) for ref in refs])
         engine.queues.consumer = sender
         install_signals(settings, engine)

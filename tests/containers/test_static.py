@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -103,6 +104,18 @@ def test_services_are_hardened_and_checked(name: str) -> None:
     assert spec["logging"]["options"]["max-size"]
     if name != "redis":
         assert spec["depends_on"] == {"redis": {"condition": "service_healthy"}}
+
+
+def test_a_stuck_worker_is_replaced_soon() -> None:
+    """Docker itself only marks it."""
+    command = ["python", "-m", "worker", "healthcheck", "--replace"]
+    check = service("worker")["healthcheck"]
+    assert check["test"] == ["CMD", *command]
+    assert seconds(check["interval"]) <= 5
+    assert service("worker")["init"] is True, "process 1 could not be killed"
+    (in_the_image,) = values("Dockerfile.worker", "HEALTHCHECK")
+    assert "--interval=5s" in in_the_image
+    assert json.loads(in_the_image.partition("CMD ")[2]) == command
 
 
 def test_only_this_host_reaches_the_ports_and_nobody_redis() -> None:

@@ -34,7 +34,8 @@ README = ROOT / "README.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 API = ROOT / "docs" / "api.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
-PAGES = [README, CONFIGURATION, API, ARCHITECTURE, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
+OPERATIONS = ROOT / "docs" / "operations.md"
+PAGES = [README, CONFIGURATION, API, ARCHITECTURE, OPERATIONS, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
 MODEL_YAML = [
     (page.name, index)
     for page in (README, CONFIGURATION)
