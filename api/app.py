@@ -12,7 +12,9 @@ from api.docs import describe
 from api.errors import add_error_handlers
 from api.metrics import Metrics
 from api.middleware import BodyCap, RequestId
+from api.observe import Observe
 from api.routes import dead, inference, jobs, models, ops, registry
+from shared import tracing
 from shared.catalog import load_catalog
 from shared.logs import get_logger
 from shared.settings import Settings
@@ -43,6 +45,8 @@ def create_app(settings: Settings) -> FastAPI:
     # The last added is the outermost.
     app.add_middleware(BodyCap, most=settings.max_body_bytes)
     app.add_middleware(RequestId, draining=lambda: parts.draining)
+    if settings.access_log or tracing.on():
+        app.add_middleware(Observe, access_log=settings.access_log)
     for face in (inference, jobs, models, registry, ops, dead):
         app.include_router(face.router)
     add_error_handlers(app)

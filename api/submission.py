@@ -11,6 +11,7 @@ import orjson
 from api.submitter import Command
 from shared import keys, messages, scripts
 from shared.catalog import ModelSpec, Ref
+from shared.origin import Carried
 from shared.payloads import Detached
 from shared.settings import Settings
 
@@ -44,6 +45,7 @@ class Submission:
     deadline_ms: int
     payload_keys: list[str]
     calls: list[scripts.Call[Any]]
+    carried: Carried
 
 
 def compose(
@@ -56,8 +58,10 @@ def compose(
     settings: Settings,
     channel: str,
     etag: str,
+    carried: Carried,
 ) -> Submission:
-    """`channel` is the waiting process's, or empty; `etag` the registry's that `ref` was chosen by."""
+    """`channel` is the waiting process's, or empty; `etag` the registry's that `ref` was chosen by; `carried` goes with
+    the job."""
     deadline_ms = int((new.deadline_s or settings.default_deadline_s) * 1000)
     ttl_ms = int((new.result_ttl_s or settings.result_ttl_s) * 1000)
     payload_keys = [keys.payload_key(job_id, number) for number in range(len(detached.parts))]
@@ -71,6 +75,7 @@ def compose(
         input=detached.input,
         parameters=new.parameters,
         payloads=detached.pointers,
+        carried=carried.headers(),
     )
     submit = scripts.submit(
         job_id,
@@ -97,11 +102,12 @@ def compose(
             "dead_ttl_ms": int(settings.dead_ttl_s * 1000),
             "labels": orjson.dumps(new.labels).decode(),
             "owner": new.owner,
+            **carried.fields(),
         },
     )
     pairs = zip(payload_keys, detached.parts, strict=True)
     stored = [Command("SET", key, part, "PX", deadline_ms + ttl_ms) for key, part in pairs]
-    return Submission(job_id, ref, deadline_ms, payload_keys, [*stored, submit])
+    return Submission(job_id, ref, deadline_ms, payload_keys, [*stored, submit], carried)
 
 
 def _fingerprint(new: NewJob, detached: Detached) -> str:

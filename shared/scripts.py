@@ -134,12 +134,14 @@ def _drained(reply: list[Any]) -> Drained:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a claim says of one job. `state` is told for ended ones, `started_at` (ms) for those to run."""
+    """What a claim says of one job. `state` is told for ended ones, `started_at` and `created_at` (ms) for those to
+    run."""
 
     status: Literal["run", "suspect", "ended", "missing", "lost"]
     attempt: int
     started_at: int = 0
     state: State | None = None
+    created_at: int = 0
 
 
 def claim(
@@ -150,9 +152,9 @@ def claim(
     return Call(script("claim"), (), args, lambda reply: [_verdict(*verdict) for verdict in reply])
 
 
-def _verdict(status: bytes, attempt: int, rest: bytes) -> Verdict:
+def _verdict(status: bytes, attempt: int, rest: bytes, created_at: bytes = b"") -> Verdict:
     if status == b"run":
-        return Verdict("run", attempt, int(rest))
+        return Verdict("run", attempt, int(rest), created_at=int(created_at))
     state = State(rest.decode()) if status == b"ended" else None
     return Verdict(cast(Any, status.decode()), attempt, state=state)
 

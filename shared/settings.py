@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     """Threads of one CPU forward; 0: as many as there are cores, or as the container may use."""
     prepare_threads: int = Field(2, ge=1)
     health_file: Path | None = None
-    """What `python -m worker healthcheck` looks at; None: in the temporary folder, by the worker's name or the host's."""
+    """What `python -m worker healthcheck` looks at; None: one in the temporary folder, by the worker's name."""
     lease_s: float = Field(30.0, ge=1)
     """A worker that shows no life for this long loses the messages it holds; they are redelivered."""
     heartbeat_s: float = Field(5.0, gt=0)
@@ -81,6 +81,8 @@ class Settings(BaseSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "text"] = "json"
+    access_log: bool = False
+    """One line (event `request`) for each request."""
 
     @property
     def own_models(self) -> list[str]:

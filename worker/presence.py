@@ -29,6 +29,7 @@ from worker.vital import vital_thread
 
 logger = get_logger("worker")
 
+_MOST_TOLD = 64  # ids in one log line
 _REDIS_S = 15.0  # one round trip, connecting included, behind sentinels that do not answer
 
 
@@ -78,7 +79,7 @@ class Presence:
             self._client.zrem(keys.WORKERS, self._process)
             self._client.delete(keys.WORKER + self._process, *self._told | self._card_keys())
         except redis.RedisError as error:
-            logger.warning(Event.REDIS_LOST, step="presence", error=str(error))
+            logger.warning(Event.REDIS_LOST, step="presence", error=error)
 
     def beat(self) -> None:
         """One round of signs. Raises redis errors."""
@@ -94,7 +95,7 @@ class Presence:
         )
         restored = scripts.one(scripts.run(self._client, [restore]))
         if restored:
-            logger.warning(Event.JOB_RESTORED, jobs=len(restored))
+            logger.warning(Event.JOB_RESTORED, jobs=len(restored), job_ids=restored[:_MOST_TOLD])
         self._mark(_REDIS_S)
         self._tell()
 
@@ -116,7 +117,7 @@ class Presence:
         try:
             self._on_etag((pipe.execute()[-1] or b"").decode())
         except redis.exceptions.OutOfMemoryError as error:
-            logger.warning(Event.STORE_FULL, step="presence", error=str(error))
+            logger.warning(Event.STORE_FULL, step="presence", error=error)
 
     def _sign(self) -> dict[str, Any]:
         return {
@@ -152,7 +153,7 @@ class Presence:
         try:
             self.beat()
         except redis.RedisError as error:
-            logger.warning(Event.LEASE_RENEWAL_FAILED, error=str(error))
+            logger.warning(Event.LEASE_RENEWAL_FAILED, error=error)
 
 
 def tell_failed(client: redis.Redis, settings: Settings, *, process: str, ref: Ref, device: Device, error: str) -> None:
@@ -167,7 +168,7 @@ def tell_failed(client: redis.Redis, settings: Settings, *, process: str, ref: R
         scripts.one(scripts.run(client, [renew]))
         client.set(keys.card_key(str(ref), worker), orjson.dumps(card), px=ttl_ms)
     except redis.RedisError as lost:
-        logger.warning(Event.REDIS_LOST, step="presence", error=str(lost))
+        logger.warning(Event.REDIS_LOST, step="presence", error=lost)
 
 
 def interval_s(settings: Settings) -> float:

@@ -1,5 +1,5 @@
-"""What `python -m worker healthcheck` looks at: the health file, renewed as long as the device and the threads that watch
-over it do their work. Not as long as Redis answers: a worker keeps what it has while Redis is away."""
+"""What `python -m worker healthcheck` looks at: the health file, renewed as long as the device and the threads that
+watch over it do their work. Not as long as Redis answers: a worker keeps what it has while Redis is away."""
 
 from __future__ import annotations
 

@@ -33,10 +33,10 @@ def start_watchdog(
             engine.end_overdue()
             works = overdue = engine.stalled()
             if overdue:
-                logger.error(Event.PREDICT_STALLED, jobs=len(overdue), model=str(overdue[0].ref))
+                logger.error(Event.PREDICT_STALLED, model=str(overdue[0].ref), jobs=[work.names for work in overdue])
             elif engine.device_lost:
                 works = engine.on_device()
-                logger.error(Event.DEVICE_LOST, jobs=len(works), error=engine.device_lost)
+                logger.error(Event.DEVICE_LOST, error=engine.device_lost, jobs=[work.names for work in works])
             else:
                 continue
             last = threading.Timer(LAST_WORDS_S, exit_process, [EXIT_SOFTWARE])

@@ -6,7 +6,7 @@
 -- KEYS  none
 -- ARGV  1 worker's process id, 2 worker's name, 3 max attempts, 4 '1' if this is a solo start, 5 ISO time for
 --       outcomes written here, 6... job ids
--- RETURNS for each id {verdict, attempt, started_at}: 'run' | 'suspect' (run it alone; not started) |
+-- RETURNS for each id {verdict, attempt, started_at}: 'run' (and fourth, created_at) | 'suspect' (run it alone; not started) |
 --         'ended' (has an outcome, perhaps written here; third is the state) | 'missing' |
 --         'lost' (its message is not this worker's any more: the lease ran out)
 local worker, name, limit, solo, iso = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
@@ -14,7 +14,7 @@ local worker, name, limit, solo, iso = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV
 local function claim(id)
   local key = JOB .. id
   local job = fields(id, 'state', 'deadline_at', 'runner', 'solo', 'crashes', 'suspect', 'attempt', 'ref',
-    'canceled', 'started_at')
+    'canceled', 'started_at', 'created_at')
   local state, attempt = job[1], tonumber(job[7] or '0')
   if not state then return { 'missing', 0, '' } end
   if terminal[state] then return { 'ended', attempt, state } end
@@ -29,7 +29,7 @@ local function claim(id)
   end
   if redis.call('HGET', HOLDERS, id) ~= worker then return { 'lost', attempt, '' } end
   local runner, suspect = job[3], job[6]
-  if runner == worker and state == 'running' then return { 'run', attempt, job[10] } end
+  if runner == worker and state == 'running' then return { 'run', attempt, job[10], job[11] } end
   if runner and runner ~= worker and redis.call('EXISTS', WORKER .. runner) == 0 then
     suspect = '1'
     redis.call('HSET', key, 'suspect', '1')
@@ -58,7 +58,7 @@ local function claim(id)
   end
   redis.call('HSET', key, 'state', 'running', 'attempt', attempt + 1, 'runner', worker, 'worker', name,
     'solo', solo, 'started_at', now)
-  return { 'run', attempt + 1, tostring(now) }
+  return { 'run', attempt + 1, tostring(now), job[11] }
 end
 
 local out = {}

@@ -176,7 +176,7 @@ def test_the_pulse_stands_still_with_a_thread(parts: Parts) -> None:
 def test_a_folder_that_takes_no_file_ends_no_worker(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pulse = Pulse(tmp_path / "missing" / "w.alive", 0.1, lambda: True)
     pulse.start()
-    wait_until(lambda: pulse._thread.is_alive())
+    wait_until(pulse._thread.is_alive)
     pulse.stop()
     assert [record.message for record in caplog.records] == ["health_file_failed"]
 
