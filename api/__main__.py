@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 
 import uvicorn
@@ -11,6 +13,7 @@ from api.keys_command import keys_command
 from api.listener import inherited
 from api.protocol import guarded
 from api.server import Server
+from shared import tracing
 from shared.errors import ConfigError, StoreTooOld
 from shared.logs import Event, configure_logs, get_logger
 from shared.settings import Settings, load_settings
@@ -20,6 +23,7 @@ logger = get_logger("api")
 
 def serve(settings: Settings) -> int:
     """The exit code: 0 after a drain, 1 when it could not start. Raises ConfigError."""
+    tracing.configure("ml-service-api", f"{socket.gethostname()}-{os.getpid()}")
     sockets = None if settings.listen_fd is None else [inherited(settings.listen_fd)]
     app = create_app(settings, host=sockets[0].getsockname()[0] if sockets else settings.host)
     config = uvicorn.Config(
@@ -41,14 +45,16 @@ def serve(settings: Settings) -> int:
 
 def main(arguments: list[str]) -> int:
     """Reads the settings from the environment."""
+    configure_logs("INFO", "text")  # until it is known how; the settings may be what is wrong
     try:
         settings = load_settings()
         configure_logs(settings.log_level, settings.log_format)
         return keys_command(settings, arguments) if arguments else serve(settings)
     except (ConfigError, StoreTooOld) as error:
-        configure_logs("INFO", "text")
         logger.error(Event.CONFIG_REFUSED, error=error.message)
         return 2
+    finally:
+        tracing.flush()
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ from api.letters import Entry, compose_retry, detail, obstacle, summary
 from api.registry import LiveRegistry
 from api.schemas import LetterDetail, LetterPage
 from api.submitter import LOST, Command, Submitter, refusal
-from shared import keys, scripts
+from shared import keys, origin, scripts, tracing
 from shared.errors import CannotRetry, InvalidInput, UnknownLetter
 from shared.logs import Event, get_logger
+from shared.origin import Carried
 from shared.settings import Settings
 from shared.types import Job, State, from_ms
 
@@ -76,8 +77,11 @@ class DeadLetters:
     async def retry(self, letter: str) -> Job:
         """A new job, queued; the letter is gone. Raises UnknownLetter, CannotRetry."""
         entry = await self._entry(letter)
+        carried = Carried(origin.current().request_id, tracing.current().context)
         while True:
-            asked = compose_retry(entry, str(uuid.uuid4()), catalog=self._catalog, settings=self._settings)
+            asked = compose_retry(
+                entry, str(uuid.uuid4()), catalog=self._catalog, settings=self._settings, carried=carried
+            )
             made: scripts.Retried = await self._submitter.one(asked.call)
             if made.status != "outdated":
                 break
@@ -98,6 +102,7 @@ class DeadLetters:
             deadline_at=from_ms(made.deadline_at),
             labels=asked.labels,
             retried_from=entry.text("id"),
+            request_id=carried.request_id or None,
         )
 
     async def drop(self, letter: str) -> None:

@@ -12,6 +12,7 @@ Redis 7.4.0 to 7.4.2 and Valkey from 8.0 answer too early while `appendfsync` is
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from typing import Any
 
 import redis.asyncio
@@ -71,7 +72,7 @@ class Disk:
         future.add_done_callback(self._open.discard)
         self._waiting.append((job_id, future))
         if self._task is None:
-            self._task = asyncio.create_task(self._ask_all())
+            self._task = asyncio.create_task(self._ask_all(), context=Context())  # of no request: it serves many
         try:
             async with asyncio.timeout(self._patience_s):
                 await future

@@ -23,7 +23,7 @@ from api.submission import NewJob, Submission, compose
 from api.submitter import Command, Submitter, refusal
 from api.waiter import News, Waiter, Waiting
 from api.waits import wait_of
-from shared import scripts
+from shared import origin, scripts, tracing
 from shared.catalog import Ref
 from shared.errors import (
     BadRequest,
@@ -31,10 +31,13 @@ from shared.errors import (
     Forbidden,
     IdempotencyMismatch,
     InvalidInput,
+    ServiceError,
     StoreUnavailable,
     TooLarge,
     UnknownJob,
 )
+from shared.keys import queue_name
+from shared.origin import Carried
 from shared.outcomes import job_view
 from shared.payloads import detach
 from shared.settings import Settings
@@ -53,6 +56,7 @@ class Ticket:
     deadline_at: int = 0
     labels: dict[str, str] = field(default_factory=dict)
     waiting: Waiting | None = None
+    request_id: str = ""
 
     def as_queued(self) -> Job | None:
         """The job as it was when it was accepted, without asking Redis again. None: another call made it."""
@@ -63,6 +67,7 @@ class Ticket:
             id=self.job_id, model=self.ref.model, version=self.ref.version, state=State.QUEUED, created_at=created_at
         )
         job.deadline_at, job.labels = from_ms(self.deadline_at), self.labels
+        job.request_id = self.request_id or None
         return job
 
 
@@ -128,8 +133,10 @@ class JobService:
             new.admitted = True
         job_id = str(uuid.uuid4())
         waiting = self._waiter.expect(job_id) if wait else None
+        span = _span(job_id, ref)
         try:
             channel = self._waiter.channel if waiting else ""
+            carried = Carried(origin.current().request_id, span.context)
             asked = compose(
                 job_id,
                 new,
@@ -140,12 +147,16 @@ class JobService:
                 channel=channel,
                 etag=etag,
                 items=items,
+                carried=carried,
             )
             ticket = await self._accept(asked, new.labels, waiting)
-        except BaseException:
+        except BaseException as error:
             if waiting:
                 self._waiter.forget(job_id, waiting)
+            span.fail(error.code if isinstance(error, ServiceError) else type(error).__name__)
             raise
+        finally:
+            span.end()
         if waiting and ticket.job_id != job_id:
             self._waiter.forget(job_id, waiting)
             job, waiting = await self.follow(ticket.job_id, new.caller)
@@ -187,11 +198,14 @@ class JobService:
         if submitted.status in ("full", "late"):
             raise refused(asked.ref, submitted, asked.deadline_ms, asked.max_jobs)
         # `existing` with our own id: the connection broke after the first try, and the second found the job.
+        origin.about(submitted.job_id)
         times = submitted.created_at, submitted.deadline_at
-        return Ticket(submitted.job_id, asked.ref, accepted, *times, labels, waiting if accepted else None)
+        request_id = asked.carried.request_id
+        return Ticket(submitted.job_id, asked.ref, accepted, *times, labels, waiting if accepted else None, request_id)
 
     async def get(self, job_id: str, caller: Caller) -> Job:
         """Raises UnknownJob, also for another's."""
+        origin.about(job_id)
         seen: scripts.Seen = await self._submitter.one(scripts.watch(job_id))
         job = _view(job_id, seen, caller)
         if job.state is State.QUEUED:
@@ -211,6 +225,7 @@ class JobService:
 
     async def follow(self, job_id: str, caller: Caller) -> tuple[Job, Waiting]:
         """The job now, and a place in the waiter that must go to `wait`. Raises UnknownJob, also for another's."""
+        origin.about(job_id)
         waiting = self._waiter.expect(job_id)
         try:
             seen = await self._submitter.one(scripts.watch(job_id, channel=self._waiter.channel))
@@ -269,6 +284,12 @@ def _view(job_id: str, seen: Any, caller: Caller) -> Job:
     if not seen.record or not caller.owns(seen.record.get("owner")):
         raise UnknownJob
     return job_view(job_id, seen.record, seen.meta)
+
+
+def _span(job_id: str, ref: Ref) -> tracing.Span:
+    queue = queue_name(ref.model, ref.version)
+    told = tracing.messaging("submit", "send", queue, job_id) | {"ml.model": ref.model, "ml.version": ref.version}
+    return tracing.start(f"submit {queue}", "PRODUCER", parent=tracing.current(), attributes=told)
 
 
 async def _until_gone(receive: Receive) -> None:

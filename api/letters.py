@@ -15,6 +15,7 @@ from api.schemas import Letter, LetterDetail, LetterPayload
 from shared import keys, messages, scripts
 from shared.catalog import Catalog, Ref
 from shared.errors import CannotRetry, UnknownModel
+from shared.origin import Carried
 from shared.settings import Settings
 
 
@@ -117,21 +118,21 @@ class Retry:
     call: scripts.Call[scripts.Retried]
 
 
-def compose_retry(entry: Entry, job_id: str, *, catalog: Catalog, settings: Settings) -> Retry:
+def compose_retry(entry: Entry, job_id: str, *, catalog: Catalog, settings: Settings, carried: Carried) -> Retry:
     """The new job is a suspect: it runs alone, as its message may have killed processes. It has the service's default
     deadline: the old one was its caller's, who waits no more. Raises CannotRetry."""
     etag = catalog.etag
     message, ref = _retriable(entry, catalog)
     priority = keys.nearest_priority(message["properties"].get("priority"))
     names = ("labels", "owner", "items", "weight", "timeout_ms")
-    carried = {name: entry.text(name) for name in names if entry.text(name)}
+    kept = {name: entry.text(name) for name in names if entry.text(name)}
     call = scripts.retry(
         entry.id,
         old_id=entry.text("id"),
         payloads=len(entry.pointers),
         job_id=job_id,
         list_name=keys.queue_list(keys.queue_name(ref.model, ref.version), priority),
-        raw=messages.reissue(message, job_id),
+        raw=messages.reissue(message, job_id, carried.headers()),
         ref=str(ref),
         deadline_ms=int(settings.default_deadline_s * 1000),
         ttl_ms=int(entry.text("ttl_ms") or settings.result_ttl_s * 1000),
@@ -145,10 +146,11 @@ def compose_retry(entry: Entry, job_id: str, *, catalog: Catalog, settings: Sett
             "dead_ttl_ms": int(settings.dead_ttl_s * 1000),
             "retried_from": entry.text("id"),
             "suspect": "1",
-            **carried,
+            **kept,
+            **carried.fields(),
         },
     )
-    return Retry(job_id, ref, orjson.loads(carried.get("labels", "{}")), call)
+    return Retry(job_id, ref, orjson.loads(kept.get("labels", "{}")), call)
 
 
 def obstacle(entry: Entry, catalog: Catalog) -> str | None:

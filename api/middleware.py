@@ -15,18 +15,20 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import problem
+from api.observe import trace_of
+from shared import origin, tracing
 from shared.errors import BadRequest, TooLarge
 from shared.logs import Event, get_logger
 
 logger = get_logger("api")
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class RequestId:
-    """`X-Request-ID` of the caller, or one of ours, on the answer; `Connection: close` while the process drains.
-    Outermost: an error that nobody has answered becomes a 500 problem here."""
+    """`X-Request-ID` of the caller, or one of ours, on the answer, and with the caller's trace in all that is done for
+    the request; `Connection: close` while the process drains. Only what observes is further out: an error that nobody
+    has answered becomes a 500 problem here."""
 
     def __init__(self, app: ASGIApp, draining: Callable[[], bool]) -> None:
         self._app, self._draining = app, draining
@@ -36,8 +38,11 @@ class RequestId:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        request_id = origin.as_request_id(given) or uuid.uuid4().hex
+        origin.begin(origin.Origin(request_id))
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        tracing.enter(state.get("span") or tracing.Span(trace_of(scope)))
         started = False
 
         async def tagged(message: Message) -> None:
@@ -54,7 +59,7 @@ class RequestId:
         try:
             await self._app(scope, receive, tagged)
         except Exception as error:
-            logger.error(Event.REQUEST_FAILED, exc_info=error, path=scope["path"], request_id=request_id)
+            logger.error(Event.REQUEST_FAILED, exc_info=error, route=getattr(scope.get("route"), "path", ""))
             if started:
                 raise
             text = f"something went wrong here; its request id is {request_id}"

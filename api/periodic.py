@@ -34,5 +34,5 @@ class Periodic:
             try:
                 await self._step()
             except Exception as error:
-                logger.error(Event.REQUEST_FAILED, exc_info=error, path=self._name)
+                logger.error(Event.TASK_FAILED, exc_info=error, task=self._name)
             await asyncio.sleep(_EVERY_S)

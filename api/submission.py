@@ -12,6 +12,7 @@ from api.auth import ANYBODY, Caller
 from api.submitter import Command
 from shared import keys, messages, scripts
 from shared.catalog import ModelSpec, Ref
+from shared.origin import Carried
 from shared.payloads import Detached
 from shared.settings import Settings
 
@@ -47,6 +48,7 @@ class Submission:
     share: scripts.Share
     payload_keys: list[str]
     calls: list[scripts.Call[Any]]
+    carried: Carried
 
 
 def compose(
@@ -60,9 +62,10 @@ def compose(
     channel: str,
     etag: str,
     items: int,
+    carried: Carried,
 ) -> Submission:
     """`channel` is the waiting process's, or empty; `etag` the registry's that `ref` was chosen by; `items` how many
-    the input has."""
+    the input has; `carried` goes with the job."""
     share = _share(new.caller, spec, ref)
     deadline_ms = int((new.deadline_s or settings.default_deadline_s) * 1000)
     ttl_ms = int((new.result_ttl_s or settings.result_ttl_s) * 1000)
@@ -79,6 +82,7 @@ def compose(
         payloads=detached.pointers,
         owner=share.owner,
         weight=share.weight,
+        carried=carried.headers(),
     )
     submit = scripts.submit(
         job_id,
@@ -108,11 +112,12 @@ def compose(
             "owner": new.caller.owner,
             "items": items,
             "weight": share.weight,
+            **carried.fields(),
         },
     )
     pairs = zip(payload_keys, detached.parts, strict=True)
     stored = [Command("SET", key, part, "PX", deadline_ms + ttl_ms) for key, part in pairs]
-    return Submission(job_id, ref, deadline_ms, spec.limits.queue, share, payload_keys, [*stored, submit])
+    return Submission(job_id, ref, deadline_ms, spec.limits.queue, share, payload_keys, [*stored, submit], carried)
 
 
 def _share(caller: Caller, spec: ModelSpec, ref: Ref) -> scripts.Share:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import Context
 from typing import Any
 
 import redis.asyncio
@@ -62,7 +63,7 @@ class Submitter:
         future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         self._waiting.append((calls, future))
         if self._task is None:
-            self._task = asyncio.create_task(self._commit_all())
+            self._task = asyncio.create_task(self._commit_all(), context=Context())  # of no request: it serves many
         return await future
 
     async def one(self, call: Call[Any]) -> Any:

@@ -105,7 +105,7 @@ class Waiter:
                     await pubsub.subscribe(self.channel)
                     await self._listen(pubsub)
             except LOST as error:
-                logger.debug(Event.REDIS_LOST, part="waiter", error=str(error))
+                logger.debug(Event.REDIS_LOST, part="waiter", error=error)
             await asyncio.sleep(_RETRY_S)
 
     async def _listen(self, pubsub: redis.asyncio.client.PubSub) -> None:

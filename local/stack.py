@@ -108,8 +108,14 @@ def build(options: Options, settings: Settings, lock_fd: int, listener: socket.s
             Spec(
                 f"worker-{n}",
                 (*python, "worker"),
-                env | {"ML_WORKER_NAME": f"worker-{n}", "ML_METRICS_PORT": metrics_port},
+                env
+                | {
+                    "ML_WORKER_NAME": f"worker-{n}",
+                    "ML_METRICS_PORT": metrics_port,
+                    "ML_HEALTH_FILE": str(_health_file(options, n)),
+                },
                 stop_s=settings.grace_s + STOP_MARGIN_S,
+                health=_health_file(options, n),
             )
             for n in range(1, options.workers + 1)
         ),
@@ -123,6 +129,11 @@ def build(options: Options, settings: Settings, lock_fd: int, listener: socket.s
         api_port=listener.getsockname()[1],
         flower_url=f"http://127.0.0.1:{flower_port}",
     )
+
+
+def _health_file(options: Options, n: int) -> Path:
+    """In the data folder: in the temporary one, another stack has a worker of that name."""
+    return options.data_dir.resolve() / f"worker-{n}.alive"
 
 
 def _environment(current: Mapping[str, str], options: Options, redis_url: str) -> dict[str, str]:

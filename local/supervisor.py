@@ -14,19 +14,23 @@ import time
 from asyncio.subprocess import Process
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from local.console import Console
 from local.server import tethered
+from shared import health
 
 MAX_DELAY_S = 30.0
 STEADY_S = 10.0  # one that lived this long starts again without a longer delay
 LINE_BYTES = 1 << 20
+LOOK_S = 1.0  # between two looks at a health file
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
     """A process to keep running. `stop_s`: how long it may take to stop on SIGTERM; `orphan_signal`: what it gets
-    when the supervisor is killed; `keep_fds`: file descriptors it inherits."""
+    when the supervisor is killed; `keep_fds`: file descriptors it inherits; `health`: the file by which it shows life
+    once it is ready (shared/health.py)."""
 
     name: str
     command: tuple[str, ...]
@@ -34,6 +38,7 @@ class Spec:
     stop_s: float = 10.0
     orphan_signal: signal.Signals = signal.SIGKILL
     keep_fds: tuple[int, ...] = ()
+    health: Path | None = None
 
 
 class Child:
@@ -92,8 +97,11 @@ class Child:
         if self._stopping or self._restarting:  # asked while it was being started
             self._terminate()
         passing_on = asyncio.create_task(self._pass_on(output))
+        watching = asyncio.create_task(self._watch(process, spec.health)) if spec.health else None
         code = await process.wait()
         self.process = None
+        if watching is not None:
+            watching.cancel()
         # Its last words; not longer, for a child of its own may hold the pipe open.
         await asyncio.wait({passing_on}, timeout=1.0)
         passing_on.cancel()
@@ -109,6 +117,20 @@ class Child:
             if not line:
                 return
             self._console.line(self.spec.name, line.decode(errors="replace").rstrip("\r\n"))
+
+    async def _watch(self, process: Process, file: Path) -> None:
+        """Kill it when it is stuck. Not while it is starting: then it has shown no life yet."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            sign = await asyncio.to_thread(health.stuck, file)
+            if sign is not None and sign.pid == process.pid and process.returncode is None:
+                self._console.say(f"{self.spec.name} shows no life any more: killing it")
+                self._kill(process)
+                return
+
+    def _kill(self, process: Process) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
     def _terminate(self) -> None:
         if self.process is not None:
@@ -133,8 +155,7 @@ class Child:
         if self.process is not None and not self._task.done():
             why = "" if self._kill_now.is_set() else f" after {self.spec.stop_s:g} s"
             self._console.say(f"{self.spec.name} has not stopped{why}: killing it")
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+            self._kill(self.process)
         await self._task
 
     def kill(self) -> None:

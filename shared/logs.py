@@ -1,17 +1,23 @@
 """Structured logs: one JSON object a line, one closed list of events, never a payload or a key.
 
-`logger = get_logger("worker")`, then `logger.info(Event.JOB_FINISHED, job_id=..., state=...)`.
+`logger = get_logger("worker")`, then `logger.info(Event.JOB_FAILED, job_id=..., code=...)`. An exception given as a
+field is told by its type, and by its words only where they are Redis's or the system's; the request's id and the
+job's are added where the line belongs to a request (shared/origin.py).
 """
 
 from __future__ import annotations
 
+import atexit
 import enum
 import logging
+import queue
 import sys
-from datetime import UTC, datetime
+import threading
 from typing import Any
 
-import orjson
+from shared import origin
+from shared.log_lines import JsonFormatter, TextFormatter, words
+from shared.log_queue import Inlet, Outlet
 
 
 class Event(enum.StrEnum):
@@ -48,11 +54,16 @@ class Event(enum.StrEnum):
     PREDICT_STALLED = enum.auto()
     DEVICE_LOST = enum.auto()
     THREAD_DIED = enum.auto()
+    HEALTH_FILE_FAILED = enum.auto()
     REPORT_FAILED = enum.auto()
     STORE_FULL = enum.auto()
     REDIS_LOST = enum.auto()
     REDIS_BACK = enum.auto()
+    REQUEST = enum.auto()
     REQUEST_FAILED = enum.auto()
+    TASK_FAILED = enum.auto()
+    LOGS_DROPPED = enum.auto()
+    TRACING_OFF = enum.auto()
 
 
 class Logger:
@@ -79,7 +90,12 @@ class Logger:
 
     def _log(self, level: int, event: Event, fields: dict[str, Any], exc_info: Any = None) -> None:
         if self._logger.isEnabledFor(level):
-            self._logger.log(level, event.value, extra={"fields": fields}, exc_info=exc_info)
+            told = origin.current().names() | {name: _told(value) for name, value in fields.items()}
+            self._logger.log(level, event.value, extra={"fields": told}, exc_info=exc_info)
+
+
+def _told(value: Any) -> Any:
+    return words(value) if isinstance(value, BaseException) else value
 
 
 def get_logger(name: str) -> Logger:
@@ -87,32 +103,41 @@ def get_logger(name: str) -> Logger:
     return Logger(logging.getLogger(f"ml.{name}"))
 
 
-class _JsonFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
-            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname,
-            "logger": record.name,
-            "event": record.getMessage(),
-        }
-        line.update(getattr(record, "fields", {}))
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
-
-
-class _TextFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        fields = " ".join(f"{key}={value}" for key, value in getattr(record, "fields", {}).items())
-        line = f"{record.levelname:<7} {record.name} {record.getMessage()} {fields}".rstrip()
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+_outlet: Outlet | None = None
+FLUSH_S = 1.0
 
 
 def configure_logs(level: str, format: str) -> None:
-    """Once a process, first thing in its main: everything to stderr in one format."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter() if format == "json" else _TextFormatter())
+    """Once a process, first thing in its main: everything to stderr in one format, written by a thread of its own.
+    Again: in another format. What ends a thread or the process, and Python's warnings, become lines too."""
+    global _outlet  # noqa: PLW0603 - like logging's own root
+    if _outlet is None:
+        atexit.register(flush_logs)
+    else:
+        flush_logs()
+        _outlet.stop()
+    out = logging.StreamHandler(sys.stderr)
+    out.setFormatter(JsonFormatter() if format == "json" else TextFormatter(sys.stderr))
+    inlet = Inlet(queue.SimpleQueue())
+    dropped = {"name": "ml.logs", "levelname": "WARNING", "msg": Event.LOGS_DROPPED.value}
+    _outlet = Outlet(inlet, out, logging.makeLogRecord(dropped))
+    _outlet.start()
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [inlet]
     root.setLevel("WARNING")
     logging.getLogger("ml").setLevel(level)
+    logging.captureWarnings(True)
+    sys.excepthook = lambda kind, error, trace: _crashed("main", error)
+    threading.excepthook = lambda seen: _crashed(seen.thread.name if seen.thread else "", seen.exc_value)
+
+
+def flush_logs(timeout_s: float = FLUSH_S) -> None:
+    """What was said is written, if stderr takes it within the time. Before `os._exit`, which writes nothing."""
+    if _outlet is not None:
+        _outlet.flush(timeout_s)
+
+
+def _crashed(thread: str, error: BaseException | None) -> None:
+    if isinstance(error, KeyboardInterrupt):
+        return
+    get_logger("process").error(Event.THREAD_DIED, thread=thread, exc_info=error)

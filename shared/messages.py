@@ -8,6 +8,7 @@ https://docs.celeryq.dev/en/stable/internals/protocol.html
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -17,6 +18,7 @@ TASK = "ml.predict"
 VERSION = 1  # of our own fields below; a worker leaves what is newer than it knows to others
 # Where the worker's transport puts a plain producer's `expires` and `eta`, out of Celery's sight.
 HIDDEN = {"expires": "ml_expires", "eta": "ml_eta"}
+_CARRIED = {"ml_request_id", "traceparent", "tracestate"}  # of the request that asked for the job
 
 
 class Arguments(BaseModel):
@@ -61,10 +63,11 @@ def build(
     timeout_s: float | None = None,
     owner: str = "",
     weight: int = 1,
+    carried: Mapping[str, str] | None = None,
 ) -> bytes:
     """The raw message. `owner`: the key that takes turns with others, by its weight. `payloads`: JSON pointers of the
     parts of `input` that lie in the payload store, in the order of their numbers (the pointer "" is the input itself).
-    `timeout_s`: of this predict, not its model's."""
+    `timeout_s`: of this predict, not its model's. `carried`: further headers (shared/origin.py)."""
     kwargs = {"model": model, "version": version, "input": input, "parameters": parameters or {}}
     body = orjson.dumps([[], kwargs, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
     return orjson.dumps(
@@ -99,6 +102,7 @@ def build(
                 "ml_timeout_s": timeout_s,
                 "ml_owner": owner,
                 "ml_weight": weight,
+                **(carried or {}),
             },
             "properties": {
                 "correlation_id": job_id,
@@ -141,10 +145,11 @@ def readdress(
     return orjson.dumps(message)
 
 
-def reissue(message: dict[str, Any], job_id: str) -> bytes:
-    """One of our messages for a new job with the same input: new ids, all else as it was (body, callbacks, the
-    payloads' pointers). `message` as `unpack` gives it."""
-    headers, properties = dict(message["headers"]), dict(message["properties"])
+def reissue(message: dict[str, Any], job_id: str, carried: Mapping[str, str]) -> bytes:
+    """One of our messages for a new job with the same input: new ids, of the request that asks for it, all else as it
+    was (body, callbacks, the payloads' pointers). `message` as `unpack` gives it; `carried` as for `build`."""
+    properties = dict(message["properties"])
+    headers = {name: value for name, value in message["headers"].items() if name not in _CARRIED} | dict(carried)
     if headers.get("root_id") == headers.get("id"):
         headers["root_id"] = job_id
     headers["id"] = properties["correlation_id"] = properties["delivery_tag"] = job_id

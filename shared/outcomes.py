@@ -83,4 +83,5 @@ def job_view(job_id: str, record: dict[str, str], meta: bytes) -> Job:
         labels=orjson.loads(record.get("labels", "{}")),
         letter=record.get("letter"),
         retried_from=record.get("retried_from"),
+        request_id=record.get("request_id"),
     )

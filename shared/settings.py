@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import AliasChoices, ByteSize, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shared import keys
+from shared import health, keys
 from shared.addresses import Rules
 from shared.errors import ConfigError
 from shared.keys import MAX_DEADLINE_S
@@ -84,6 +84,8 @@ class Settings(BaseSettings):
     torch_threads: int = Field(0, ge=0)
     """Threads of one CPU forward; 0: as many as there are cores, or as the container may use."""
     prepare_threads: int = Field(2, ge=1)
+    health_file: Path | None = None
+    """What `python -m worker healthcheck` looks at; None: one in the temporary folder, by the worker's name."""
     lease_s: float = Field(30.0, ge=1)
     """A worker that shows no life for this long loses the messages it holds; they are redelivered."""
     heartbeat_s: float = Field(5.0, gt=0)
@@ -95,6 +97,8 @@ class Settings(BaseSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "text"] = "json"
+    access_log: bool = False
+    """One line (event `request`) for each request."""
 
     @property
     def own_models(self) -> list[str]:
@@ -102,10 +106,9 @@ class Settings(BaseSettings):
         return [name.strip() for name in self.models.split(",") if name.strip()]
 
     def health_path(self) -> Path:
-        """The file whose age tells `python -m worker healthcheck` that the worker lives. By the worker's name where
-        one is set, else by the host's: the check runs in another process of the same container."""
-        name = self.worker_name if "worker_name" in self.model_fields_set else socket.gethostname()
-        return Path(tempfile.gettempdir(), f"ml-worker-{name}.alive")
+        """The file that tells `python -m worker healthcheck` that the worker lives (shared/health.py)."""
+        named = self.worker_name if "worker_name" in self.model_fields_set else ""
+        return self.health_file or health.default_path(named)
 
     @field_validator("outbound_allow")
     @classmethod

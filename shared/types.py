@@ -74,6 +74,7 @@ class Job(BaseModel):
     labels: dict[str, str] = Field(default_factory=dict)
     letter: str | None = Field(None, description="its dead letter, while there is one: see /v1/dead")
     retried_from: str | None = Field(None, description="the job that this one is a retry of, from the dead letters")
+    request_id: str | None = Field(None, description="`X-Request-ID` of the request that made it, as in the logs")
 
 
 @dataclass(slots=True)

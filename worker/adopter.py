@@ -12,6 +12,7 @@ import redis
 from shared import keys, messages, scripts
 from shared.errors import InvalidInput, ServiceError, UnknownModel
 from shared.logs import Event, get_logger
+from shared.origin import Carried
 from shared.settings import Settings
 from shared.types import Outcome, State
 from worker.finisher import Finisher
@@ -45,7 +46,7 @@ class Adopter:
         """Write the record and move the message to its version's queue; an unknown model or a wrong message is a
         FAILURE outcome at once. `expires` becomes the deadline, `eta` (which a `countdown` is too) the start,
         `time_limit` the timeout; without a priority the job is a normal one, and 0 is none."""
-        request, adopted = work.request, "outdated"
+        adopted = "outdated"
         while adopted == "outdated":
             try:
                 call = self._call(work)
@@ -57,7 +58,7 @@ class Adopter:
             adopted = scripts.one(scripts.run(self._client, [call]))
             if adopted == "outdated":
                 self._registry.refresh()
-        logger.info(Event.JOB_ADOPTED, job_id=request.id, new=adopted == "adopted")
+        logger.info(Event.JOB_ADOPTED, new=adopted == "adopted")
         self._holdings.release(work.tag)
         self._reporter.forget(work)
 
@@ -115,6 +116,7 @@ class Adopter:
                 "priority": priority,
                 "timeout_ms": int((timeout_s or spec.limits.timeout_s) * 1000),
                 "owner": "celery",
+                **Carried.of(request.request_dict).fields(),
             },
         )
 

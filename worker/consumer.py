@@ -14,9 +14,10 @@ from celery.worker.control import Panel
 from celery.worker.control import revoke as stock_revoke
 from kombu.utils.functional import maybe_list
 
-from shared import scripts
+from shared import origin, scripts
 from shared.logs import Event, get_logger
 from shared.messages import TASK
+from shared.origin import Carried
 from worker.runner import RETRY_S
 
 logger = get_logger("worker")
@@ -59,7 +60,8 @@ class DeadLetteringConsumer(Consumer):  # type: ignore[misc]  # celery ships no 
         """As stock Celery, but for its log: that quotes the message's body."""
         headers = message.headers if "task" in message.headers else message.payload  # protocol 1
         job_id, name = headers["id"], headers["task"]
-        logger.error(Event.JOB_FAILED, job_id=job_id, code="unknown_task", task=str(name)[:100])
+        told = origin.Origin(Carried.of(headers).request_id, job_id).names()
+        logger.error(Event.JOB_FAILED, **told, code="unknown_task", task=str(name)[:100])
         message.reject()
         request = SimpleNamespace(
             name=name,

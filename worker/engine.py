@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from shared import keys, messages, scripts
 from shared.catalog import Ref
 from shared.logs import Event, get_logger
+from shared.origin import Carried, Origin
 from shared.settings import Settings
 from shared.store import connect
 from shared.types import Outcome, State
@@ -27,6 +28,7 @@ from worker.registry import RegistryReader
 from worker.report import Reporter
 from worker.runner import Runner
 from worker.shelf import Place, Shelf
+from worker.spans import begin_job, end_job
 from worker.work import Unit, Work
 
 logger = get_logger("worker")
@@ -101,23 +103,27 @@ class Engine:
         if self.draining:
             return  # it is held, and goes back with the rest
         job_id, tag = request.id, request.message.delivery_tag
+        carried = Carried.of(request.request_dict)
         if request.request_dict.get("ml") is None:  # its message moves to a queue of ours: no lease of it to lose here
-            return self._preparer.submit(Work(job_id, tag, Ref("", ""), keys.NORMAL, request), adopt=True)
+            return self._preparer.submit(_unadopted(job_id, tag, request, carried), adopt=True)
         try:
             envelope = messages.Envelope.of(request.request_dict, request.kwargs)
         except ValidationError:  # says that it is ours, and is not what our API writes
-            logger.error(Event.JOB_FAILED, job_id=job_id, code="message_unreadable")
+            names = Origin(carried.request_id, job_id).names()
+            logger.error(Event.JOB_FAILED, **names, code="message_unreadable")
             self.reporter.call(lambda: request.reject(requeue=False))
             return
         ref = Ref(envelope.arguments.model, envelope.arguments.version)
         priority = request.message.properties.get("priority") or 0
-        work = Work(job_id, tag, ref, priority, request, timeout_s=envelope.ml_timeout_s)
+        timeout_s, request_id = envelope.ml_timeout_s, carried.request_id
+        work = Work(job_id, tag, ref, priority, request, timeout_s=timeout_s, request_id=request_id)
         work.owner, work.weight = envelope.ml_owner, envelope.ml_weight
         work.place = self._shelf.begin(ref)
         if work.place is None:  # unloaded, or gone, since its message was taken
             self._want(ref)
             return self.reporter.call(lambda: request.reject(requeue=True))
         work.model = work.place.model
+        work.span = begin_job(work, carried.trace)
         with self._works_lock:
             self._works[work.tag] = work
         self._preparer.submit(work)
@@ -127,9 +133,10 @@ class Engine:
         work = self._works.get(tag)
         if work is None or work.ended:
             return
-        logger.warning(Event.LEASE_LOST, job_id=work.job_id, started=work.claimed)
+        logger.warning(Event.LEASE_LOST, **work.names, started=work.claimed)
         if not work.claimed:
             work.ended = True
+            end_job(work, "lease_lost")
             self._runner.drop(work)
             self.holdings.release(tag)
             self._gone(work)
@@ -180,15 +187,20 @@ class Engine:
         goes back as it was."""
         self.holdings.close()
         stuck = [work.tag for work in works]
+        self._runner.span.fail("timeout" if overdue else "device_lost")
+        self._runner.span.end()
         if overdue and len(works) == 1:
             self._finisher.end(works[0], _timeout(works[0].patience_s))
             self._finisher.stop(10)
         elif stuck:
             self._finisher.flush(10)  # jobs that have finished did not crash
             scripts.run(self._client, [scripts.give_back_crashed(stuck, process=self.holdings.process)])
+            for work in works:
+                end_job(work, "given_back_crashed")
         rest = [tag for tag in self.holdings.tags() if tag not in stuck]
         if rest:
             scripts.run(self._client, [scripts.give_back(rest, process=self.holdings.process)])
+            self._end_spans()
 
     def drain(self, grace_s: float) -> bool:
         """Take nothing more, finish the batch on the device, give the rest back. False when the grace was too short:
@@ -208,11 +220,19 @@ class Engine:
                     [scripts.give_back(tags, process=self.holdings.process)],
                 )
             except redis.RedisError as error:  # their leases run out instead
-                logger.warning(Event.REDIS_LOST, step="drain", jobs=len(tags), error=str(error))
+                logger.warning(Event.REDIS_LOST, step="drain", jobs=len(tags), error=error)
             for tag in tags:
                 self.holdings.release(tag)
+            self._end_spans()
         logger.info(Event.STOPPED, given_back=len(tags), in_time=done)
         return done
+
+    def _end_spans(self) -> None:
+        """Of what goes back as it was."""
+        with self._works_lock:
+            works = list(self._works.values())
+        for work in works:
+            end_job(work, "given_back")
 
     def info(self) -> dict[str, Any]:
         """For `celery inspect stats`."""
@@ -225,6 +245,7 @@ class Engine:
     def _gone(self, work: Work) -> None:
         with self._works_lock:
             known = self._works.pop(work.tag, None)
+        work.span.end()
         if known is not None and work.place is not None:
             self._shelf.end(work.place)
 
@@ -257,6 +278,10 @@ class Engine:
 
 def _by_queue(shelf: Shelf) -> dict[str, Ref]:
     return {keys.queue_name(place.ref.model, place.ref.version): place.ref for place in shelf.places()}
+
+
+def _unadopted(job_id: str, tag: str, request: Any, carried: Carried) -> Work:
+    return Work(job_id, tag, Ref("", ""), keys.NORMAL, request, request_id=carried.request_id)
 
 
 def _timeout(limit_s: float) -> Outcome:

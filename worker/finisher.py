@@ -22,6 +22,7 @@ from worker.handler import ItemError, with_notes
 from worker.holdings import Holdings
 from worker.metrics import WorkerMetrics
 from worker.report import Reporter
+from worker.spans import end_job, end_with
 from worker.vital import vital_thread
 from worker.work import Item, Unit, Work
 
@@ -92,17 +93,20 @@ class Finisher:
     def skip(self, work: Work, verdict: scripts.Verdict) -> None:
         """A job that is not ours to run: it had ended, and its outcome stays; or another worker has its message."""
         if verdict.status == "lost":
+            end_job(work, "lease_lost")
             self._holdings.release(work.tag)
             self._reporter.forget(work)
         elif verdict.status == "missing":
             # Ours, but without a record: expired, or deleted by hand. Never adopted, never run.
             return self._refuse(work)
         else:
+            end_job(work, verdict.state.value if verdict.state else "ended")
             self._holdings.ack(work.tag)  # whatever becomes of Celery's report
             self._reporter.ended(work, verdict.state, code="ended", message="the job had ended before it ran")
         self._on_gone(work)
 
     def _refuse(self, work: Work) -> None:
+        end_job(work, "refused", failed=True)
         self._holdings.reject(work.tag)
         self._reporter.call(partial(work.request.reject, requeue=False))
         self._on_gone(work)
@@ -155,14 +159,15 @@ class Finisher:
         for end, reply in zip(ends, replies, strict=True):
             work, outcome = end.work, end.outcome
             if isinstance(reply, Exception):  # what waiting does not mend
-                logger.error(Event.JOB_FAILED, job_id=work.job_id, step="finish", error=str(reply))
+                logger.error(Event.JOB_FAILED, **work.names, step="finish", error=reply)
                 self._refuse(work)
                 continue
             if reply.first and work.ref.model:  # else a plain message that became no job
                 # The state that stands: a job that was canceled while it ran is, whatever came of it.
                 self._metrics.of(work.ref).ended(reply.state, outcome.code, time.monotonic() - end.since)
             if outcome.state is State.FAILED:
-                logger.info(Event.JOB_FAILED, job_id=work.job_id, model=str(work.ref), code=outcome.code)
+                logger.info(Event.JOB_FAILED, **work.names, model=str(work.ref), code=outcome.code)
+            end_with(work, outcome, reply.state)
             self._holdings.release(work.tag)
             self._on_gone(work)
             self._reporter.ended(
@@ -184,7 +189,7 @@ class Finisher:
             why = next((reply for reply in replies if isinstance(reply, redis.RedisError) and may_pass(reply)), None)
             if why is None:
                 return replies
-        logger.warning(Event.REDIS_LOST, step="finish", jobs=len(calls), error=str(why))
+        logger.warning(Event.REDIS_LOST, step="finish", jobs=len(calls), error=why)
         return None
 
     def _call(self, end: _End) -> scripts.Call[scripts.Finished]:
@@ -232,7 +237,8 @@ def _fill(unit: Unit, output: Any) -> None:
     except ItemError as error:
         _fail(work, unit.item, error)
     except Exception as error:
-        logger.error(Event.BATCH_FAILED, model=str(work.ref), code="predict_error", step="finish", exc_info=error)
+        told = {**work.names, "model": str(work.ref), "code": "predict_error"}
+        logger.error(Event.BATCH_FAILED, **told, step="finish", exc_info=error)
         _fail(work, unit.item, ItemError(f"{type(error).__name__}: {error}", code="predict_error"))
     else:
         work.open_items -= 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shared.logs import Event, get_logger
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 logger = get_logger("worker")
 
 
-def predict(model: LoadedModel, batch: list[Any]) -> list[Any]:
-    """One output for each of `batch`, an ItemError where it failed. Never raises for a fault of the input: a batch
-    that raises is halved until the culprits are alone; out of memory halves it too and lowers the model's
-    `max_size` for this process. A wrong number of outputs fails the whole batch (`handler_contract`). Raises
-    DeviceLost: then none of `batch` has an output."""
+def predict(model: LoadedModel, batch: list[Any], names: Sequence[Mapping[str, str]] = ()) -> list[Any]:
+    """One output for each of `batch` (`names`: whose each is, for the log), an ItemError where it failed. Never raises
+    for a fault of the input: a batch that raises is halved until the culprits are alone; out of memory halves it too
+    and lowers the model's `max_size` for this process. A wrong number of outputs fails the whole batch
+    (`handler_contract`). Raises DeviceLost: then none of `batch` has an output."""
     try:
-        return _checked(model, batch, model.handler.predict(batch))
+        return _checked(model, batch, model.handler.predict(batch), names)
     except Exception as error:
         if is_device_lost(error):
             raise DeviceLost(f"{type(error).__name__}: {error}") from error
         if len(batch) == 1:
-            return [_item_error(model, error)]
+            return [_item_error(model, error, names[0] if names else {})]
         out_of_memory = is_out_of_memory(error)
     # Here the error is gone, and with its traceback the failed batch's tensors, which the halves may need the room of.
     if out_of_memory:
@@ -37,22 +37,23 @@ def predict(model: LoadedModel, batch: list[Any]) -> list[Any]:
             model.max_size = max(1, len(batch) // 2)
             logger.warning(Event.BATCH_HALVED, model=str(model.ref), size=len(batch), max_size=model.max_size)
     middle = len(batch) // 2
-    return predict(model, batch[:middle]) + predict(model, batch[middle:])
+    return predict(model, batch[:middle], names[:middle]) + predict(model, batch[middle:], names[middle:])
 
 
-def _item_error(model: LoadedModel, failure: Exception) -> ItemError:
+def _item_error(model: LoadedModel, failure: Exception, names: Mapping[str, str]) -> ItemError:
     if isinstance(failure, ItemError):
         return failure.with_traceback(None)
     code = "out_of_memory" if is_out_of_memory(failure) else "predict_error"
-    logger.error(Event.BATCH_FAILED, model=str(model.ref), code=code, exc_info=failure)
+    logger.error(Event.BATCH_FAILED, **names, model=str(model.ref), code=code, exc_info=failure)
     return ItemError(f"{type(failure).__name__}: {failure}", code=code)
 
 
-def _checked(model: LoadedModel, batch: list[Any], outputs: Any) -> list[Any]:
+def _checked(model: LoadedModel, batch: list[Any], outputs: Any, names: Sequence[Mapping[str, str]]) -> list[Any]:
     if not isinstance(outputs, Sequence) or isinstance(outputs, str | bytes) or len(outputs) != len(batch):
         got = f"{len(outputs)} outputs" if isinstance(outputs, Sequence) else type(outputs).__name__
         message = f"predict must return a list with one output for each input: got {got} for {len(batch)} inputs"
-        logger.error(Event.BATCH_FAILED, model=str(model.ref), code="handler_contract", message=message)
+        told = {"code": "handler_contract", "message": message, "jobs": list(names)}
+        logger.error(Event.BATCH_FAILED, model=str(model.ref), **told)
         return [ItemError(message, code="handler_contract") for _ in batch]
     return list(outputs)
 

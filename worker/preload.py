@@ -120,7 +120,7 @@ def first_to_load(client: redis.Redis, process: str, ref: Ref) -> bool:
             return False
         client.set(key, process, px=_OTHERS_MS)
     except redis.RedisError as error:
-        logger.warning(Event.REDIS_LOST, step="load", error=str(error))
+        logger.warning(Event.REDIS_LOST, step="load", error=error)
         return False
     return True
 
@@ -130,7 +130,7 @@ def let_others(client: redis.Redis, ref: Ref) -> None:
     try:
         client.delete(f"{keys.LOADING}{ref}")
     except redis.RedisError as error:
-        logger.warning(Event.REDIS_LOST, step="load", error=str(error))
+        logger.warning(Event.REDIS_LOST, step="load", error=error)
 
 
 def follow_registry(reader: RegistryReader, settings: Settings) -> Callable[[Shelf], bool]:
@@ -144,7 +144,7 @@ def follow_registry(reader: RegistryReader, settings: Settings) -> Callable[[She
             if reader.outdated:
                 reader.refresh()
         except redis.RedisError as error:
-            logger.warning(Event.REDIS_LOST, step="registry", error=str(error))
+            logger.warning(Event.REDIS_LOST, step="registry", error=error)
         registry = reader.registry
         if registry.etag == done:
             return False

@@ -11,7 +11,7 @@ from typing import Any
 
 import redis
 
-from shared import keys, tasks
+from shared import keys, origin, tasks
 from shared.errors import Fault, InvalidInput
 from shared.logs import Event, get_logger
 from shared.payloads import attach
@@ -57,17 +57,18 @@ class Preparer:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _guard(self, action: Callable[[Work], None], work: Work) -> None:
+        origin.begin(origin.Origin(work.request_id, work.job_id))
         while True:
             try:
                 return action(work)
             except redis.RedisError as error:
-                logger.warning(Event.REDIS_LOST, step="prepare", error=str(error))
+                logger.warning(Event.REDIS_LOST, step="prepare", error=error)
                 if self._stopping.wait(RETRY_S):
                     return None
             except InvalidInput as error:
                 return self._finisher.end(work, failure(error.faults or [Fault(message=error.message)]))
             except Exception as error:
-                logger.error(Event.JOB_FAILED, job_id=work.job_id, step="prepare", exc_info=error)
+                logger.error(Event.JOB_FAILED, step="prepare", exc_info=error)
                 message = f"{type(error).__name__}: {error}"
                 return self._finisher.end(work, Outcome(State.FAILED, code="predict_error", message=message))
 
@@ -122,7 +123,7 @@ class Preparer:
         except redis.RedisError:
             raise
         except Exception as error:
-            logger.error(Event.JOB_FAILED, job_id=work.job_id, step="prepare", exc_info=error)
+            logger.error(Event.JOB_FAILED, step="prepare", exc_info=error)
             message = f"{type(error).__name__}: {error}"
             item.fault = Fault(pointer=parts.pointer(index), code="predict_error", message=message)
         if item.fault:

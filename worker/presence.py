@@ -2,7 +2,7 @@
 a busy event loop, must not cost the leases.
 
 Every quarter of a lease: renew what is held, put back what dead workers held, tell what is served (cards), look whether
-the registry has changed. The health file's age is what `python -m worker healthcheck` looks at.
+the registry has changed.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import orjson
 import redis
 
-from shared import keys, scripts
+from shared import health, keys, scripts
 from shared.catalog import Ref
 from shared.logs import Event, get_logger
 from shared.settings import Settings
@@ -29,6 +28,9 @@ from worker.shelf import Shelf
 from worker.vital import vital_thread
 
 logger = get_logger("worker")
+
+_MOST_TOLD = 64  # ids in one log line
+_REDIS_S = 15.0  # one round trip, connecting included, behind sentinels that do not answer
 
 
 class Presence:
@@ -47,11 +49,13 @@ class Presence:
         on_lost: Callable[[str], None],
         on_etag: Callable[[str], None],
         healthy: Callable[[], bool],
+        mark: Callable[[float], None] = lambda _: None,
     ) -> None:
+        """`mark` is called before each step, with how long that may wait for Redis."""
         self._client, self._settings, self._holdings = client, settings, holdings
         self._process, self._device, self._shelf, self._metrics_at = process, device, shelf, metrics_at
         self._soon = threading.Event()
-        self._on_lost, self._on_etag, self._healthy = on_lost, on_etag, healthy
+        self._on_lost, self._on_etag, self._healthy, self._mark = on_lost, on_etag, healthy, mark
         self._started_at = time.time()
         self._told: set[str] = set()
         self.started = False
@@ -76,24 +80,24 @@ class Presence:
             self._client.zrem(keys.WORKERS, self._process)
             self._client.delete(keys.WORKER + self._process, *self._told | self._card_keys())
         except redis.RedisError as error:
-            logger.warning(Event.REDIS_LOST, step="presence", error=str(error))
-        self._settings.health_path().unlink(missing_ok=True)
+            logger.warning(Event.REDIS_LOST, step="presence", error=error)
 
     def beat(self) -> None:
         """One round of signs. Raises redis errors."""
+        self._mark(_REDIS_S)
         sign = orjson.dumps(self._sign())
         renew = scripts.renew(self._holdings.tags(), process=self._process, sign=sign, sign_ms=self._ttl_ms)
         for tag in scripts.one(scripts.run(self._client, [renew])):
             self._on_lost(tag)
+        self._mark(_REDIS_S)
         # Not in the same trip: on a server that has forgotten the scripts it could run before the renewal.
         restore = scripts.restore_expired(
             lease_ms=int(self._settings.lease_s * 1000), heartbeat_ms=int(self.interval_s * 1000)
         )
         restored = scripts.one(scripts.run(self._client, [restore]))
         if restored:
-            logger.warning(Event.JOB_RESTORED, jobs=len(restored))
-        if self._healthy():
-            touch(self._settings.health_path())
+            logger.warning(Event.JOB_RESTORED, jobs=len(restored), job_ids=restored[:_MOST_TOLD])
+        self._mark(_REDIS_S)
         self._tell()
 
     def _tell(self) -> None:
@@ -114,7 +118,7 @@ class Presence:
         try:
             self._on_etag((pipe.execute()[-1] or b"").decode())
         except redis.exceptions.OutOfMemoryError as error:
-            logger.warning(Event.STORE_FULL, step="presence", error=str(error))
+            logger.warning(Event.STORE_FULL, step="presence", error=error)
 
     def _sign(self) -> dict[str, Any]:
         return {
@@ -140,6 +144,7 @@ class Presence:
 
     def _loop(self) -> None:
         while True:
+            self._mark(max(0.0, self.interval_s - health.LONGEST_S / 3))
             self._soon.wait(self.interval_s)
             self._soon.clear()
             if self._stop.is_set():
@@ -150,7 +155,7 @@ class Presence:
         try:
             self.beat()
         except redis.RedisError as error:
-            logger.warning(Event.LEASE_RENEWAL_FAILED, error=str(error))
+            logger.warning(Event.LEASE_RENEWAL_FAILED, error=error)
 
 
 def tell_failed(client: redis.Redis, settings: Settings, *, process: str, ref: Ref, device: Device, error: str) -> None:
@@ -165,7 +170,7 @@ def tell_failed(client: redis.Redis, settings: Settings, *, process: str, ref: R
         scripts.one(scripts.run(client, [renew]))
         client.set(keys.card_key(str(ref), worker), orjson.dumps(card), px=ttl_ms)
     except redis.RedisError as lost:
-        logger.warning(Event.REDIS_LOST, step="presence", error=str(lost))
+        logger.warning(Event.REDIS_LOST, step="presence", error=lost)
 
 
 def interval_s(settings: Settings) -> float:
@@ -178,9 +183,3 @@ def sign_ms(settings: Settings) -> int:
     """How long a sign of life lives. Shorter than the lease: who finds an expired lease must also find its holder
     gone."""
     return int(settings.lease_s * 900)
-
-
-def touch(path: Path) -> None:
-    """Set the file's time to now."""
-    path.touch()
-    os.utime(path)

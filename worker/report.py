@@ -90,7 +90,7 @@ class Reporter:
                 try:
                     action()
                 except Exception as error:  # the outcome stands; only Celery's view of it is missing
-                    logger.warning(Event.REPORT_FAILED, error=f"{type(error).__name__}: {error}")
+                    logger.warning(Event.REPORT_FAILED, error=error)
 
 
 def _failure(code: str, message: str) -> ExceptionInfo:

@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 import warnings
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -16,7 +17,7 @@ from celery import signals
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from celery.worker import state as celery_state
 
-from shared import keys
+from shared import health, keys, tracing
 from shared.catalog import load_catalog
 from shared.logs import Event, get_logger
 from shared.queue import make_celery, queue
@@ -37,8 +38,10 @@ from worker.models import LoadedModel
 from worker.pool import BatchPool
 from worker.preload import first_to_load, follow_registry, let_others, load_place, make_shelf, preload
 from worker.presence import Presence, interval_s, tell_failed
+from worker.pulse import Pulse
 from worker.registry import RegistryReader
 from worker.shelf import Place, Shelf
+from worker.vital import end_process
 from worker.watchdog import start_watchdog
 
 logger = get_logger("worker")
@@ -51,6 +54,7 @@ def run(settings: Settings) -> int:
     # Before Celery's handlers are in place; as process 1 of a container the default would ignore the signal.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     file = load_catalog(settings.models_file)
+    tracing.configure("ml-service-worker", settings.worker_name)
     device = claim_device(settings)
     client = connect(settings)
     check_server(client)
@@ -95,6 +99,7 @@ def run(settings: Settings) -> int:
     engine = Engine(
         settings, reader, shelf, client, metrics, process=process, share=share, want=loader.want, on_etag=saw
     )
+    pulse = Pulse(settings.health_path(), health.limit_s(interval_s(settings)), engine.healthy)
     presence = Presence(
         connect(settings, timeout_s=min(TIMEOUT_S, interval_s(settings))),
         settings,
@@ -106,18 +111,30 @@ def run(settings: Settings) -> int:
         on_lost=engine.lost,
         on_etag=saw,
         healthy=engine.healthy,
+        mark=partial(pulse.mark, "presence"),
     )
     engine.start()
     loader.start()
-    start_watchdog(engine, leave=presence.stop, interval_s=0.5, exit_process=os._exit)
+    start_watchdog(engine, pulse, leave=presence.stop, interval_s=0.5, exit_process=end_process)
+
+    def ready() -> None:
+        if not presence.started:
+            presence.start()
+            pulse.start()
+            served = [str(place.ref) for place in shelf.places()]
+            logger.info(Event.WORKER_READY, worker=settings.worker_name, models=served)
+
     try:
-        return consume(settings, device.node(settings.worker_name), shelf, engine, presence)
+        return consume(settings, device.node(settings.worker_name), shelf, engine, ready)
     finally:
+        pulse.stop()
         presence.stop()
+        tracing.flush()
 
 
-def consume(settings: Settings, node: str, shelf: Shelf, engine: Engine, presence: Presence) -> int:
-    """Celery's worker, with our pool, transport and backend, in this thread until it was told to stop."""
+def consume(settings: Settings, node: str, shelf: Shelf, engine: Engine, ready: Callable[[], None]) -> int:
+    """Celery's worker, with our pool, transport and backend, in this thread until it was told to stop. `ready` is
+    called when it consumes, also after each reconnect."""
     # Celery warns root off because of pickle; only JSON is accepted here.
     warnings.simplefilter("ignore", SecurityWarning)
 
@@ -138,9 +155,7 @@ def consume(settings: Settings, node: str, shelf: Shelf, engine: Engine, presenc
     def on_ready(sender: Any, **_: Any) -> None:
         # Celery warns at each lost connection of what its next version will do with the work in hand: we have decided.
         warnings.simplefilter("ignore", CPendingDeprecationWarning)  # here: it shows them all from its start on
-        if not presence.started:  # also sent after each reconnect
-            presence.start()
-            logger.info(Event.WORKER_READY, worker=settings.worker_name, models=[str(ref) for ref in refs])
+        ready()
         engine.queues.consumer = sender
         install_signals(settings, engine)
 
@@ -168,7 +183,7 @@ def install_signals(settings: Settings, engine: Engine) -> None:
         engine.reporter.passed(_LAST_WORDS_S)  # what Celery is still to be told
         celery_state.should_stop = 0
         time.sleep(_LAST_WORDS_S)
-        os._exit(0)  # Redis is away, and Celery or a thread waits for it: what we hold is given back or expires
+        end_process(0)  # Redis is away, and Celery or a thread waits for it: what we hold is given back or expires
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         if not engine.draining:

@@ -10,12 +10,14 @@ import redis
 
 from shared import scripts
 from shared.logs import Event, get_logger
+from shared.tracing import NO_SPAN
 from worker.batcher import Batcher
 from worker.finisher import Finisher
 from worker.handler import DeviceLost, ItemError
 from worker.metrics import WorkerMetrics
 from worker.predict import predict
 from worker.report import Reporter
+from worker.spans import begin_batch
 from worker.vital import vital_thread
 from worker.work import Unit, Work
 
@@ -51,6 +53,8 @@ class Runner:
         """Since when which batch is on the device; read by the watchdog."""
         self.device_lost = ""
         """Why the device is gone, with the batch still in `current`; the watchdog ends the process."""
+        self.span = NO_SPAN
+        """Of the batch that is on the device, or was last."""
 
     def start(self) -> None:
         """Once."""
@@ -106,7 +110,15 @@ class Runner:
         begun, halved = self._clock(), model.halved_batches
         self.current = (begun, units)
         self._before()
-        outputs = predict(model, [unit.prepared.item for unit in units])
+        self.span = begin_batch(units, self._worker)
+        try:
+            with self.span.active():
+                outputs = predict(model, [unit.prepared.item for unit in units], [unit.work.names for unit in units])
+        except DeviceLost:
+            self.span.fail("device_lost")
+            raise
+        finally:
+            self.span.end()
         predict_s = self._clock() - begun
         predict_ms = predict_s * 1000
         self.current = None
@@ -135,12 +147,13 @@ class Runner:
                     self._metrics.of(work.ref).started(attempt=verdict.attempt, queued_s=queued_s)
                 work.claimed = True
                 work.attempt, work.started_at = verdict.attempt, verdict.started_at
+                work.queued_at = verdict.queued_at
             elif verdict.status == "suspect":
                 work.alone = True
                 suspects.add(work)
             else:
                 work.ended = True
-                logger.info(Event.JOB_SKIPPED, job_id=work.job_id, verdict=verdict.status, state=verdict.state)
+                logger.info(Event.JOB_SKIPPED, **work.names, verdict=verdict.status, state=verdict.state)
                 self._finisher.skip(work, verdict)
         if suspects:
             self.put(unit for unit in units if unit.work in suspects)
@@ -164,7 +177,7 @@ class Runner:
                 verdicts: list[scripts.Verdict] = scripts.one(scripts.run(self._client, [call]))
                 return verdicts
             except redis.RedisError as error:
-                logger.warning(Event.REDIS_LOST, step="claim", error=str(error))
+                logger.warning(Event.REDIS_LOST, step="claim", error=error)
                 with self._condition:
                     if self._condition.wait_for(lambda: self._stopping, RETRY_S):
                         return None

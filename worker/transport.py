@@ -114,7 +114,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
             self._drain(_alive(self._drainer))
         except ResponseError as error:  # a disk or the replicas are in trouble: the connection is not, and nothing ran
             self._left = 0  # until the next tick
-            logger.warning(Event.REDIS_LOST, step="drain", error=str(error))
+            logger.warning(Event.REDIS_LOST, step="drain", error=error)
 
     def _drain(self, drainer: Redis) -> None:
         self._flush(drainer)
@@ -161,7 +161,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
 
     def _refuse(self, tag: str, error: Exception) -> None:
         """Whatever the script could read and Python or Celery cannot: to the dead letters, not to the next worker."""
-        logger.error(Event.JOB_FAILED, code="message_unreadable", error=type(error).__name__)
+        logger.error(Event.JOB_FAILED, job_id=tag, code="message_unreadable", error=type(error).__name__)
         self.holdings.reject(tag)
         self._left = 1
 
@@ -195,7 +195,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         except ResponseError as error:
             if may_pass(error):
                 raise
-            logger.error(Event.JOB_FAILED, job_id=tag, step="bury", error=str(error))
+            logger.error(Event.JOB_FAILED, job_id=tag, step="bury", error=error)
 
     def close(self) -> None:
         """Kombu would block here until the wake connection speaks."""
@@ -253,7 +253,7 @@ class Poller(stock.MultiChannelPoller):  # type: ignore[misc]
             try:
                 channel.maybe_refresh_binding_expiry()
             except RedisError as error:
-                logger.warning(Event.REDIS_LOST, step="bindings", error=str(error))
+                logger.warning(Event.REDIS_LOST, step="bindings", error=error)
 
     def tick(self) -> None:
         """Once a second."""

@@ -11,13 +11,17 @@ from collections.abc import Callable
 
 from shared.logs import Event, get_logger
 from worker.engine import Engine
+from worker.pulse import Pulse
 from worker.vital import EXIT_SOFTWARE, vital_thread
 
 logger = get_logger("worker")
 
 
+LAST_WORDS_S = 12.0  # to settle the jobs; where Redis does not answer they are redelivered
+
+
 def start_watchdog(
-    engine: Engine, *, leave: Callable[[], None], interval_s: float, exit_process: Callable[[int], None]
+    engine: Engine, pulse: Pulse, *, leave: Callable[[], None], interval_s: float, exit_process: Callable[[int], None]
 ) -> None:
     """In a daemon thread. `leave` takes the worker's sign of life away; `exit_process` must not return and must not
     wait for the device thread (`os._exit`)."""
@@ -25,15 +29,19 @@ def start_watchdog(
     def watch() -> None:
         pause = threading.Event()
         while not pause.wait(interval_s):
+            pulse.mark("watchdog")
             engine.end_overdue()
             works = overdue = engine.stalled()
             if overdue:
-                logger.error(Event.PREDICT_STALLED, jobs=len(overdue), model=str(overdue[0].ref))
+                logger.error(Event.PREDICT_STALLED, model=str(overdue[0].ref), jobs=[work.names for work in overdue])
             elif engine.device_lost:
                 works = engine.on_device()
-                logger.error(Event.DEVICE_LOST, jobs=len(works), error=engine.device_lost)
+                logger.error(Event.DEVICE_LOST, error=engine.device_lost, jobs=[work.names for work in works])
             else:
                 continue
+            last = threading.Timer(LAST_WORDS_S, exit_process, [EXIT_SOFTWARE])
+            last.daemon = True
+            last.start()
             try:
                 leave()
                 engine.settle(works, overdue=bool(overdue))

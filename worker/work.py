@@ -9,6 +9,7 @@ from typing import Any
 from shared.catalog import Ref
 from shared.errors import Fault
 from shared.tasks import Split
+from shared.tracing import NO_SPAN, Span
 from worker.batcher import Budget
 from worker.handler import Prepared
 from worker.models import LoadedModel
@@ -56,6 +57,14 @@ class Work:
     batch_size: int = 0
     tokens: int = 0
     device_ms: float = 0.0  # its share, by cost, of the time that its batches were on the device
+    queued_at: int = 0  # ms, Redis TIME: since when it waited
+    request_id: str = ""  # of the request that asked for it
+    span: Span = NO_SPAN  # from its take to its outcome
+
+    @property
+    def names(self) -> dict[str, str]:
+        """For a log line about it."""
+        return {"job_id": self.job_id} | ({"request_id": self.request_id} if self.request_id else {})
 
     @property
     def patience_s(self) -> float:

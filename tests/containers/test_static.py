@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -137,6 +138,18 @@ def test_prometheus_looks_where_the_services_are() -> None:
         assert "outside" in service(name)["networks"]
     assert "ML_METRICS_PORT=9101" in str(values("Dockerfile.worker", "ENV"))
     assert "9101" in values("Dockerfile.worker", "EXPOSE")
+
+
+def test_a_stuck_worker_is_replaced_soon() -> None:
+    """Docker itself only marks it."""
+    command = ["python", "-m", "worker", "healthcheck", "--replace"]
+    check = service("worker")["healthcheck"]
+    assert check["test"] == ["CMD", *command]
+    assert seconds(check["interval"]) <= 5
+    assert service("worker")["init"] is True, "process 1 could not be killed"
+    (in_the_image,) = values("Dockerfile.worker", "HEALTHCHECK")
+    assert "--interval=5s" in in_the_image
+    assert json.loads(in_the_image.partition("CMD ")[2]) == command
 
 
 def test_only_this_host_reaches_the_ports_and_nobody_redis() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 from pathlib import Path
@@ -13,8 +14,8 @@ from worker.handler import Context, DeviceLost, Handler, ItemError, Prepared
 
 
 class Order(BaseModel):
-    """What to do: `ok`, `item-error`, `raise`, `abort`, `hang`, `memory`, `short`, `odd`, `lose-device`; where a `flag`
-    file is named, only while it exists. `journal`: a file that gets a line for each run."""
+    """What to do: `ok`, `item-error`, `raise`, `abort`, `hang`, `freeze`, `memory`, `short`, `odd`, `lose-device`;
+    where a `flag` file is named, only while it exists. `journal`: a file that gets a line for each run."""
 
     do: str = "ok"
     n: int = 0
@@ -49,6 +50,8 @@ class Moody(Handler[Order, Order]):
             os.abort()
         if "hang" in todo:
             time.sleep(3600)
+        if "freeze" in todo:
+            ctypes.PyDLL(None).sleep(3600)  # native code that keeps the interpreter to itself
         if "raise" in todo:
             raise ValueError("told to")
         if "long" in todo:

@@ -43,10 +43,10 @@ class Mine(Handler[FreeForm, Any]):
 class Up:
     """One run of `up` on `folder`."""
 
-    def __init__(self, folder: Path, *arguments: str, models: str = MODELS) -> None:
+    def __init__(self, folder: Path, *arguments: str, models: str = MODELS, **settings: str) -> None:
         self.data, self._log = folder / "data", folder / f"up-{time.monotonic_ns()}.log"
         (folder / "models.yaml").write_text(models)
-        env = {name: value for name, value in os.environ.items() if not name.startswith("ML_")}
+        env = {name: value for name, value in os.environ.items() if not name.startswith("ML_")} | settings
         command = [sys.executable, "-m", "local", "up", "--data-dir", str(self.data), "--port", "0"]
         command += ["--flower-port", "0", "--models", str(folder / "models.yaml"), *arguments]
         with self._log.open("wb") as log:
@@ -117,8 +117,8 @@ def watching(pids: Any) -> Iterator[Callable[[], None]]:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *arguments: str, models: str = MODELS) -> Iterator[Up]:
-    up = Up(folder, *arguments, models=models)
+def running(folder: Path, *arguments: str, models: str = MODELS, **settings: str) -> Iterator[Up]:
+    up = Up(folder, *arguments, models=models, **settings)
     try:
         yield up.ready()
     finally:

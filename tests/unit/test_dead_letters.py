@@ -385,7 +385,7 @@ def test_a_reissued_message_differs_only_in_its_ids() -> None:
     old = json.loads(message("old", ["/image"]))
     body = json.dumps([[], {"model": "echo"}, {"callbacks": [{"task": "backend.after"}], "chain": None}])
     old["body"] = base64.b64encode(body.encode()).decode()
-    new = json.loads(messages.reissue(messages.unpack(json.dumps(old).encode())[0], "new"))
+    new = json.loads(messages.reissue(messages.unpack(json.dumps(old).encode())[0], "new", {}))
     assert new["body"] == old["body"], "callbacks and all"
     assert (new["headers"].pop("id"), new["headers"].pop("root_id")) == ("new", "new")
     assert (new["properties"].pop("correlation_id"), new["properties"].pop("delivery_tag")) == ("new", "new")
@@ -399,7 +399,7 @@ def test_a_reissued_message_differs_only_in_its_ids() -> None:
 def test_a_reissued_task_stays_in_its_chain() -> None:
     old = json.loads(message("old"))
     old["headers"] |= {"root_id": "root", "parent_id": "parent"}
-    new = json.loads(messages.reissue(old, "new"))
+    new = json.loads(messages.reissue(old, "new", {}))
     assert (new["headers"]["id"], new["headers"]["root_id"], new["headers"]["parent_id"]) == ("new", "root", "parent")
 
 

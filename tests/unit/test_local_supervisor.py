@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 
 from local.console import Console
 from local.supervisor import Spec, Supervisor
+from shared import health
 
 FOREVER = "import time; print('here', flush=True); time.sleep(600)"
 STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print('here', flush=True); time.sleep(600)"
@@ -150,6 +152,33 @@ async def test_a_death_is_seen_though_a_grandchild_holds_the_pipe() -> None:
     await run.until(lambda: run.said("died (exit code 3)"))
     await run.supervisor.stop()
     os.kill(int(run.out.getvalue().split("left ")[1].split()[0]), signal.SIGKILL)
+
+
+async def test_what_shows_no_life_any_more_is_killed_and_started_again(tmp_path: Path) -> None:
+    run, file = _Run(), tmp_path / "w.alive"
+    program = f"""
+import os, pathlib, sys, time
+from shared import health
+here, file = os.getpid(), pathlib.Path({str(file)!r})
+health.write(file, health.Sign(here, health.started_of(here), time.monotonic(), 1.0))
+print("here", flush=True)
+time.sleep(600)
+"""
+    run.supervisor.start([_python("worker-1", program, health=file)])
+    await run.until(lambda: run.said("here") == 2, timeout_s=30)
+    assert run.said("worker-1 shows no life any more: killing it") == 1
+    assert run.said("worker-1 died (SIGKILL); starting it again") == 1
+    await run.supervisor.stop()
+
+
+async def test_what_is_still_starting_is_not_killed(tmp_path: Path) -> None:
+    """The file is its predecessor's."""
+    run, file = _Run(), tmp_path / "w.alive"
+    health.write(file, health.Sign(os.getpid(), health.started_of(os.getpid()), time.monotonic() - 60, 1.0))
+    run.supervisor.start([_python("worker-1", FOREVER, health=file), _python("watched", "raise SystemExit(1)")])
+    await run.until(lambda: run.said("watched died (exit code 1)") >= 8)  # some seconds of back-off
+    assert run.said("worker-1") == run.said("worker-1   | here") == 1
+    await run.supervisor.stop()
 
 
 def test_no_process_outlives_a_killed_supervisor() -> None:
