@@ -20,7 +20,6 @@ from shared import keys
 from shared.catalog import load_catalog
 from shared.logs import Event, get_logger
 from shared.queue import make_celery, queue
-from shared.redis_url import parse
 from shared.registry_store import RegistryStore
 from shared.settings import Settings
 from shared.store import TIMEOUT_S, check_server, connect
@@ -110,7 +109,7 @@ def consume(settings: Settings, node: str, shelf: Shelf, engine: Engine, presenc
         engine.reporter.run()
         engine.queues.sync()
 
-    transport.install(engine.holdings, on_tick=tick, address=parse(settings.redis_url))
+    transport.install(engine.holdings, on_tick=tick, address=settings.redis_address())
     install_revoke()
     app = make_celery(settings, backend=outcome_backend(connect(settings)))
     app.conf.broker_url = app.conf.broker_url.partition(";")[0]  # our transport asks all sentinels at each try itself
