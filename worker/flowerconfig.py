@@ -21,9 +21,7 @@ def _logins() -> list[str]:
             sys.exit(f"flower: {error}")
     logins: list[str] = options.basic_auth
     if not (logins or options.auth):
-        sys.exit(
-            "flower: set FLOWER_PASSWORD_FILE, or FLOWER_BASIC_AUTH=user:password; without a login all may revoke"
-        )
+        sys.exit("flower: set FLOWER_PASSWORD_FILE, or FLOWER_BASIC_AUTH=user:password; without a login all may revoke")
     return logins
 
 

@@ -25,7 +25,7 @@ from shared.settings import Settings
 from shared.store import TIMEOUT_S, check_server, connect
 from worker import transport
 from worker.backend import outcome_backend
-from worker.consumer import install_revoke
+from worker.consumer import install_controls
 from worker.cpu import CpuShare
 from worker.device import claim_device
 from worker.engine import Engine
@@ -110,7 +110,7 @@ def consume(settings: Settings, node: str, shelf: Shelf, engine: Engine, presenc
         engine.queues.sync()
 
     transport.install(engine.holdings, on_tick=tick, address=settings.redis_address())
-    install_revoke()
+    install_controls()
     app = make_celery(settings, backend=outcome_backend(connect(settings)))
     app.conf.broker_url = app.conf.broker_url.partition(";")[0]  # our transport asks all sentinels at each try itself
     refs = [place.ref for place in shelf.places()]
