@@ -20,7 +20,7 @@ import redis
 
 from local.ports import free_port
 from shared.errors import ConfigError
-from shared.redis_url import parse
+from shared.redis_url import Address, parse
 from shared.store import client
 
 MINIMUM = (7, 0)
@@ -54,13 +54,20 @@ def find_server() -> str:
 
 
 def server_command(
-    binary: str, data_dir: Path, port: int, extra: Sequence[str] = (), *, appendfsync: str = "everysec"
+    binary: str,
+    data_dir: Path,
+    port: int,
+    extra: Sequence[str] = (),
+    *,
+    appendfsync: str = "everysec",
+    config: Path | None = None,
 ) -> list[str]:
     """Its command line: loopback only, every write in the AOF (on the disk within a second, or `always` before it is
-    answered), nothing evicted."""
+    answered), nothing evicted. `config`: a file with what may not stand in a command line."""
+    program = [binary, str(config.resolve())] if config else [binary]
     # fmt: off
     return [
-        binary, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(data_dir.resolve()),
+        *program, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(data_dir.resolve()),
         "--appendonly", "yes", "--appendfsync", appendfsync, "--save", "", "--maxmemory-policy", "noeviction",
         "--daemonize", "no", "--loglevel", "warning", *extra,
     ]
@@ -127,7 +134,7 @@ class EmbeddedServer:
                 start_new_session=True,
             )
         give_up = time.monotonic() + timeout_s
-        while not answers(self.url, self._process.pid):
+        while not answers(parse(self.url), self._process.pid):
             if self._process.poll() is not None or time.monotonic() > give_up:
                 self.kill()
                 raise RuntimeError(f"the embedded server did not start: {log.read_text(errors='replace')[-2000:]}")
@@ -161,10 +168,10 @@ class EmbeddedServer:
         self.stop()
 
 
-def answers(url: str, pid: int | None = None) -> bool:
+def answers(address: Address, pid: int | None = None) -> bool:
     """Whether a server there answers now (False while it still loads its data); with `pid`, whether it is that one
-    and not another that held the port before. Raises ConfigError for a URL that is none."""
-    with client(parse(url), timeout_s=1, connect_s=1) as store:
+    and not another that held the port before."""
+    with client(address, timeout_s=1, connect_s=1) as store:
         try:
             return bool(store.ping()) and (pid is None or store.info("server").get("process_id") == pid)
         except redis.RedisError:

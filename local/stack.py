@@ -11,11 +11,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from local import ports
 from local.server import find_server, server_command
 from local.supervisor import Spec
+from shared import credentials
 from shared.errors import ConfigError
+from shared.redis_url import Address
 from shared.settings import Settings
 
 STOP_MARGIN_S = 10.0  # over a process's own grace, before it is killed
@@ -46,9 +49,11 @@ class Stack:
     workers: tuple[Spec, ...]
     flower: Spec
     redis_url: str
+    redis_address: Address
     api_host: str
     api_port: int
     flower_url: str
+    flower_password: Path
 
     @property
     def api_url(self) -> str:
@@ -74,20 +79,11 @@ def build(options: Options, settings: Settings, lock_fd: int, listener: socket.s
     way."""
     _installed("uvicorn", "celery", "flower")
     flower_port = _port(options.flower_port, "--flower-port")
+    secrets = options.data_dir / "secrets"
+    credentials.make(secrets)
     redis_url, redis = options.redis_url, None
     if not redis_url:
-        redis_port = _port(options.redis_port, "--redis-port")
-        redis_url = f"redis://127.0.0.1:{redis_port}/0"
-        folder = options.data_dir / "redis"
-        folder.mkdir(exist_ok=True, mode=0o700)
-        appendfsync = "always" if settings.durability == "fsync" else "everysec"
-        redis = Spec(
-            "redis",
-            tuple(server_command(find_server(), folder, redis_port, appendfsync=appendfsync)),
-            stop_s=60,
-            orphan_signal=signal.SIGTERM,  # it flushes the AOF even then
-            keep_fds=(lock_fd,),
-        )
+        redis_url, redis = _redis(options, settings, lock_fd, secrets)
     env = _environment(os.environ, options, redis_url)
     python = (sys.executable, "-u", "-m")
     counted = {"PROMETHEUS_MULTIPROC_DIR": str(_metrics_folder(options))} if options.apis > 1 else {}
@@ -119,21 +115,57 @@ def build(options: Options, settings: Settings, lock_fd: int, listener: socket.s
             )
             for n in range(1, options.workers + 1)
         ),
-        flower=Spec(
-            "flower",
-            (*python, "celery", "-A", "worker.app", "flower", "--address=127.0.0.1", f"--port={flower_port}"),
-            env,
-        ),
+        flower=_flower(options, flower_port, env, secrets),
         redis_url=redis_url,
+        redis_address=settings.model_copy(update={"redis_url": redis_url}).redis_address(),
         api_host=options.host,
         api_port=listener.getsockname()[1],
         flower_url=f"http://127.0.0.1:{flower_port}",
+        flower_password=credentials.password_file(secrets, "flower"),
     )
 
 
 def _health_file(options: Options, n: int) -> Path:
     """In the data folder: in the temporary one, another stack has a worker of that name."""
     return options.data_dir.resolve() / f"worker-{n}.alive"
+
+
+def _redis(options: Options, settings: Settings, lock_fd: int, secrets: Path) -> tuple[str, Spec]:
+    """The embedded server, and its URL with the password: other users of this machine reach its port too."""
+    port = _port(options.redis_port, "--redis-port")
+    folder = options.data_dir / "redis"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    command = server_command(
+        find_server(),
+        folder,
+        port,
+        appendfsync="always" if settings.durability == "fsync" else "everysec",
+        config=credentials.server_file(secrets),
+    )
+    password = credentials.read_password(credentials.password_file(secrets, "redis"), "redis")
+    return f"redis://:{quote(password, safe='')}@127.0.0.1:{port}/0", Spec(
+        "redis",
+        tuple(command),
+        stop_s=60,
+        orphan_signal=signal.SIGTERM,  # it flushes the AOF even then
+        keep_fds=(lock_fd,),
+    )
+
+
+def _flower(options: Options, port: int, env: Mapping[str, str], secrets: Path) -> Spec:
+    """What it has seen outlives it: written at every stop, and every minute."""
+    folder = options.data_dir / "flower"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    config = Path(__file__).parents[1] / "worker" / "flowerconfig.py"
+    own = {
+        "FLOWER_PASSWORD_FILE": str(credentials.password_file(secrets, "flower").resolve()),
+        "FLOWER_PERSISTENT": "true",
+        "FLOWER_DB": str(folder.resolve() / "state"),
+        "FLOWER_MAX_TASKS": os.environ.get("FLOWER_MAX_TASKS", "10000"),
+        "FLOWER_STATE_SAVE_INTERVAL": os.environ.get("FLOWER_STATE_SAVE_INTERVAL", "60000"),  # milliseconds
+    }
+    command = (sys.executable, "-u", "-m", "celery", "-A", "worker.app", "flower", f"--conf={config}")
+    return Spec("flower", (*command, "--address=127.0.0.1", f"--port={port}"), {**env, **own})
 
 
 def _environment(current: Mapping[str, str], options: Options, redis_url: str) -> dict[str, str]:

@@ -21,8 +21,9 @@ from local.server import answers
 from local.stack import Options, Stack, build, listen
 from local.supervisor import Supervisor
 from shared.catalog import Catalog, load_catalog
+from shared.credentials import FLOWER_USER
 from shared.errors import ConfigError
-from shared.redis_url import parse
+from shared.redis_url import Address
 from shared.registry_store import RegistryStore
 from shared.settings import load_settings
 from shared.store import client
@@ -36,7 +37,7 @@ def up(options: Options) -> int:
     catalog = load_catalog(options.models)
     settings = load_settings()
     if options.redis_url:
-        _check_url(options.redis_url)
+        _check(settings.redis_address())
     folder = DataFolder(options.data_dir)
     folder.lock()
     try:
@@ -103,17 +104,16 @@ class _Up:
         self._console.say(
             f"ready after {time.monotonic() - began:.1f} s, serving {', '.join(self._catalog.models)}\n"
             f"  API     {stack.api_url}   (try {stack.api_url}/docs)\n"
-            f"  Flower  {stack.flower_url}\n"
+            f"  Flower  {stack.flower_url}   (user {FLOWER_USER}, password in {stack.flower_password})\n"
             "Ctrl-C stops everything; accepted jobs stay in the data folder"
         )
 
     def _store(self, catalog: Catalog) -> RegistryStore:
-        address = parse(self._stack.redis_url)
-        return RegistryStore(client(address, timeout_s=_STORE_S, connect_s=_STORE_S), catalog)
+        return RegistryStore(client(self._stack.redis_address, timeout_s=_STORE_S, connect_s=_STORE_S), catalog)
 
     def _redis_answers(self) -> bool:
         pid = self._supervisor.pids.get("redis")
-        return pid is not None and answers(self._stack.redis_url, pid)
+        return pid is not None and answers(self._stack.redis_address, pid)
 
     async def _reload(self) -> None:
         watch = Watch(self._options.models, self._catalog)
@@ -162,6 +162,6 @@ class _Up:
         self._console.say("stopped")
 
 
-def _check_url(url: str) -> None:
-    if not answers(url):
-        raise ConfigError(f"ML_REDIS_URL: no server answers at {parse(url).place()}")
+def _check(address: Address) -> None:
+    if not answers(address):
+        raise ConfigError(f"ML_REDIS_URL: no server answers at {address.place()}")

@@ -9,8 +9,11 @@ PROJECT=ml-service-test # not the user's own: `down` removes its volumes
 WORKERS=2
 TIMEOUT=600 # seconds to healthy
 BASE_IMAGE=${PYTHON_IMAGE:-python:3.11-slim}
-export PUBLISH_API=127.0.0.1: PUBLISH_FLOWER=127.0.0.1: # any free port
+free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+PUBLISH_API=127.0.0.1:$(free_port) # the same when its container is made anew
+export PUBLISH_API PUBLISH_FLOWER=127.0.0.1: # any free port
 figures=()
+api=http://$PUBLISH_API old_job='' api_key=''
 own_engine='' own_container='' seed_folder='' had_models=''
 [ -e models ] && had_models=yes
 
@@ -79,6 +82,7 @@ compose() {
   step "building the images of docker-compose.yml"
   progress=plain stack build
   figures+=("build of api, flower, worker: $((SECONDS - start)) s")
+  before_passwords
   start=$SECONDS
   step "docker compose up --build --wait --scale worker=$WORKERS"
   stack up --build --detach --wait --wait-timeout $TIMEOUT --scale worker=$WORKERS || {
@@ -89,28 +93,95 @@ compose() {
   stack ps
   [ "$(stack ps --format '{{.Health}}' | grep -cx healthy)" = $((3 + WORKERS)) ] || fail "not all are healthy"
   step "asking it"
-  ask "http://$(stack port api 8001)" --workers $WORKERS --flower "http://$(stack port flower 5555)" ||
+  ask "$api" --ended "$old_job" || fail "what was accepted before the update is gone"
+  FLOWER_PASSWORD=$(stack exec -T flower cat /run/secrets/flower/password) \
+    ask "$api" --workers $WORKERS --flower "http://$(stack port flower 5555)" ||
     logs_and_fail stack logs --no-color --tail 100 "an answer was wrong"
+  hardened
   while read -r line; do
     figures+=("memory of $line")
   done < <(stack ps -q | xargs docker stats --no-stream --format '{{.Name}}: {{.MemUsage}}')
   hardship
+  keys_on
+  no_leaks
   step "docker compose down"
   start=$SECONDS
   stack down --volumes --timeout 60
   figures+=("down: $((SECONDS - start)) s")
 }
 
+# A deployment whose Redis has no password yet, with a job in its volume: what `up` then updates.
+before_passwords() {
+  step "a deployment of before the passwords accepts a job"
+  local with=("${files[@]}")
+  files+=(-f tests/containers/without_passwords.yml)
+  stack up --detach --wait --wait-timeout $TIMEOUT api ||
+    logs_and_fail stack logs --no-color --tail 100 "the old deployment did not become healthy"
+  [ "$(stack exec -T redis redis-cli ping)" = PONG ] || fail "that Redis was to be open"
+  old_job=$(ask "$api" --submit)
+  files=("${with[@]}")
+}
+
+# Not what the files say, but what runs.
+hardened() {
+  step "no root, no capabilities, nothing to write to"
+  local container check='
+    grep -q "^NoNewPrivs:[[:space:]]*1$" /proc/1/status && grep -q "^CapBnd:[[:space:]]*0*$" /proc/1/status &&
+    ! grep -q "^Uid:[[:space:]]*0[[:space:]]" /proc/1/status && grep -Eq "^[^ ]+ / [^ ]+ ro," /proc/mounts'
+  for container in $(stack ps -q); do
+    docker exec "$container" sh -c "$check" || fail "not hardened: $(docker inspect -f '{{.Name}}' "$container")"
+  done
+  stack run --rm --no-deps --entrypoint sh secrets -c "$check" || fail "not hardened: secrets"
+  [ "$(docker network inspect -f '{{.Internal}}' "${PROJECT}_queue")" = true ] || fail "the queue's network leads out"
+  [[ $(stack exec -T redis redis-cli ping) == NOAUTH* ]] || fail "Redis lets everybody in"
+}
+
+# The passwords stand in no image, container, command line, environment or log.
+no_leaks() {
+  step "looking for the passwords"
+  local told service
+  told=$(mktemp)
+  {
+    stack logs --no-color --no-log-prefix
+    stack ps --all -q | xargs docker inspect
+    for service in api worker flower; do
+      docker image inspect "ml-service-$service"
+      docker history --no-trunc "ml-service-$service"
+    done
+    for service in redis api worker flower; do
+      stack exec -T "$service" sh -c "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | tr '\\0' '\\n'"
+    done
+  } >"$told"
+  stack exec -T flower cat /run/secrets/{redis,flower}/password >"$told.secrets"
+  [ "$(grep -cE '^.{43}$' "$told.secrets")" = 2 ] || fail "two passwords were to be made"
+  echo "$api_key" >>"$told.secrets"
+  grep -q worker_ready "$told" && grep -q FLOWER_PASSWORD_FILE= "$told" || fail "nothing was looked at"
+  if grep -qFf "$told.secrets" "$told"; then fail "a password or key stands where anybody may see it"; fi
+  echo "  in none of $(wc -l <"$told") lines"
+  rm "$told" "$told.secrets"
+}
+
+keys_on() {
+  step "ML_AUTH=on"
+  api_key=$(stack exec -T api python -m api keys create --name test --scope admin | awk '$1 == "secret" {print $2}')
+  [ -n "$api_key" ] || fail "no key was made"
+  ML_AUTH=on stack up --detach --wait --no-deps api ||
+    logs_and_fail stack logs --no-color --tail 100 api "with keys on it did not become healthy"
+  API_KEY=$api_key ask "$api" --keys || logs_and_fail stack logs --no-color --tail 100 api "keys do not hold"
+}
+
 # What was accepted ends well whatever happens to the containers.
 hardship() {
-  local api kill_all='kill -9 -1' # all but the container's init, which then ends, and the container is started again
-  api=http://$(stack port api 8001)
+  local kill_all='kill -9 -1' # all but the container's init, which then ends, and the container is started again
   step "killing a worker at work"
   survives exec -T --index 1 worker sh -c "$kill_all"
   [ "$(docker inspect -f '{{.RestartCount}}' "$PROJECT-worker-1")" = 1 ] || fail "the worker was not started again"
   [ "$(stack ps worker --format '{{.Health}}' | grep -cx healthy)" = $WORKERS ] || fail "the workers are not healthy"
   step "restarting Redis"
   survives restart redis
+  step "a new password for Redis"
+  stack run --rm secrets renew redis
+  survives up --detach --wait --force-recreate --no-build --scale worker=$WORKERS
   step "one worker less"
   survives up --detach --no-recreate --scale worker=1
 }

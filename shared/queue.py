@@ -9,7 +9,7 @@ from kombu import Exchange, Queue
 
 from shared import keys
 from shared.messages import TASK
-from shared.redis_url import Address, parse
+from shared.redis_url import Address
 from shared.settings import Settings
 from shared.store import CONNECT_S, TIMEOUT_S, sentinel_options
 
@@ -19,7 +19,7 @@ def make_celery(settings: Settings, *, backend: type[Any] | None = None) -> Cele
     `backend` replaces the stock result backend (the worker gives its own)."""
     app = Celery("ml", set_as_current=False)
     app.conf.update(_configuration(settings))
-    address = parse(settings.redis_url)
+    address = settings.redis_address()
     app.conf.update(_broker(settings, address))
     if backend is None:
         app.conf.update(_results(address))

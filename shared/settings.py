@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,18 +14,22 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared import health, keys
 from shared.addresses import Rules
+from shared.credentials import read_password
 from shared.errors import ConfigError
 from shared.keys import MAX_DEADLINE_S
-from shared.redis_url import parse
+from shared.redis_url import Address, parse
 
 
 class Settings(BaseSettings):
-    """Durations end in `_s`, sizes in `_bytes`. Raises ConfigError for a wrong `redis_url`, else ValidationError."""
+    """Durations end in `_s`, sizes in `_bytes`. Raises ConfigError for a wrong `redis_url` or
+    `redis_password_file`, else ValidationError. Its repr shows no secret."""
 
-    model_config = SettingsConfigDict(env_prefix="ML_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="ML_", extra="ignore", frozen=True, hide_input_in_errors=True)
 
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_url: str = Field("redis://127.0.0.1:6379/0", repr=False)
     """Redis >= 7.0 or Valkey, in one of the forms of shared/redis_url.py. May be shared with other apps."""
+    redis_password_file: Path | None = None
+    """A file whose one line is the password for `redis_url`, where that has none; empty: no file."""
 
     models_file: Path = Path("models.yaml")
     model_cache_dir: Path | None = Field(None, validation_alias=AliasChoices("MODEL_CACHE_DIR", "ML_MODEL_CACHE_DIR"))
@@ -105,6 +110,14 @@ class Settings(BaseSettings):
         """Of ML_MODELS; empty: all."""
         return [name.strip() for name in self.models.split(",") if name.strip()]
 
+    def redis_address(self) -> Address:
+        """Of `redis_url`, with the password of the file where it has none. Raises ConfigError."""
+        address = parse(self.redis_url)
+        if self.redis_password_file is None or address.login.get("password"):
+            return address
+        password = read_password(self.redis_password_file, "ML_REDIS_PASSWORD_FILE")
+        return replace(address, login={**address.login, "password": password})
+
     def health_path(self) -> Path:
         """The file that tells `python -m worker healthcheck` that the worker lives (shared/health.py)."""
         named = self.worker_name if "worker_name" in self.model_fields_set else ""
@@ -121,6 +134,18 @@ class Settings(BaseSettings):
     def _readable(cls, url: str) -> str:
         parse(url)  # its ConfigError is the answer: a ValidationError would quote the URL, and with it the password
         return url
+
+    @field_validator("redis_password_file", mode="before")
+    @classmethod
+    def _none_if_empty(cls, path: Path | str | None) -> Path | str | None:
+        return path or None
+
+    @field_validator("redis_password_file")
+    @classmethod
+    def _holds_one(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            read_password(path, "ML_REDIS_PASSWORD_FILE")
+        return path
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

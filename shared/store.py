@@ -16,7 +16,7 @@ from redis.retry import Retry
 from shared.errors import ConfigError, StoreTooOld, StoreUnavailable
 from shared.follower import Follower, follow
 from shared.primary import aprimary, primary
-from shared.redis_url import Address, parse
+from shared.redis_url import Address
 from shared.sentinels import AsyncSentinels, Sentinels
 from shared.settings import Settings
 
@@ -30,7 +30,7 @@ SENTINEL_S = 2.0  # one that does not answer is not waited for long: there are o
 def connect(settings: Settings, *, timeout_s: float = TIMEOUT_S) -> redis.Redis:
     """A client with its own pool, not yet connected. Nothing is retried silently: each caller knows what may be run
     again."""
-    address = parse(settings.redis_url)
+    address = settings.redis_address()
     return client(address, timeout_s=timeout_s, connect_s=min(CONNECT_S, timeout_s), follower=follower(address))
 
 
@@ -60,7 +60,7 @@ def client(address: Address, *, timeout_s: float, connect_s: float, follower: Fo
 def aconnect(settings: Settings) -> redis.asyncio.Redis:
     """As `connect`, for an event loop. One quick retry: a pooled connection may have died with the last Redis. More
     would only delay the 503."""
-    address = parse(settings.redis_url)
+    address = settings.redis_address()
     options = _options(address, timeout_s=5, connect_s=2)
     options["retry"] = AsyncRetry(ConstantBackoff(0.05), 1)
     base: type[Any]

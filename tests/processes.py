@@ -15,7 +15,7 @@ import httpx
 import redis
 
 from local.ports import free_port
-from shared import keys
+from shared import credentials, keys
 from shared.settings import Settings
 from shared.store import connect
 from tests.conftest import wait_until
@@ -23,6 +23,7 @@ from tests.conftest import wait_until
 REPOSITORY = Path(__file__).parent.parent
 WORKER = (sys.executable, "-m", "worker")
 API = (sys.executable, "-m", "api")
+FLOWER = (sys.executable, "-m", "celery", "-A", "worker.app", "flower", "--conf=worker/flowerconfig.py")
 
 
 def environment(redis_url: str, models: Path, **extra: str) -> dict[str, str]:
@@ -97,16 +98,23 @@ def api(redis_url: str, models: Path, *, program: Sequence[str] = API, **extra: 
 
 
 @contextmanager
-def flower_process(redis_url: str, models: Path, *, workers: int = 1) -> Iterator[httpx.Client]:
-    """A client of a real Flower that sees so many workers."""
-    port = free_port()
+def flower_process(
+    redis_url: str, models: Path, *, workers: int = 1, folder: Path | None = None
+) -> Iterator[httpx.Client]:
+    """A client, with the login, of a real Flower that sees so many workers. What it has seen, and its password, lie in
+    `folder` (by default beside the models file)."""
+    port, folder = free_port(), folder or models.parent / "flower"
+    credentials.make(folder)
+    file = credentials.password_file(folder, "flower")
+    login = (credentials.FLOWER_USER, credentials.read_password(file, "flower"))
+    kept = {"FLOWER_PERSISTENT": "true", "FLOWER_DB": str(folder / "state")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "celery", "-A", "worker.app", "flower", "--address=127.0.0.1", f"--port={port}"],
-        env=environment(redis_url, models, FLOWER_UNAUTHENTICATED_API="true"),
+        [*FLOWER, "--address=127.0.0.1", f"--port={port}"],
+        env=environment(redis_url, models, FLOWER_PASSWORD_FILE=str(file), **kept),
         cwd=REPOSITORY,
     )
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, auth=login) as client:
             wait_until(lambda: _workers_of(client) >= workers, what="Flower sees the workers")
             yield client
     finally:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 import redis
 import trustme
@@ -23,6 +24,7 @@ from tests.conftest import wait_until
 # The default user stays open, for the sentinels and the tests' own eyes; our URLs log in as this one.
 LOGIN = ("--user", "ml", "on", ">s3cret/#", "~*", "&*", "+@all")
 USER = "ml:s3cret%2F%23"
+PASSWORD = unquote(USER.partition(":")[2])
 MASTER, WATCHWORD = "mymaster", "w4tchword"
 REPLICATING = (*LOGIN, "--repl-diskless-sync-delay", "0", "--replica-announce-ip", "127.0.0.1")
 DOWN_MS = 1000  # so long without an answer: a sentinel takes the server for down
@@ -45,9 +47,10 @@ def unix_socket(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def tls(folder: Path) -> Iterator[str]:
-    """rediss://, with a certificate of an authority of our own."""
-    with EmbeddedServer(folder / "redis", extra=LOGIN) as server, Front(folder, server.port) as front:
-        yield f"rediss://{USER}@127.0.0.1:{front.port}/1?ssl_ca_certs={front.authority}"
+    """rediss://, with certificates of an authority of our own, the client's too."""
+    with EmbeddedServer(folder / "redis", extra=LOGIN) as server, Front(folder, server.port, mutual=True) as front:
+        own = f"ssl_certfile={front.client.with_suffix('.pem')}&ssl_keyfile={front.client.with_suffix('.key')}"
+        yield f"rediss://{USER}@127.0.0.1:{front.port}/1?{own}&ssl_ca_certs={front.authority}"
 
 
 @contextmanager
@@ -68,12 +71,15 @@ KINDS = {"redis": plain, "rediss": tls, "redis+socket": unix_socket, "sentinel":
 
 
 class Front:
-    """A port in front of a server, which speaks TLS too. `lead_to` another one: new connections go there."""
+    """A port in front of a server, which speaks TLS too. `lead_to` another one: new connections go there. `mutual`: by
+    TLS only for the holder of the certificate and key `client`."""
 
-    def __init__(self, folder: Path, target: int = 0) -> None:
+    def __init__(self, folder: Path, target: int = 0, *, mutual: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.authority = folder / "ca.pem"
+        self.client = folder / "client"
+        self._mutual = mutual
         self._chain, self._target = folder / f"{self.port}.pem", folder / f"{self.port}.target"
         self.lead_to(target)
 
@@ -86,6 +92,11 @@ class Front:
         authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(self._chain))
         program = str(Path(__file__).with_name("terminator.py"))
         command = [sys.executable, program, str(self.port), str(self._target), str(self._chain)]
+        if self._mutual:
+            own = authority.issue_cert("client")
+            own.cert_chain_pems[0].write_to_path(str(self.client.with_suffix(".pem")))
+            own.private_key_pem.write_to_path(str(self.client.with_suffix(".key")))
+            command.append(str(self.authority))
         self._process = subprocess.Popen(tethered(command, signal.SIGKILL))
         wait_until(self._listens, what="the port in front listens")
         return self

@@ -1,8 +1,9 @@
-"""One port in front of servers on this machine: `terminator.py PORT TARGET CERTIFICATE`.
+"""One port in front of servers on this machine: `terminator.py PORT TARGET CERTIFICATE [AUTHORITY]`.
 
 TLS ends here (the embedded server has none of its own). What does not begin as TLS goes through as it is, so that
 sentinels, which speak plainly in the tests, can watch the port that clients reach by TLS. TARGET is a file with the
-port to lead to, read anew for each connection: so one name leads to another server after a failover.
+port to lead to, read anew for each connection: so one name leads to another server after a failover. With AUTHORITY
+who comes by TLS must show a certificate of it.
 """
 
 from __future__ import annotations
@@ -62,9 +63,12 @@ async def serve(client: socket.socket, target: Path, context: ssl.SSLContext) ->
         client.close()
 
 
-async def main(port: int, target: Path, certificate: str) -> None:
+async def main(port: int, target: Path, certificate: str, authority: str = "") -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
+    if authority:
+        context.load_verify_locations(authority)
+        context.verify_mode = ssl.CERT_REQUIRED
     listener = socket.create_server(("127.0.0.1", port))
     listener.setblocking(False)
     tasks = set()
@@ -77,4 +81,4 @@ async def main(port: int, target: Path, certificate: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))
+    asyncio.run(main(int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]))

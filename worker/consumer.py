@@ -12,6 +12,7 @@ from celery.exceptions import NotRegistered
 from celery.worker.consumer import Consumer
 from celery.worker.control import Panel
 from celery.worker.control import revoke as stock_revoke
+from celery.worker.control import stats as stock_stats
 from kombu.utils.functional import maybe_list
 
 from shared import origin, scripts
@@ -80,9 +81,16 @@ class DeadLetteringConsumer(Consumer):  # type: ignore[misc]  # celery ships no 
         message.reject()
 
 
-def install_revoke() -> None:
+def install_controls() -> None:
     """`control.revoke` (and Flower's button) is a cancel of ours: queued jobs end, running ones are marked.
-    Stock Celery would write REVOKED over a running job's record, or ignore it."""
+    Stock Celery would write REVOKED over a running job's record, or ignore it. `inspect stats` (and Flower's page of a
+    worker) tells no password: stock Celery's has those of a Unix socket's URL and of the sentinels."""
+
+    def stats(state: Any, **kwargs: Any) -> Any:
+        """Request worker statistics/information."""
+        told = stock_stats(state, **kwargs)
+        broker = {name: told["broker"].get(name) for name in ("transport", "hostname", "port", "virtual_host")}
+        return told | {"broker": broker | {"hostname": str(broker["hostname"]).rpartition("@")[2]}}
 
     def revoke(state: Any, task_id: Any, terminate: bool = False, signal: Any = None, **kwargs: Any) -> Any:
         """Revoke task by task id (or list of ids)."""
@@ -91,4 +99,4 @@ def install_revoke() -> None:
         # The rest (the set of revoked ids, terminate) stays Celery's.
         return stock_revoke(state, ids, terminate=terminate, signal=signal, **kwargs)
 
-    Panel.data["revoke"] = revoke
+    Panel.data.update({"revoke": revoke, "stats": stats})

@@ -21,13 +21,12 @@ from shared import health, keys, tracing
 from shared.catalog import load_catalog
 from shared.logs import Event, get_logger
 from shared.queue import make_celery, queue
-from shared.redis_url import parse
 from shared.registry_store import RegistryStore
 from shared.settings import Settings
 from shared.store import TIMEOUT_S, check_server, connect
 from worker import transport
 from worker.backend import outcome_backend
-from worker.consumer import install_revoke
+from worker.consumer import install_controls
 from worker.cpu import CpuShare
 from worker.device import claim_device
 from worker.engine import Engine
@@ -142,8 +141,8 @@ def consume(settings: Settings, node: str, shelf: Shelf, engine: Engine, ready: 
         engine.reporter.run()
         engine.queues.sync()
 
-    transport.install(engine.holdings, on_tick=tick, address=parse(settings.redis_url))
-    install_revoke()
+    transport.install(engine.holdings, on_tick=tick, address=settings.redis_address())
+    install_controls()
     app = make_celery(settings, backend=outcome_backend(connect(settings)))
     app.conf.broker_url = app.conf.broker_url.partition(";")[0]  # our transport asks all sentinels at each try itself
     refs = [place.ref for place in shelf.places()]

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from local.server import answers
 from shared import keys
+from shared.redis_url import parse
 from tests.chaos import reference
 from tests.chaos.caller import IDLE_CONNECTIONS
 from tests.chaos.journal import Journal
@@ -166,7 +167,7 @@ class Events:
         hit = self._held_and_computed()
         event = Event("redis-pause", time.monotonic(), "redis", hit, notes={"pause_s": round(pause_s, 1)})
         self._stack.client.client_pause(int(pause_s * 1000))
-        until(lambda: answers(self._stack.server.url), pause_s + 10, "Redis answers again")
+        until(lambda: answers(parse(self._stack.server.url)), pause_s + 10, "Redis answers again")
         return event
 
     def _held_and_computed(self) -> int:

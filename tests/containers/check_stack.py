@@ -1,7 +1,10 @@
 """Asks a running service over its published ports. Standard library only: the script that calls it has no other.
 
-    python3 check_stack.py API_URL [--workers N] [--flower URL]
-    python3 check_stack.py API_URL --during COMMAND...     what was accepted survives the command
+    python3 check_stack.py API_URL [--workers N] [--flower URL]   with FLOWER_PASSWORD in the environment
+    python3 check_stack.py API_URL --submit                 accepts a job and prints its id
+    python3 check_stack.py API_URL --ended ID               the job has succeeded, or soon will
+    python3 check_stack.py API_URL --keys                   only API_KEY of the environment comes in
+    python3 check_stack.py API_URL --during COMMAND...      what was accepted survives the command
 
 Exit code 0 if all holds.
 """
@@ -12,6 +15,7 @@ import argparse
 import base64
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -19,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from operator import mul
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 # "Chelsea" by Stefan van der Walt, CC0, made smaller.
@@ -35,17 +39,36 @@ class Unavailable(Exception):
     """503: to be tried again."""
 
 
-def call(url: str, body: dict[str, Any] | None = None, timeout: float = 60) -> Any:
-    """The answer as JSON (as text if it is none); an answer of 400 or above raises with its body."""
+class Refused(AssertionError):
+    """400 or above."""
+
+    def __init__(self, url: str, status: int, text: str) -> None:
+        super().__init__(f"{url}: {status} {text}")
+        self.status = status
+
+
+def call(url: str, body: dict[str, Any] | None = None, timeout: float = 60, **headers: str) -> Any:
+    """The answer as JSON (as text if it is none). Raises Refused with its body, or Unavailable."""
     data = None if body is None else json.dumps(body).encode()
-    request = Request(url, data, {"Content-Type": "application/json"})  # noqa: S310 - http of our own
+    request = Request(url, data, {"Content-Type": "application/json", **headers})  # noqa: S310 - http of our own
     try:
         with urlopen(request, timeout=timeout) as answer:  # noqa: S310
             text = answer.read().decode()
             return json.loads(text) if "json" in answer.headers.get_content_type() else text
     except HTTPError as error:
         text = error.read().decode()
-        raise (Unavailable if error.code == 503 else AssertionError)(f"{url}: {error.code} {text}") from None
+        if error.code == 503:
+            raise Unavailable(f"{url}: {text}") from None
+        raise Refused(url, error.code, text) from None
+
+
+def refused(url: str, body: dict[str, Any] | None = None, **headers: str) -> int:
+    """The status of a call that must not succeed."""
+    try:
+        answer = call(url, body, **headers)
+    except Refused as error:
+        return error.status
+    raise AssertionError(f"{url} lets everybody in: {answer}")
 
 
 def infer(api: str, model: str, data: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +120,7 @@ def ended(api: str, job_id: str) -> dict[str, Any]:
         assert time.monotonic() < end, f"{job_id} is still {job['state']}"
         try:
             job = call(f"{api}/v1/jobs/{job_id}?wait=10")
-        except Unavailable:
+        except (Unavailable, URLError, ConnectionError):  # the API itself may be away
             time.sleep(0.5)
     assert job["state"] == "succeeded", job
     return job
@@ -124,10 +147,32 @@ def check_during(api: str, command: list[str]) -> str:
 
 
 def check_flower(flower: str, count: int) -> str:
-    """Flower sees as many workers, all online."""
-    workers = [row for row in call(f"{flower}/workers?json=1")["data"] if row["status"]]
+    """Flower lets nobody in without a password, and sees as many workers, all online, and what they have done."""
+    for path in ("/", "/api/workers", "/api/tasks", "/workers?json=1"):
+        assert refused(f"{flower}{path}") == 401
+        assert refused(f"{flower}{path}", **basic("admin", "wrong")) == 401
+    assert refused(f"{flower}/api/task/revoke/1", {}) == 401
+    login = basic("admin", os.environ["FLOWER_PASSWORD"])
+    workers = [row for row in call(f"{flower}/workers?json=1", **login)["data"] if row["status"]]
     assert len(workers) == count, workers
+    tasks = call(f"{flower}/api/tasks?state=SUCCESS&limit=10", **login)
+    assert {task["name"] for task in tasks.values()} == {"ml.predict"}, tasks
     return ", ".join(row["hostname"] for row in workers)
+
+
+def basic(user: str, password: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
+
+
+def check_keys(api: str) -> str:
+    """With keys on: probes are open, all else is for who has one."""
+    asked = {"model_type": "bert", "data": {"text": "hello"}}
+    assert call(f"{api}/health")["status"]
+    assert refused(f"{api}/inference", asked) == refused(f"{api}/v1/models") == 401
+    assert refused(f"{api}/inference", asked, Authorization="Bearer wrong") == 401
+    for header in ({"Authorization": f"Bearer {os.environ['API_KEY']}"}, {"X-API-Key": os.environ["API_KEY"]}):
+        assert call(f"{api}/inference", asked, **header)["output"]["embedding"]
+    return "401 without, 200 with"
 
 
 def main() -> int:
@@ -135,12 +180,24 @@ def main() -> int:
     parser.add_argument("api")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--flower")
+    parser.add_argument("--submit", action="store_true")
+    parser.add_argument("--ended")
+    parser.add_argument("--keys", action="store_true")
     parser.add_argument("--during", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     api = options.api
-    if options.during:
-        print(f"  {check_during(api, options.during)}", flush=True)  # noqa: T201 - its answer
+    if options.submit:
+        print(submit(api, ["accepted long ago"]), flush=True)  # noqa: T201 - its answer
         return 0
+    alone = {
+        "ended": lambda: ended(api, options.ended)["state"],
+        "keys": lambda: check_keys(api),
+        "during": lambda: check_during(api, options.during),
+    }
+    for name, only in alone.items():
+        if getattr(options, name):
+            print(f"  {only()}", flush=True)  # noqa: T201 - its answer
+            return 0
     checks: dict[str, Any] = {
         "/health": lambda: call(f"{api}/health")["status"],
         "/readyz": lambda: call(f"{api}/readyz") and "ready",

@@ -30,9 +30,18 @@ def values(name: str, instruction: str) -> list[str]:
     return [value for word, value in instructions(name) if word == instruction]
 
 
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SECRETIVE = re.compile(r"(PASS|SECRET|TOKEN|CREDENTIAL|(^|_)KEY)(?!.*_FILE$)", re.I)
+
+
 def service(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"][name]
+    found: dict[str, Any] = COMPOSE["services"][name]
     return found
+
+
+def mounts(name: str) -> dict[str, str]:
+    """Of a service: what is mounted, to where and how."""
+    return dict(mount.split(":", 1) for mount in service(name).get("volumes", ()) if isinstance(mount, str))
 
 
 def seconds(text: str) -> float:
@@ -50,7 +59,9 @@ def test_hadolint_finds_nothing() -> None:
     run(tool, *DOCKERFILES)
 
 
-@pytest.mark.parametrize("name", [*COMPOSE_FILES, "tests/containers/seed.yml", "tests/containers/wheels.yml"])
+@pytest.mark.parametrize(
+    "name", [*COMPOSE_FILES, *(f"tests/containers/{name}.yml" for name in ("seed", "wheels", "without_passwords"))]
+)
 def test_compose_files_follow_the_schema(name: str) -> None:
     run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", name)
 
@@ -92,18 +103,62 @@ def test_what_is_copied_travels_to_the_engine() -> None:
             assert (ROOT / source).exists(), (name, source)
 
 
-@pytest.mark.parametrize("name", ["redis", "api", "worker", "flower"])
-def test_services_are_hardened_and_checked(name: str) -> None:
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_services_are_hardened(name: str) -> None:
     spec = service(name)
     assert spec["read_only"] is True
     assert spec["cap_drop"] == ["ALL"]
     assert spec["security_opt"] == ["no-new-privileges:true"]
-    assert spec["restart"] == "unless-stopped"
-    assert spec["healthcheck"]["test"][0] == "CMD"
+    assert "privileged" not in spec
+    assert spec.get("user") != "root"
     assert spec["deploy"]["resources"]["limits"]["memory"]
     assert spec["logging"]["options"]["max-size"]
-    if name != "redis":
-        assert spec["depends_on"] == {"redis": {"condition": "service_healthy"}}
+
+
+@pytest.mark.parametrize("name", ["redis", "api", "worker", "flower"])
+def test_services_are_checked_and_start_in_order(name: str) -> None:
+    spec = service(name)
+    assert spec["restart"] == "unless-stopped"
+    assert spec["healthcheck"]["test"][0] == "CMD"
+    before = ("secrets", "service_completed_successfully") if name == "redis" else ("redis", "service_healthy")
+    assert spec["depends_on"] == {before[0]: {"condition": before[1]}}
+
+
+def test_passwords_are_made_by_a_container_that_reaches_nothing_and_read_where_they_are_needed() -> None:
+    assert service("secrets")["network_mode"] == "none"
+    assert service("secrets")["restart"] == "no"
+    assert "env_file" not in service("secrets")
+    readers = {name: {volume for volume in mounts(name) if "secret" in volume} for name in COMPOSE["services"]}
+    assert readers.pop("secrets") == readers.pop("flower") == {"redis_secret", "flower_secret"}
+    for name in ("redis", "api", "worker"):
+        assert readers.pop(name) == {"redis_secret"}
+    assert not any(readers.values())
+    for name in ("redis", "api", "worker", "flower"):
+        assert {mount.rpartition(":")[2] for volume, mount in mounts(name).items() if "secret" in volume} == {"ro"}
+    assert service("redis")["command"][1].startswith(mounts("redis")["redis_secret"].removesuffix(":ro"))
+
+
+def test_no_password_has_a_place_in_compose_files_or_images() -> None:
+    for name in COMPOSE["services"]:
+        assert not [key for key in service(name).get("environment", {}) if SECRETIVE.search(key)], name
+        assert not any(SECRETIVE.search(word) for word in service(name).get("command", ()) if word.startswith("--"))
+    for name in DOCKERFILES:
+        pairs = " ".join(values(name, "ENV") + values(name, "ARG"))
+        assert not [word for word in pairs.split() if SECRETIVE.search(word.partition("=")[0])], name
+
+
+def test_files_with_secrets_stay_out_of_git_and_images() -> None:
+    kept_out = [".env", ".env.production", "redis-ca.pem", "server.key", ".ml-service/secrets/redis/password"]
+    ignored = subprocess.run(["git", "check-ignore", *kept_out], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ignored.stdout.split() == kept_out
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    sent = [n for n, line in enumerate(lines) if line.startswith("!")]
+    for pattern in ("**/.env*", "**/*.pem", "**/*.key"):  # the last line that fits decides
+        assert lines.index(pattern) > max(sent)
+
+
+def test_keys_are_off_while_only_this_host_reaches_the_api_and_on_by_one_line() -> None:
+    assert service("api")["environment"]["ML_AUTH"] == "${ML_AUTH:-off}"
 
 
 @pytest.mark.parametrize("name", ["prometheus", "grafana"])
@@ -161,8 +216,8 @@ def test_only_this_host_reaches_the_ports_and_nobody_redis() -> None:
 
 
 def test_redis_keeps_what_was_accepted() -> None:
-    command = service("redis")["command"]
-    options = dict(zip(command[1::2], command[2::2], strict=True))
+    command = service("redis")["command"][2:]
+    options = dict(zip(command[::2], command[1::2], strict=True))
     assert options["--appendonly"] == "yes"
     assert options["--maxmemory-policy"] == "noeviction"
 

@@ -18,8 +18,8 @@ from shared.redis_url import parse
 from shared.settings import Settings
 from shared.store import connect
 from tests.conftest import wait_until
-from tests.processes import api, queue_ms, worker
-from tests.redis_kinds import KINDS, WATCHWORD, close_celery
+from tests.processes import api, flower_process, queue_ms, worker
+from tests.redis_kinds import KINDS, PASSWORD, USER, WATCHWORD, close_celery
 
 MODELS = """
 models:
@@ -33,17 +33,33 @@ LISTS = [
 ]
 
 
+BY_FILE = ("redis", "sentinel-tls")  # their password is in ML_REDIS_PASSWORD_FILE, the others' in the URL
+
+
 @pytest.fixture(params=KINDS)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def whole_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """With the password, for others than us."""
     with KINDS[request.param](tmp_path / "redis") as found:
         yield found
+
+
+@pytest.fixture
+def url(whole_url: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """ML_REDIS_URL."""
+    if request.node.callspec.params["whole_url"] not in BY_FILE:
+        return whole_url
+    file = tmp_path / "password"
+    file.write_text(f"{PASSWORD}\n")
+    monkeypatch.setenv("ML_REDIS_PASSWORD_FILE", str(file))
+    return whole_url.replace(USER, USER.partition(":")[0])
 
 
 def producer(url: str) -> Celery:
     """A backend's own Celery, with the options that its documentation asks for."""
     address = parse(url)
     app = Celery("backend", broker=address.stock_url(), backend=address.stock_url(), set_as_current=False)
-    safe = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": address.tls.get("ssl_ca_certs")}
+    files = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+    safe = {"ssl_cert_reqs": ssl.CERT_REQUIRED, **{name: address.tls[name] for name in files if name in address.tls}}
     if address.tls:
         app.conf.broker_use_ssl = app.conf.redis_backend_use_ssl = safe
     if address.master:
@@ -53,11 +69,11 @@ def producer(url: str) -> Celery:
     return app
 
 
-def test_every_part_works(url: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_every_part_works(url: str, whole_url: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     models = tmp_path / "models.yaml"
     models.write_text(MODELS)
     store = connect(Settings(redis_url=url))
-    backend, control = producer(url), make_celery(Settings(redis_url=url))
+    backend, control = producer(whole_url), make_celery(Settings(redis_url=url))
     with api(url, models) as at, httpx.Client(base_url=at, timeout=60) as http:
         waiting = [_post(http, model=model, priority=p) for model in ("echo", "other") for p in keys.PRIORITY_NAMES]
         assert [store.llen(name) for name in LISTS] == [1] * 6
@@ -70,8 +86,14 @@ def test_every_part_works(url: str, tmp_path: Path, capfd: pytest.CaptureFixture
             assert plain.get(timeout=20) == [1, {}]
             inspect = control.control.inspect(timeout=5, limit=1)
             assert list(inspect.ping().values()) == [{"ok": "pong"}]
-            told = str(inspect.conf())
+            told = f"{inspect.conf()} {inspect.stats()}"
             assert "priority_steps" in told
+            assert "BatchPool" in told
+            if url.startswith("rediss"):
+                with flower_process(url, models) as flower:
+                    lengths = flower.get("/api/queues/length").json()["active_queues"]
+                    assert {"name": "ml.echo.1", "messages": 0} in lengths
+                    told += flower.get("/api/workers").text
             # The safety tick alone would make these wait half a second in the mean.
             waits = sorted(queue_ms(http) for _ in range(10))
             assert waits[7] < 250, f"queue_ms {waits}"

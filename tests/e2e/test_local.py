@@ -151,6 +151,26 @@ def test_state_tells_what_runs_and_where(up: Up) -> None:
     assert state["flower_url"] in up.words
 
 
+def test_other_users_of_the_machine_reach_neither_redis_nor_flower(up: Up) -> None:
+    flower, open_url = up.state["flower_url"], f"redis://127.0.0.1:{up.state['redis_url'].rpartition(':')[2]}"
+    with redis.Redis.from_url(up.state["redis_url"]) as ours, redis.Redis.from_url(open_url) as theirs:
+        assert ours.ping()
+        with pytest.raises(redis.AuthenticationError):
+            theirs.ping()
+    assert httpx.get(flower).status_code == 401
+    file = up.data / "secrets" / "flower" / "password"
+    assert f"user admin, password in {file}" in up.words
+    password = file.read_text().strip()
+    assert httpx.get(flower, auth=("admin", password)).status_code == 200
+    seen = up.words
+    for pid in up.state["processes"].values():
+        seen += Path(f"/proc/{pid}/cmdline").read_text()
+    for secret in (password, (up.data / "secrets" / "redis" / "password").read_text().strip()):
+        assert secret not in seen
+    for path in (up.data, file, up.data / "state.json"):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
 def test_answers_and_both_workers_work(up: Up) -> None:
     url = f"{up.state['api_url']}/inference"
     answer = httpx.post(url, json={"model_type": "echo", "data": {"a": 1}}, timeout=30)

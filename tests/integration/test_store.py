@@ -15,7 +15,7 @@ from shared.queue import make_celery
 from shared.settings import Settings
 from shared.store import aconnect, check_server, connect, refuse_unfit
 from tests.processes import environment, refused_worker
-from tests.redis_kinds import KINDS, Watched, close_celery
+from tests.redis_kinds import KINDS, Watched, close_celery, tls
 
 
 def _refused(part: str, url: str, tmp_path: Path) -> str:
@@ -111,6 +111,17 @@ def test_a_certificate_of_another_authority_is_refused(
         with pytest.raises((redis.ConnectionError, OSError)):
             use(Settings(redis_url=f"{place}ssl_cert_reqs=required"))
         use(Settings(redis_url=f"{place}ssl_cert_reqs=none"))
+
+
+@pytest.mark.filterwarnings("ignore:.*ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("use", [_sync, _broker, _results])
+def test_a_server_that_asks_for_a_certificate_of_ours_gets_it(use: Callable[[Settings], None], tmp_path: Path) -> None:
+    with tls(tmp_path / "redis") as url:
+        use(Settings(redis_url=url))
+        place, query = url.split("?")
+        without = "&".join(part for part in query.split("&") if part.startswith("ssl_ca_certs"))
+        with pytest.raises((redis.ConnectionError, OSError)):
+            use(Settings(redis_url=f"{place}?{without}"))
 
 
 @pytest.mark.parametrize("kind", ["rediss", "sentinel-tls"])
