@@ -49,6 +49,8 @@ STATUS: dict[str, int] = {
     "unsupported_media_type": 415,
     "idempotency_mismatch": 422,
     "headers_too_large": 431,
+    "address_refused": 422,
+    "call_failed": 502,
     "queue_full": 503,
     "store_unavailable": 503,
     "store_too_old": 503,

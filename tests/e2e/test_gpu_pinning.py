@@ -6,7 +6,9 @@ The GPUs are those of tests/fake_gpus.py, and what is served needs none. Real on
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,8 +70,10 @@ def _refused(redis_url: str, models: Path, **env: str) -> str:
     done = refused_worker(environment(redis_url, models, **env))
     assert done.returncode == 1, done.stderr
     (line,) = done.stderr.splitlines()
-    assert line.startswith("ERROR   ml.worker config_refused error="), line
-    return line.partition("error=")[2]
+    found = re.fullmatch(r"[\d:.]+ ERROR +worker +config_refused +error=(.*)", line)
+    assert found, line
+    told: str = json.loads(found[1])
+    return told
 
 
 def test_as_many_workers_as_gpus_and_everything_tells_which(

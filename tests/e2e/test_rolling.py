@@ -135,7 +135,7 @@ def test_a_rolling_restart_of_every_part(parts: Parts) -> None:
         with restarts.of("redis"):
             restart_redis(parts, restarts)
     judge(parts, restarts)
-    stops = [re.search(r"stopping waiting=(\d+) connections=(\d+)", log.read_text()) for log in parts.logs]
+    stops = [re.search(r"stopping +waiting=(\d+) connections=(\d+)", log.read_text()) for log in parts.logs]
     waiting, connections = zip(*((int(stop[1]), int(stop[2])) for stop in stops if stop), strict=True)
     tell(f"APIs stopped with {connections} connections, {waiting} jobs waited for")
     assert min(connections) >= KEEPERS
