@@ -26,6 +26,7 @@ from redis.sentinel import SentinelConnectionPool
 from shared import keys, messages, scripts
 from shared.follower import Follower
 from shared.logs import Event, get_logger
+from shared.origin import Carried, Origin
 from shared.primary import primary
 from shared.redis_url import Address
 from shared.sentinels import Sentinels
@@ -37,6 +38,7 @@ logger = get_logger("worker")
 
 # Of a connection. Kombu's own list has KeyError, which a message without a field raises.
 _LOST = (RedisConnectionError, RedisTimeoutError, OSError)
+_LONGEST_ID = 128  # in a log line
 
 
 class QoS(virtual.QoS):  # type: ignore[misc]  # kombu is not typed enough to check
@@ -142,7 +144,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
                         self.holdings.requeue(later)
                 raise
             except Exception as error:
-                self._refuse(tag, error)
+                self._refuse(tag, error, message)
 
     def _hold(self, list_name: str, raw: bytes) -> tuple[str, str, dict[str, Any] | None]:
         """The tag, the list, and what is to be delivered."""
@@ -152,16 +154,17 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
             open_body(message)
             tag = message["properties"]["delivery_tag"]
         except Exception as error:
-            tag = json.loads(raw.decode(errors="replace"))["properties"]["delivery_tag"]
+            broken = json.loads(raw.decode(errors="replace"))
+            tag = broken["properties"]["delivery_tag"]
             self.holdings.hold(tag, list_name)
-            self._refuse(tag, error)
+            self._refuse(tag, error, broken)
             return tag, list_name, None
         # A tag that is held is a redelivery of what this very process works on: its lease ran out meanwhile.
         return tag, list_name, message if self.holdings.hold(tag, list_name) else None
 
-    def _refuse(self, tag: str, error: Exception) -> None:
+    def _refuse(self, tag: str, error: Exception, message: dict[str, Any]) -> None:
         """Whatever the script could read and Python or Celery cannot: to the dead letters, not to the next worker."""
-        logger.error(Event.JOB_FAILED, job_id=tag, code="message_unreadable", error=type(error).__name__)
+        logger.error(Event.JOB_FAILED, **_names(tag, message), code="message_unreadable", error=type(error).__name__)
         self.holdings.reject(tag)
         self._left = 1
 
@@ -204,6 +207,15 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
             self._drainer.close()
             self._drainer = None
         super().close()
+
+
+def _names(tag: str, message: dict[str, Any]) -> dict[str, str]:
+    """For a log line about a message of which nothing is sure."""
+    headers = message.get("headers")
+    if not isinstance(headers, dict):
+        return Origin(job_id=tag).names()
+    told = headers.get("id")
+    return Origin(Carried.of(headers).request_id, told[:_LONGEST_ID] if isinstance(told, str) else tag).names()
 
 
 def _hide_instants(headers: dict[str, Any]) -> None:
