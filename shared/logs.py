@@ -19,7 +19,6 @@ from shared import origin
 from shared.log_lines import JsonFormatter, TextFormatter, words
 from shared.log_queue import Inlet, Outlet
 
-
 MOST_TOLD = 64  # ids in one log line
 
 

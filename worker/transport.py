@@ -23,10 +23,9 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.sentinel import SentinelConnectionPool
 
-from shared import keys, messages, scripts
+from shared import keys, messages, origin, scripts
 from shared.follower import Follower
 from shared.logs import Event, get_logger
-from shared.origin import Carried, Origin
 from shared.primary import primary
 from shared.redis_url import Address
 from shared.sentinels import Sentinels
@@ -38,7 +37,6 @@ logger = get_logger("worker")
 
 # Of a connection. Kombu's own list has KeyError, which a message without a field raises.
 _LOST = (RedisConnectionError, RedisTimeoutError, OSError)
-_LONGEST_ID = 128  # in a log line
 
 
 class QoS(virtual.QoS):  # type: ignore[misc]  # kombu is not typed enough to check
@@ -144,7 +142,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
                         self.holdings.requeue(later)
                 raise
             except Exception as error:
-                self._refuse(tag, error, message)
+                self._refuse(tag, error, message or {})
 
     def _hold(self, list_name: str, raw: bytes) -> tuple[str, str, dict[str, Any] | None]:
         """The tag, the list, and what is to be delivered."""
@@ -164,7 +162,8 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
 
     def _refuse(self, tag: str, error: Exception, message: dict[str, Any]) -> None:
         """Whatever the script could read and Python or Celery cannot: to the dead letters, not to the next worker."""
-        logger.error(Event.JOB_FAILED, **_names(tag, message), code="message_unreadable", error=type(error).__name__)
+        names = origin.of_message(message.get("headers"), tag).names()
+        logger.error(Event.JOB_FAILED, **names, code="message_unreadable", error=type(error).__name__)
         self.holdings.reject(tag)
         self._left = 1
 
@@ -207,15 +206,6 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
             self._drainer.close()
             self._drainer = None
         super().close()
-
-
-def _names(tag: str, message: dict[str, Any]) -> dict[str, str]:
-    """For a log line about a message of which nothing is sure."""
-    headers = message.get("headers")
-    if not isinstance(headers, dict):
-        return Origin(job_id=tag).names()
-    told = headers.get("id")
-    return Origin(Carried.of(headers).request_id, told[:_LONGEST_ID] if isinstance(told, str) else tag).names()
 
 
 def _hide_instants(headers: dict[str, Any]) -> None:

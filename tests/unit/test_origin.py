@@ -64,3 +64,18 @@ def test_what_is_no_request_id_is_left_out(given: Any) -> None:
 
 def test_the_longest_request_id() -> None:
     assert origin.as_request_id("~" * 128) == "~" * 128
+
+
+@pytest.mark.parametrize(
+    ("headers", "told"),
+    [
+        ({"id": "j", "ml_request_id": "r"}, {"job_id": "j", "request_id": "r"}),
+        ({"id": "j" * 129}, {"job_id": "j" * 128}),
+        ({"id": 7, "ml_request_id": "two words"}, {"job_id": "tag"}),
+        ({}, {"job_id": "tag"}),
+        ("nonsense", {"job_id": "tag"}),
+        (None, {"job_id": "tag"}),
+    ],
+)
+def test_a_message_of_which_nothing_is_sure(headers: Any, told: dict[str, str]) -> None:
+    assert origin.of_message(headers, "tag").names() == told
