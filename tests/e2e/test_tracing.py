@@ -34,6 +34,8 @@ models:
 SPAN = "00f067aa0ba902b7"  # the caller's own
 SHORT_LEASE = {"ML_LEASE_S": "2", "ML_HEARTBEAT_S": "0.5"}
 
+ONLY_AT_THE_END = {"OTEL_BSP_SCHEDULE_DELAY": "600000"}  # spans are sent
+
 
 class Traced:
     """The stack, and what its collector has got."""
@@ -72,9 +74,9 @@ class Traced:
         return span
 
     @contextmanager
-    def worker(self, name: str) -> Iterator[Any]:
+    def worker(self, name: str, **more: str) -> Iterator[Any]:
         """One more, for the model light alone."""
-        env = self.collector.env | SHORT_LEASE | {"ML_MODELS": "light"}
+        env = self.collector.env | SHORT_LEASE | {"ML_MODELS": "light"} | more
         with worker(self.redis_url, self.models, name, **env) as process:
             yield process
 
@@ -147,12 +149,13 @@ def test_a_batch_of_several_callers(traced: Traced) -> None:
 
 
 def test_a_job_that_is_redelivered(traced: Traced, tmp_path: Path) -> None:
-    """Each attempt has a span in the same trace; of a worker that is killed only the next one tells."""
+    """Each attempt has a span in the same trace; of a worker that is killed only the next one tells. The others send
+    what they have when they end, at the latest."""
     lost, killed = tmp_path / "lost", tmp_path / "killed"
     for flag in (lost, killed):
         flag.touch()
     trace_id, other = "c1" * 16, "c2" * 16
-    with traced.worker("first") as first:
+    with traced.worker("first", **ONLY_AT_THE_END) as first:
         job_id = traced.submit(trace_id, "light", input={"do": "lose-device", "flag": str(lost)})
         assert first.wait(60) == EXIT_SOFTWARE
     lost.unlink()
@@ -169,8 +172,10 @@ def test_a_job_that_is_redelivered(traced: Traced, tmp_path: Path) -> None:
         os.kill(second.pid, signal.SIGKILL)
         second.wait()
     killed.unlink()
-    with traced.worker("third"):
-        again = traced.ended(job_id)
+    with traced.worker("third", **ONLY_AT_THE_END):
+        assert traced.http.get(f"/v1/jobs/{job_id}", params={"wait": 40}).json()["state"] == "succeeded"
+        assert traced.collector.of_job(job_id, "CONSUMER") == []
+    again = traced.ended(job_id)
     assert again.attributes["ml.attempt"] == 2
     assert again.instance == "third"
     assert again.parent_id == traced.named(other, "submit ml.light.1").span_id
