@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -23,12 +24,19 @@ from shared.catalog import load_catalog
 from shared.logs import get_logger
 from shared.settings import Settings
 
+if TYPE_CHECKING:
+    from fastapi.telemetry import TelemetryConfig
+
 logger = get_logger("api")
 
 _ABOUT = """Inference through a queue: accepted is never lost, and batched at full speed.
 
 `POST /inference` waits for the output; `POST /v1/jobs` queues and is polled at `GET /v1/jobs/{id}`.
 Errors are `application/problem+json` (RFC 9457) with a `code` to act on and JSON pointers into your body."""
+
+# FastAPI traces by itself where OpenTelemetry is set up, a second time beside api/observe.py, and with what exceptions
+# say, which may quote an input. (Older versions know of no such thing, and ignore this.)
+_NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 
 def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
@@ -45,7 +53,14 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
         finally:
             await parts.stop()
 
-    app = FastAPI(title="ml-service", version="0.1.0", description=_ABOUT, lifespan=lifespan, redirect_slashes=False)
+    app = FastAPI(
+        title="ml-service",
+        version="0.1.0",
+        description=_ABOUT,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        telemetry=_NO_TELEMETRY,
+    )
     app.state.services = parts
     app.state.metrics = Metrics(parts.submitter, parts.catalog, parts.presence, parts.measures)
     # The last added is the outermost.

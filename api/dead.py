@@ -17,7 +17,7 @@ from api.submitter import LOST, Command, Submitter, refusal
 from shared import keys, origin, scripts, tracing
 from shared.errors import CannotRetry, InvalidInput, UnknownLetter
 from shared.logs import Event, get_logger
-from shared.origin import Carried
+from shared.origin import Carried, Origin
 from shared.settings import Settings
 from shared.types import Job, State, from_ms
 
@@ -111,7 +111,7 @@ class DeadLetters:
         job_id = entry.text("id")
         if not await self._submitter.one(scripts.drop(letter, job_id=job_id, payloads=len(entry.payload_keys))):
             raise UnknownLetter
-        logger.info(Event.LETTER_DROPPED, letter=letter, job_id=job_id)
+        logger.info(Event.LETTER_DROPPED, letter=letter, **Origin(job_id=job_id).names())
 
     async def _entry(self, letter: str) -> Entry:
         if not _ID.fullmatch(letter):

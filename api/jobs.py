@@ -205,7 +205,6 @@ class JobService:
 
     async def get(self, job_id: str, caller: Caller) -> Job:
         """Raises UnknownJob, also for another's."""
-        origin.about(job_id)
         seen: scripts.Seen = await self._submitter.one(scripts.watch(job_id))
         job = _view(job_id, seen, caller)
         if job.state is State.QUEUED:
@@ -225,7 +224,6 @@ class JobService:
 
     async def follow(self, job_id: str, caller: Caller) -> tuple[Job, Waiting]:
         """The job now, and a place in the waiter that must go to `wait`. Raises UnknownJob, also for another's."""
-        origin.about(job_id)
         waiting = self._waiter.expect(job_id)
         try:
             seen = await self._submitter.one(scripts.watch(job_id, channel=self._waiter.channel))
@@ -283,6 +281,7 @@ def _refuse_foreign(new: NewJob) -> None:
 def _view(job_id: str, seen: Any, caller: Caller) -> Job:
     if not seen.record or not caller.owns(seen.record.get("owner")):
         raise UnknownJob
+    origin.about(job_id)  # only now: before, it is whatever a caller has written in the path
     return job_view(job_id, seen.record, seen.meta)
 
 

@@ -7,7 +7,7 @@ from api.submitter import Submitter
 from shared import keys
 from shared.catalog import Catalog
 from shared.errors import StoreUnavailable
-from shared.logs import Event, get_logger
+from shared.logs import MOST_TOLD, Event, get_logger
 from shared.scripts import Swept, sweep
 
 logger = get_logger("api")
@@ -37,7 +37,7 @@ class Sweeper:
         queues = {str(ref): keys.queue_name(ref.model, ref.version) for ref, _, _ in self._catalog.refs()}
         swept: Swept = await self._submitter.one(sweep(queues, limit=_MOST, dead_ttl_ms=self._dead_ttl_ms))
         if swept.ended:
-            logger.info(Event.JOBS_SWEPT, jobs=len(swept.ended))
+            logger.info(Event.JOBS_SWEPT, jobs=len(swept.ended), job_ids=swept.ended[:MOST_TOLD])
         if swept.strays:
             logger.warning(Event.STRAYS_MENDED, strays=swept.strays)
         return len(swept.ended)

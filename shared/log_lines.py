@@ -60,7 +60,7 @@ def settle(record: logging.LogRecord) -> logging.LogRecord:
     """All that is taken from elsewhere is taken now: the line may be written later, in another thread."""
     message = record.getMessage()
     if not record.name.startswith("ml."):  # a library's: the lines below the first have reprs of what failed
-        message = message.strip().partition("\n")[0][:_MOST_FOREIGN]
+        message = next(iter(message.strip().splitlines()), "")[:_MOST_FOREIGN]
     record.msg, record.args, record.stack_info = message, None, None
     error = record.exc_info[1] if record.exc_info else None
     record.exc_text = told_traceback(error) if error is not None else None
@@ -101,12 +101,16 @@ class TextFormatter(logging.Formatter):
         part = record.name.removeprefix("ml.")
         fields = " ".join(f"{key}={_text(value)}" for key, value in getattr(record, "fields", {}).items())
         level = self._paint(f"{record.levelname:<7}", _COLOURS.get(record.levelname, "0"))
-        event = self._paint(f"{record.getMessage():<20}", "1")
+        event = self._paint(f"{_printable(record.getMessage()):<20}", "1")
         line = f"{self._paint(at, '2')} {level} {part:<6} {event} {fields}".rstrip()
         return f"{line}\n{record.exc_text}" if record.exc_text else line
 
     def _paint(self, text: str, colour: str) -> str:
         return f"\x1b[{colour}m{text}\x1b[0m" if self._coloured else text
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else json.dumps(text)[1:-1]
 
 
 def _text(value: Any) -> str:

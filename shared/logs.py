@@ -19,6 +19,8 @@ from shared import origin
 from shared.log_lines import JsonFormatter, TextFormatter, words
 from shared.log_queue import Inlet, Outlet
 
+MOST_TOLD = 64  # ids in one log line
+
 
 class Event(enum.StrEnum):
     """Every event that our processes log; alert on these."""

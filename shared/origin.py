@@ -12,6 +12,7 @@ from typing import Any
 from shared import trace_context
 from shared.trace_context import TraceContext
 
+_LONGEST_ID = 128  # of a job, in a log line
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -50,6 +51,14 @@ class Origin:
     def names(self) -> dict[str, str]:
         """For a log line."""
         return _given({"request_id": self.request_id, "job_id": self.job_id})
+
+
+def of_message(headers: Any, tag: str) -> Origin:
+    """Of a message of which nothing is sure: its delivery tag where it names no job."""
+    if not isinstance(headers, Mapping):
+        return Origin(job_id=tag)
+    told = headers.get("id")
+    return Origin(as_request_id(headers.get("ml_request_id")), told[:_LONGEST_ID] if isinstance(told, str) else tag)
 
 
 _NOWHERE = Origin()  # never changed: `about` leaves it as it is

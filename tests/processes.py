@@ -40,15 +40,23 @@ def environment(redis_url: str, models: Path, **extra: str) -> dict[str, str]:
 
 @contextmanager
 def worker(
-    redis_url: str, models: Path, name: str = "w1", *, program: Sequence[str] = WORKER, **extra: str
+    redis_url: str,
+    models: Path,
+    name: str = "w1",
+    *,
+    program: Sequence[str] = WORKER,
+    output: int | None = None,
+    **extra: str,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """`python -m worker` (or another program in its place), ready when it yields; killed at the end if the test has not
-    stopped it."""
+    stopped it. `output`: a descriptor for all that it says."""
     store = connect(Settings(redis_url=redis_url))
     process = subprocess.Popen(
         program,
         env=environment(redis_url, models, ML_WORKER_NAME=name, **extra),
         cwd=REPOSITORY,
+        stdout=output,
+        stderr=output,
     )
     try:
         wait_until(lambda: _alive(store, name, process), timeout_s=60, what=f"worker {name} ready")
@@ -77,10 +85,19 @@ def refused_worker(env: dict[str, str], part: str = "worker") -> subprocess.Comp
 
 
 @contextmanager
-def api(redis_url: str, models: Path, *, program: Sequence[str] = API, **extra: str) -> Iterator[str]:
-    """`python -m api` (or another program in its place) on a free port; its URL."""
+def api(
+    redis_url: str, models: Path, *, program: Sequence[str] = API, output: int | None = None, **extra: str
+) -> Iterator[str]:
+    """`python -m api` (or another program in its place) on a free port; its URL. `output`: a descriptor for all that it
+    says."""
     port = free_port()
-    process = subprocess.Popen(program, env=environment(redis_url, models, ML_PORT=str(port), **extra), cwd=REPOSITORY)
+    process = subprocess.Popen(
+        program,
+        env=environment(redis_url, models, ML_PORT=str(port), **extra),
+        cwd=REPOSITORY,
+        stdout=output,
+        stderr=output,
+    )
     url = f"http://127.0.0.1:{port}"
 
     def ready() -> bool:

@@ -18,7 +18,6 @@ from kombu.utils.functional import maybe_list
 from shared import origin, scripts
 from shared.logs import Event, get_logger
 from shared.messages import TASK
-from shared.origin import Carried
 from worker.runner import RETRY_S
 
 logger = get_logger("worker")
@@ -51,18 +50,18 @@ class DeadLetteringConsumer(Consumer):  # type: ignore[misc]  # celery ships no 
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """A body in a content type that we refuse (pickle), or one that is not what it says."""
-        message.reject()
+        _refuse(message)
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
         """Not a task message."""
-        message.reject()
+        _refuse(message)
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """As stock Celery, but for its log: that quotes the message's body."""
         headers = message.headers if "task" in message.headers else message.payload  # protocol 1
         job_id, name = headers["id"], headers["task"]
-        told = origin.Origin(Carried.of(headers).request_id, job_id).names()
-        logger.error(Event.JOB_FAILED, **told, code="unknown_task", task=str(name)[:100])
+        names = origin.of_message(headers, job_id).names()
+        logger.error(Event.JOB_FAILED, **names, code="unknown_task", task=str(name)[:100])
         message.reject()
         request = SimpleNamespace(
             name=name,
@@ -78,7 +77,13 @@ class DeadLetteringConsumer(Consumer):  # type: ignore[misc]  # celery ships no 
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception, **kwargs: Any) -> None:
         """A task message of a wrong shape."""
-        message.reject()
+        _refuse(message)
+
+
+def _refuse(message: Any) -> None:
+    names = origin.of_message(message.headers, message.delivery_tag).names()
+    logger.error(Event.JOB_FAILED, **names, code="message_unreadable")
+    message.reject()
 
 
 def install_controls() -> None:

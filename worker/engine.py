@@ -10,10 +10,10 @@ from typing import Any
 import redis
 from pydantic import ValidationError
 
-from shared import keys, messages, scripts
+from shared import keys, messages, origin, scripts
 from shared.catalog import Ref
 from shared.logs import Event, get_logger
-from shared.origin import Carried, Origin
+from shared.origin import Carried
 from shared.settings import Settings
 from shared.store import connect
 from shared.types import Outcome, State
@@ -109,7 +109,7 @@ class Engine:
         try:
             envelope = messages.Envelope.of(request.request_dict, request.kwargs)
         except ValidationError:  # says that it is ours, and is not what our API writes
-            names = Origin(carried.request_id, job_id).names()
+            names = origin.of_message(request.request_dict, tag).names()
             logger.error(Event.JOB_FAILED, **names, code="message_unreadable")
             self.reporter.call(lambda: request.reject(requeue=False))
             return

@@ -166,7 +166,8 @@ class Finisher:
                 # The state that stands: a job that was canceled while it ran is, whatever came of it.
                 self._metrics.of(work.ref).ended(reply.state, outcome.code, time.monotonic() - end.since)
             if outcome.state is State.FAILED:
-                logger.info(Event.JOB_FAILED, **work.names, model=str(work.ref), code=outcome.code)
+                told = {"model": str(work.ref)} if work.ref.model else {}
+                logger.info(Event.JOB_FAILED, **work.names, **told, code=outcome.code)
             end_with(work, outcome, reply.state)
             self._holdings.release(work.tag)
             self._on_gone(work)

@@ -19,7 +19,7 @@ import redis
 
 from shared import health, keys, scripts
 from shared.catalog import Ref
-from shared.logs import Event, get_logger
+from shared.logs import MOST_TOLD, Event, get_logger
 from shared.settings import Settings
 from worker.cards import place_card, told_device
 from worker.device import Device
@@ -29,7 +29,6 @@ from worker.vital import vital_thread
 
 logger = get_logger("worker")
 
-_MOST_TOLD = 64  # ids in one log line
 _REDIS_S = 15.0  # one round trip, connecting included, behind sentinels that do not answer
 
 
@@ -96,7 +95,7 @@ class Presence:
         )
         restored = scripts.one(scripts.run(self._client, [restore]))
         if restored:
-            logger.warning(Event.JOB_RESTORED, jobs=len(restored), job_ids=restored[:_MOST_TOLD])
+            logger.warning(Event.JOB_RESTORED, jobs=len(restored), job_ids=restored[:MOST_TOLD])
         self._mark(_REDIS_S)
         self._tell()
 

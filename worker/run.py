@@ -19,7 +19,7 @@ from celery.worker import state as celery_state
 
 from shared import health, keys, tracing
 from shared.catalog import load_catalog
-from shared.logs import Event, get_logger
+from shared.logs import Event, flush_logs, get_logger
 from shared.queue import make_celery, queue
 from shared.registry_store import RegistryStore
 from shared.settings import Settings
@@ -51,7 +51,7 @@ _LAST_WORDS_S = 2.0
 def run(settings: Settings) -> int:
     """Until SIGTERM; the exit code. Raises ConfigError when it must not start."""
     # Before Celery's handlers are in place; as process 1 of a container the default would ignore the signal.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, _end_at_once)
     file = load_catalog(settings.models_file)
     tracing.configure("ml-service-worker", settings.worker_name)
     device = claim_device(settings)
@@ -129,6 +129,11 @@ def run(settings: Settings) -> int:
         pulse.stop()
         presence.stop()
         tracing.flush()
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    flush_logs()
+    os._exit(0)
 
 
 def consume(settings: Settings, node: str, shelf: Shelf, engine: Engine, ready: Callable[[], None]) -> int:

@@ -23,7 +23,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.sentinel import SentinelConnectionPool
 
-from shared import keys, messages, scripts
+from shared import keys, messages, origin, scripts
 from shared.follower import Follower
 from shared.logs import Event, get_logger
 from shared.primary import primary
@@ -142,7 +142,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
                         self.holdings.requeue(later)
                 raise
             except Exception as error:
-                self._refuse(tag, error)
+                self._refuse(tag, error, message or {})
 
     def _hold(self, list_name: str, raw: bytes) -> tuple[str, str, dict[str, Any] | None]:
         """The tag, the list, and what is to be delivered."""
@@ -152,16 +152,18 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
             open_body(message)
             tag = message["properties"]["delivery_tag"]
         except Exception as error:
-            tag = json.loads(raw.decode(errors="replace"))["properties"]["delivery_tag"]
+            broken = json.loads(raw.decode(errors="replace"))
+            tag = broken["properties"]["delivery_tag"]
             self.holdings.hold(tag, list_name)
-            self._refuse(tag, error)
+            self._refuse(tag, error, broken)
             return tag, list_name, None
         # A tag that is held is a redelivery of what this very process works on: its lease ran out meanwhile.
         return tag, list_name, message if self.holdings.hold(tag, list_name) else None
 
-    def _refuse(self, tag: str, error: Exception) -> None:
+    def _refuse(self, tag: str, error: Exception, message: dict[str, Any]) -> None:
         """Whatever the script could read and Python or Celery cannot: to the dead letters, not to the next worker."""
-        logger.error(Event.JOB_FAILED, job_id=tag, code="message_unreadable", error=type(error).__name__)
+        names = origin.of_message(message.get("headers"), tag).names()
+        logger.error(Event.JOB_FAILED, **names, code="message_unreadable", error=type(error).__name__)
         self.holdings.reject(tag)
         self._left = 1
 

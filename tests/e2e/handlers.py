@@ -129,3 +129,43 @@ class Threads(Handler[Order, Order]):
         import torch
 
         return [Order(n=torch.get_num_threads()) for _ in batch]
+
+
+class Light(Moody):
+    """The same, sooner ready."""
+
+    uses_torch = False
+
+
+class Quoting(Handler[Note, Note]):
+    """Raises in `prepare`, `predict` or `finish`, whichever the note's text begins with, and quotes the note. It may
+    raise in all of the ways that chain exceptions."""
+
+    task = "quoting"
+    example = [Note(text="hello")]
+    uses_torch = False
+
+    def prepare(self, item: Note, parameters: Any) -> Any:
+        """Raises, or the note."""
+        self._raise("prepare", item)
+        return Prepared(item)
+
+    def predict(self, batch: list[Note]) -> Any:
+        """Raises, or the same notes, or none."""
+        for note in batch:
+            self._raise("predict", note)
+            if note.text.startswith("memory"):
+                raise MemoryError(f"no room for {note}")
+        return [] if any(note.text.startswith("none") for note in batch) else batch
+
+    def finish(self, outputs: list[Any], item: Note, parameters: Any) -> Any:
+        """Raises, or the note, or what is no JSON data."""
+        self._raise("finish", item)
+        return {item.text: object()} if item.text.startswith("odd") else outputs[0]
+
+    def _raise(self, where: str, note: Note) -> None:
+        if note.text.startswith(where):
+            try:
+                int(note.text)
+            except ValueError:
+                raise ExceptionGroup(note.text, [KeyError(note.text)]) from OSError(f"{note.text} is no file")

@@ -105,7 +105,7 @@ class TextEmbedding(Handler[TextItem, Any]):
                 if not reason:
                     self.encode, self.padded = packed, False  # type: ignore[misc]  # as above
                     return
-        _log.info(Event.MODEL_NOTE, model=ctx.model, version=ctx.version, note=f"padded forward: {reason}")
+        _log.info(Event.MODEL_NOTE, model=f"{ctx.model}@{ctx.version}", note=f"padded forward: {reason}")
 
     def prepare(self, item: TextItem, parameters: EmbeddingParameters) -> Prepared:
         """Token ids; the cost is their number. A text over the limit is cut and noted, or refused."""
