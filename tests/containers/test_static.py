@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +95,22 @@ def test_torch_is_the_pinned_pair_and_not_in_the_api() -> None:
     for name in ("Dockerfile", "Dockerfile.worker"):
         assert set(re.findall(r"\b(?:torch|torchvision)==[\d.]+", (ROOT / name).read_text())) == pins
     assert "torch" not in (ROOT / "Dockerfile.api").read_text().partition("FROM")[2]
+
+
+def test_the_api_image_installs_what_the_api_imports() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["api"]
+    installed = {re.split(r"[\[<>=~ ]", requirement)[0].lower() for requirement in wanted} | {"starlette"}  # fastapi's
+    imported = set()
+    for path in (ROOT / "api").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            imported |= {name.partition(".")[0] for name in names}
+    outside = imported - sys.stdlib_module_names - {"api", "shared"}
+    assert "redis" in outside
+    known = packages_distributions()
+    assert not [name for name in outside if known[name][0].lower().replace("_", "-") not in installed]
 
 
 def test_what_is_copied_travels_to_the_engine() -> None:
