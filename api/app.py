@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from api.admin import needs_keys
 from api.auth import Authenticate, Keyring
 from api.deps import make_services
 from api.docs import describe
@@ -21,6 +20,7 @@ from api.routes import dead, inference, jobs, keys, models, ops, registry
 from shared import tracing
 from shared.catalog import load_catalog
 from shared.logs import get_logger
+from shared.loopback import needs_keys
 from shared.settings import Settings
 
 logger = get_logger("api")

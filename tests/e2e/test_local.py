@@ -214,6 +214,30 @@ def test_a_taken_port_is_refused_by_its_option(up: Up, tmp_path: Path) -> None:
     assert f"port {port} is taken by another program; choose one with --port" in second.words
 
 
+def test_where_others_come_it_waits_for_the_first_key(tmp_path: Path) -> None:
+    up = Up(tmp_path, "--host", "0.0.0.0")  # noqa: S104 - what is tested
+    try:
+        command = [sys.executable, "-m", "api", "keys", "create", "--name", "me", "--scope", "admin"]
+        up.until(lambda: "keys create" in up.words)
+        told = next(line for line in up.words.splitlines() if "keys create" in line).split("| ")[1].split()
+        assert [told[0], *told[2:5]] == [f"ML_DATA_DIR={up.data}", *command[1:4]], "as it is told, it works"
+        up.until(lambda: up.pid("worker-1"))
+        assert not up.pid("api")
+        made = subprocess.run(
+            command, env=os.environ | {"ML_DATA_DIR": str(up.data)}, capture_output=True, text=True, check=True
+        )
+        secret = next(line.split()[1] for line in made.stdout.splitlines() if line.startswith("secret"))
+        url, asked = up.ready().state["api_url"], {"model_type": "echo", "data": 1}
+        assert httpx.post(f"{url}/inference", json=asked).status_code == 401
+        answer = httpx.post(f"{url}/inference", json=asked, headers={"X-API-Key": secret}, timeout=30)
+        assert answer.json()["output"] == 1
+        assert secret not in up.words
+        assert up.stop() == 0
+    finally:
+        up.process.kill()
+        up.process.wait()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stops_cleanly_and_keeps_what_it_accepted(tmp_path: Path, number: signal.Signals) -> None:
     with running(tmp_path) as first:
