@@ -132,11 +132,11 @@ class _Up:
         if await asyncio.to_thread(_has_keys, address):
             return
         self._console.say(
-            f"callers need an API key on {self._stack.api_host or '*'}, and the API starts when there is one; make it by\n"
+            f"callers need an API key on {self._stack.api_host or '*'}; the API starts when there is one. Make it by\n"
             f"  {_in_folder(self._options.data_dir)}python -m api keys create --name NAME --scope admin\n"
             "or start again with ML_AUTH=off"
         )
-        while not await asyncio.to_thread(_has_keys, address):
+        while not await asyncio.to_thread(_has_keys, address):  # noqa: ASYNC110 - another process makes it
             await asyncio.sleep(KEYS_S)
 
     def _store(self, catalog: Catalog) -> RegistryStore:

@@ -63,7 +63,7 @@ def test_hadolint_finds_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [*COMPOSE_FILES, *(f"tests/containers/{name}.yml" for name in ("seed", "wheels", "without_passwords"))]
+    "name", [*COMPOSE_FILES, *(f"tests/containers/{name}.yml" for name in ("seed", "seed_auth", "wheels", "without_passwords"))]
 )
 def test_compose_files_follow_the_schema(name: str) -> None:
     run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", name)
