@@ -53,8 +53,10 @@ def task(flower: httpx.Client, job_id: str) -> dict[str, Any]:
 
 
 def hears(flower: httpx.Client, post: Callable[..., str]) -> None:
-    """Flower hears events only from some moment after it is up."""
+    """Flower hears events only from some moment after it is up. Then it has also heard all that was before."""
     wait_until(lambda: task(flower, post()), what="Flower hears events")
+    last = post()
+    wait_until(lambda: task(flower, last).get("state") == "SUCCESS", what="it has heard of what these jobs did")
 
 
 @pytest.mark.parametrize("login", [None, ("admin", "admin"), ("admin", ""), ("other", "admin")])
