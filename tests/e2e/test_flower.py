@@ -105,8 +105,24 @@ def test_it_lists_the_truth(flower: httpx.Client, http: httpx.Client, post: Call
     predicted = http.get(f"/v1/jobs/{slow}").json()["timing"]["predict_ms"] / 1000
     assert predicted >= 1.5
     assert 0.8 < task(flower, slow)["runtime"] / predicted < 1.25
+    assert task(flower, slow)["result"] == "echo@1 in a batch of 1"
     assert "predict_error" in task(flower, failed)["exception"]
     assert "a private text" not in str([task(flower, job) for job in states])
+
+
+def test_a_batch_is_told_by_its_size_and_one_runtime(
+    flower: httpx.Client, http: httpx.Client, post: Callable[..., str]
+) -> None:
+    hears(flower, post)
+    before = post(parameters={"sleep_ms": 1000})
+    wait_until(lambda: http.get(f"/v1/jobs/{before}").json()["state"] == "running", what="the device is taken")
+    jobs = [post(parameters={"sleep_ms": 200}) for _ in range(4)]
+    wait_until(lambda: all(task(flower, job).get("state") == "SUCCESS" for job in jobs), what="all have run")
+    (runtime,) = {task(flower, job)["runtime"] for job in jobs}
+    assert runtime >= 0.2, "the batch's, not a share of it"
+    assert {task(flower, job)["result"] for job in jobs} == {"echo@1 in a batch of 4"}
+    found = flower.get("/api/tasks", params={"search": 'result:"a batch of 4"'}).json()
+    assert set(found) == set(jobs), "the search finds them"
 
 
 def test_a_worker_shows_its_pool_and_queues(flower: httpx.Client) -> None:
