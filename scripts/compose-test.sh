@@ -163,7 +163,7 @@ no_leaks() {
 
 keys_on() {
   step "ML_AUTH=on"
-  api_key=$(stack exec -T api python -m api keys create --name test --scope admin | awk '$1 == "secret" {print $2}')
+  api_key=$(stack run --rm -T api python -m api keys create --name test --scope admin | awk '$1 == "secret" {print $2}')
   [ -n "$api_key" ] || fail "no key was made"
   ML_AUTH=on stack up --detach --wait --no-deps api ||
     logs_and_fail stack logs --no-color --tail 100 api "with keys on it did not become healthy"

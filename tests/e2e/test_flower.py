@@ -145,12 +145,17 @@ def test_revoke_ends_a_queued_job_for_who_waits_and_marks_a_running_one(
     running = post(parameters={"sleep_ms": 3000})
     wait_until(lambda: http.get(f"/v1/jobs/{running}").json()["state"] == "running")
     queued, behind = post(), post()
+    unheard = [post(priority="low") for _ in range(20)][-1]  # a worker takes 16 of these, a batch
     with ThreadPoolExecutor(2) as pool:
         waits = [pool.submit(http.get, f"/v1/jobs/{job}", params={"wait": 30}) for job in (queued, running)]
         for job in (queued, running):
             wait_until(lambda job=job: stack_store.hexists(keys.JOB + job, "waiters"), what="somebody waits")
         assert flower.post(f"/api/task/revoke/{queued}").status_code == 200
         ended = waits[0].result().json()
+        assert (ended["state"], ended["started_at"]) == ("canceled", None)
+        assert not task(flower, unheard)
+        assert flower.post(f"/api/task/revoke/{unheard}").status_code == 200
+        ended = http.get(f"/v1/jobs/{unheard}", params={"wait": 30}).json()
         assert (ended["state"], ended["started_at"]) == ("canceled", None)
         assert http.get(f"/v1/jobs/{running}").json()["state"] == "running", "before what ran at that time has ended"
         # `terminate` would end the process; here it is a mark like any other, and the batch ends by itself
