@@ -91,6 +91,21 @@ class Up:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    def flower_knows(self, job_id: str) -> bool:
+        login = ("admin", (self.data / "secrets" / "flower" / "password").read_text().strip())
+        url = f"{self.state['flower_url']}/api/task/info/{job_id}"
+        return httpx.get(url, auth=login, timeout=20).status_code == 200
+
+    def in_flower(self, ids: list[str]) -> str:
+        """One of these that Flower knows. It hears only from some moment on, so more are submitted, and added."""
+
+        def found() -> str | None:
+            ids.append(self.submit(len(ids)))
+            return next(filter(self.flower_knows, ids), None)
+
+        self.until(found)
+        return next(filter(self.flower_knows, ids))
+
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         """Signal it; its exit code, once all it started is gone."""
         with watching(self.state["processes"].values()) as gone:
@@ -243,13 +258,15 @@ def test_stops_cleanly_and_keeps_what_it_accepted(tmp_path: Path, number: signal
     with running(tmp_path) as first:
         ids = [first.submit(i, parameters={"sleep_ms": 700}) for i in range(6)]
         first.until(lambda: first.job(ids[0], wait_s=0)["state"] != "queued")
+        known = first.in_flower(ids)
         assert first.stop(number) == 0
         assert not (first.data / "state.json").exists()
         assert "killing it" not in first.words
         order = [first.words.index(line) for line in ("ml-service | stopping", "ml-service | stopped")]
         assert order == sorted(order)
     with running(tmp_path) as second:
-        assert [second.job(one)["output"] for one in ids] == list(range(6))
+        assert [second.job(one)["output"] for one in ids] == list(range(len(ids)))
+        assert second.flower_knows(known)
 
 
 def test_a_stop_refuses_newcomers_at_once_and_answers_who_waits(tmp_path: Path) -> None:
