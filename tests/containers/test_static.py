@@ -21,6 +21,7 @@ from shared.settings import Settings
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = ["Dockerfile", "Dockerfile.api", "Dockerfile.worker"]
 COMPOSE_FILES = ["docker-compose.yml", "docker-compose.gpu.yml"]
+OF_THE_TEST = sorted((ROOT / "tests/containers").glob("*.yml"))
 SEED = yaml.safe_load((ROOT / "tests/containers/seed.yml").read_text())["services"]["ml-service"]
 
 
@@ -62,9 +63,7 @@ def test_hadolint_finds_nothing() -> None:
     run(tool, *DOCKERFILES)
 
 
-@pytest.mark.parametrize(
-    "name", [*COMPOSE_FILES, *(f"tests/containers/{name}.yml" for name in ("seed", "seed_auth", "wheels", "without_passwords"))]
-)
+@pytest.mark.parametrize("name", [*COMPOSE_FILES, *(f"tests/containers/{path.name}" for path in OF_THE_TEST)])
 def test_compose_files_follow_the_schema(name: str) -> None:
     run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", name)
 
