@@ -179,7 +179,7 @@ def test_other_users_of_the_machine_reach_neither_redis_nor_flower(up: Up) -> No
     assert httpx.get(flower, auth=("admin", password)).status_code == 200
     seen = up.words
     for pid in up.state["processes"].values():
-        seen += Path(f"/proc/{pid}/cmdline").read_text()
+        seen += Path(f"/proc/{pid}/cmdline").read_text() + Path(f"/proc/{pid}/environ").read_text()
     for secret in (password, (up.data / "secrets" / "redis" / "password").read_text().strip()):
         assert secret not in seen
     for path in (up.data, file, up.data / "state.json"):
