@@ -12,6 +12,7 @@ BASE_IMAGE=${PYTHON_IMAGE:-python:3.11-slim}
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 PUBLISH_API=127.0.0.1:$(free_port) # the same when its container is made anew
 export PUBLISH_API PUBLISH_FLOWER=127.0.0.1: # any free port
+PROCESSES="cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | tr '\\0' '\\n'" # what they were started with
 figures=()
 api=http://$PUBLISH_API old_job='' api_key=''
 own_engine='' own_container='' seed_folder='' had_models=''
@@ -149,16 +150,20 @@ no_leaks() {
       docker history --no-trunc "ml-service-$service"
     done
     for service in redis api worker flower; do
-      stack exec -T "$service" sh -c "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | tr '\\0' '\\n'"
+      stack exec -T "$service" sh -c "$PROCESSES"
     done
   } >"$told"
   stack exec -T flower cat /run/secrets/{redis,flower}/password >"$told.secrets"
   [ "$(grep -cE '^.{43}$' "$told.secrets")" = 2 ] || fail "two passwords were to be made"
   echo "$api_key" >>"$told.secrets"
   grep -q worker_ready "$told" && grep -q FLOWER_PASSWORD_FILE= "$told" || fail "nothing was looked at"
-  if grep -qFf "$told.secrets" "$told"; then fail "a password or key stands where anybody may see it"; fi
-  echo "  in none of $(wc -l <"$told") lines"
-  rm "$told" "$told.secrets"
+  compare "$told"
+}
+
+compare() { # file with all that was told, beside it the secrets
+  if grep -qFf "$1.secrets" "$1"; then fail "a password or key stands where anybody may see it"; fi
+  echo "  in none of $(wc -l <"$1") lines"
+  rm "$1" "$1.secrets"
 }
 
 keys_on() {
@@ -218,6 +223,7 @@ all_in_one() {
   healthy ml-service || logs_and_fail docker logs --tail 100 ml-service "the container did not become healthy"
   API_KEY=$api_key ask http://127.0.0.1:8001 --keys || logs_and_fail docker logs --tail 100 ml-service "keys do not hold"
   API_KEY=$api_key ask http://127.0.0.1:8001 || logs_and_fail docker logs --tail 100 ml-service "an answer was wrong"
+  no_leaks_alone
   figures+=("all in one: run to answered: $((SECONDS - start)) s")
   figures+=("all in one: memory: $(docker stats --no-stream --format '{{.MemUsage}}' ml-service)")
   start=$SECONDS
@@ -238,6 +244,16 @@ first_key() {
   done
   api_key=$(docker exec ml-service python -m api keys create --name test --scope admin | awk '$1 == "secret" {print $2}')
   [ -n "$api_key" ] || fail "no key was made"
+}
+
+no_leaks_alone() {
+  local told
+  told=$(mktemp)
+  { docker logs ml-service && docker inspect ml-service && docker exec ml-service sh -c "$PROCESSES"; } >"$told" 2>&1
+  docker exec ml-service sh -c 'cat /app/data/secrets/*/password' >"$told.secrets"
+  echo "$api_key" >>"$told.secrets"
+  [ "$(wc -l <"$told.secrets")" = 3 ] && grep -q worker_ready "$told" || fail "nothing was looked at"
+  compare "$told"
 }
 
 seed_block() {
