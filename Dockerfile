@@ -1,6 +1,8 @@
 # All in one: API, worker and an embedded server in one container, for one machine.
 #   docker build -t ml-service:latest .
-#   docker run -d --name ml-service -p 8001:8001 -e MODEL_CACHE_DIR=/app/models ml-service:latest
+#   docker run -d --name ml-service -p 127.0.0.1:8001:8001 -e ML_AUTH=off -e MODEL_CACHE_DIR=/app/models ml-service:latest
+# Without ML_AUTH=off it starts, and waits for the first API key:
+#   docker exec ml-service python -m api keys create --name me --scope admin
 ARG BASE=python:3.11-slim
 
 # Stands for a folder of wheels that are preferred to the index: --build-context wheels=FOLDER

@@ -14,6 +14,7 @@ from api.listener import inherited
 from api.protocol import guarded
 from api.server import Server
 from shared import tracing
+from shared.beside import beside_up
 from shared.errors import ConfigError, StoreTooOld
 from shared.logs import Event, configure_logs, get_logger
 from shared.settings import Settings, load_settings
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> int:
     try:
         settings = load_settings()
         configure_logs(settings.log_level, settings.log_format)
-        return keys_command(settings, arguments) if arguments else serve(settings)
+        return keys_command(beside_up(settings), arguments) if arguments else serve(settings)
     except (ConfigError, StoreTooOld) as error:
         logger.error(Event.CONFIG_REFUSED, error=error.message)
         return 2

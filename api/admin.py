@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from urllib.parse import urlsplit
 
 from fastapi import Request
@@ -10,6 +9,7 @@ from fastapi import Request
 from api.auth import caller_of
 from shared.api_keys import Scope
 from shared.errors import Forbidden
+from shared.loopback import is_loopback
 
 # A proxy on this machine speaks for somebody else. Any of these also means that `request.client` may not be the
 # socket's peer: uvicorn puts X-Forwarded-For there when the peer is one that it trusts.
@@ -37,20 +37,6 @@ def from_this_machine(request: Request) -> None:
     for name, url in (("Host", f"//{request.headers.get('host', '')}"), ("Origin", request.headers.get("origin"))):
         if url is not None and not _is_local_name(url):
             raise Forbidden(f"administration answers only to this machine: {name} must be localhost or 127.0.0.1")
-
-
-def needs_keys(asked: str, host: str) -> bool:
-    """Whether callers of an API that listens on `host` need a key, by the setting `auth`."""
-    return asked == "on" or (asked == "auto" and host != "localhost" and not is_loopback(host))
-
-
-def is_loopback(address: str) -> bool:
-    """127.0.0.0/8, ::1, or the former written as IPv6."""
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
 
 
 def _is_local_name(url: str) -> bool:

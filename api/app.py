@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
-from api.admin import needs_keys
 from api.auth import Authenticate, Keyring
 from api.deps import make_services
 from api.docs import describe
@@ -22,6 +21,7 @@ from api.routes import dead, inference, jobs, keys, models, ops, registry
 from shared import tracing
 from shared.catalog import load_catalog
 from shared.logs import get_logger
+from shared.loopback import needs_keys
 from shared.settings import Settings
 
 if TYPE_CHECKING:

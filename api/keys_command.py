@@ -1,5 +1,5 @@
-"""`python -m api keys`: API keys, from where Redis is reached; so the first one is made. With a key of the scope admin
-`ml-service keys` does the same over HTTP."""
+"""`python -m api keys`: API keys, from where Redis is reached (ML_REDIS_URL, or that of the `ml-service up` that runs
+here); so the first one is made. With a key of the scope admin `ml-service keys` does the same over HTTP."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from local.stack import Options
 from local.up import up
+from shared.beside import data_folder
 from shared.errors import ConfigError
 
 
@@ -25,7 +26,7 @@ def parse(arguments: Sequence[str]) -> Options:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = command.add_argument
-    add("--data-dir", type=Path, default=env.get("ML_DATA_DIR", ".ml-service"), help="accepted jobs and state.json")
+    add("--data-dir", type=Path, default=data_folder(), help="accepted jobs and state.json")
     add("--models", type=Path, default=env.get("ML_MODELS_FILE", "models.yaml"), help="the models file")
     add("--apis", type=_count, default=1, help="API processes, which share the port")
     add("--workers", type=_count, default=1, help="worker processes")

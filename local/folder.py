@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TypedDict
 
+from shared.beside import STATE_FILE
 from shared.errors import ConfigError
 
 
@@ -28,7 +29,7 @@ class DataFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.state_file = path / "state.json"
+        self.state_file = path / STATE_FILE
         self.lock_fd = -1
 
     def lock(self, patience_s: float = 15.0) -> None:
@@ -56,7 +57,7 @@ class DataFolder:
 
     def write(self, state: State) -> None:
         """Atomically: a reader sees the old or the new one, whole."""
-        draft = self.path / "state.json.new"
+        draft = self.path / f"{STATE_FILE}.new"
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # redis_url may hold a password
         with os.fdopen(fd, "w", encoding="utf-8") as file:
             json.dump(state, file, indent=2)

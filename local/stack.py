@@ -81,10 +81,10 @@ def build(options: Options, settings: Settings, lock_fd: int, listener: socket.s
     flower_port = _port(options.flower_port, "--flower-port")
     secrets = options.data_dir / "secrets"
     credentials.make(secrets)
-    redis_url, redis = options.redis_url, None
+    redis, redis_url, reached = None, options.redis_url, {"ML_REDIS_URL": options.redis_url}
     if not redis_url:
-        redis_url, redis = _redis(options, settings, lock_fd, secrets)
-    env = _environment(os.environ, options, redis_url)
+        redis, redis_url, reached = _redis(options, settings, lock_fd, secrets)
+    env = _environment(os.environ, options) | reached
     python = (sys.executable, "-u", "-m")
     counted = {"PROMETHEUS_MULTIPROC_DIR": str(_metrics_folder(options))} if options.apis > 1 else {}
     metrics_port = os.environ.get("ML_METRICS_PORT", "0") if options.workers == 1 else "0"
@@ -130,8 +130,9 @@ def _health_file(options: Options, n: int) -> Path:
     return options.data_dir.resolve() / f"worker-{n}.alive"
 
 
-def _redis(options: Options, settings: Settings, lock_fd: int, secrets: Path) -> tuple[str, Spec]:
-    """The embedded server, and its URL with the password: other users of this machine reach its port too."""
+def _redis(options: Options, settings: Settings, lock_fd: int, secrets: Path) -> tuple[Spec, str, dict[str, str]]:
+    """The embedded server, its URL with the password (other users of this machine reach its port too), and what leads
+    the other processes to it, with the password in no environment."""
     port = _port(options.redis_port, "--redis-port")
     folder = options.data_dir / "redis"
     folder.mkdir(exist_ok=True, mode=0o700)
@@ -142,14 +143,16 @@ def _redis(options: Options, settings: Settings, lock_fd: int, secrets: Path) ->
         appendfsync="always" if settings.durability == "fsync" else "everysec",
         config=credentials.server_file(secrets),
     )
-    password = credentials.read_password(credentials.password_file(secrets, "redis"), "redis")
-    return f"redis://:{quote(password, safe='')}@127.0.0.1:{port}/0", Spec(
+    spec = Spec(
         "redis",
         tuple(command),
         stop_s=60,
         orphan_signal=signal.SIGTERM,  # it flushes the AOF even then
         keep_fds=(lock_fd,),
     )
+    place, file = f"127.0.0.1:{port}/0", credentials.password_file(secrets, "redis")
+    url = f"redis://:{quote(credentials.read_password(file, 'redis'), safe='')}@{place}"
+    return spec, url, {"ML_REDIS_URL": f"redis://{place}", "ML_REDIS_PASSWORD_FILE": str(file.resolve())}
 
 
 def _flower(options: Options, port: int, env: Mapping[str, str], secrets: Path) -> Spec:
@@ -168,9 +171,8 @@ def _flower(options: Options, port: int, env: Mapping[str, str], secrets: Path) 
     return Spec("flower", (*command, "--address=127.0.0.1", f"--port={port}"), {**env, **own})
 
 
-def _environment(current: Mapping[str, str], options: Options, redis_url: str) -> dict[str, str]:
+def _environment(current: Mapping[str, str], options: Options) -> dict[str, str]:
     env = {
-        "ML_REDIS_URL": redis_url,
         "ML_MODELS_FILE": str(options.models.resolve()),
         "ML_LOG_FORMAT": current.get("ML_LOG_FORMAT", "text"),  # here a person reads it
     }

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import shlex
 import signal
 import socket
 import sys
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -20,15 +23,19 @@ from local.reload import API, WORKERS, Watch
 from local.server import answers
 from local.stack import Options, Stack, build, listen
 from local.supervisor import Supervisor
+from shared import keys
+from shared.beside import data_folder
 from shared.catalog import Catalog, load_catalog
 from shared.credentials import FLOWER_USER
 from shared.errors import ConfigError
+from shared.loopback import needs_keys
 from shared.redis_url import Address
 from shared.registry_store import RegistryStore
 from shared.settings import load_settings
 from shared.store import client
 
 _STORE_S = 10.0
+KEYS_S = 0.5  # between two looks for the first API key
 START_DEATHS = 3  # a process that dies so often before the first ready will not get better by itself
 
 
@@ -43,7 +50,8 @@ def up(options: Options) -> int:
     try:
         with listen(options) as listener:
             stack = build(options, settings, folder.lock_fd, listener)
-            return asyncio.run(_Up(options, stack, catalog, folder, listener).run())
+            auth = needs_keys(settings.auth, listener.getsockname()[0])
+            return asyncio.run(_Up(options, stack, catalog, folder, listener, auth=auth).run())
     finally:
         folder.release()
 
@@ -52,10 +60,17 @@ class _Up:
     """One run. Everything in the main thread's event loop."""
 
     def __init__(
-        self, options: Options, stack: Stack, catalog: Catalog, folder: DataFolder, listener: socket.socket
+        self,
+        options: Options,
+        stack: Stack,
+        catalog: Catalog,
+        folder: DataFolder,
+        listener: socket.socket,
+        *,
+        auth: bool,
     ) -> None:
         self._options, self._stack, self._catalog, self._folder = options, stack, catalog, folder
-        self._listener = listener
+        self._listener, self._auth = listener, auth
         self._apis, self._workers = [spec.name for spec in stack.apis], [spec.name for spec in stack.workers]
         self._console = Console(sys.stdout, max(map(len, ("ml-service", *self._apis, *self._workers))))
         self._supervisor = Supervisor(self._console, self._changed)
@@ -97,7 +112,10 @@ class _Up:
                 await asyncio.sleep(0.02)
             # Outright: the folder is ours, so what seems to live in it has just been killed.
             await asyncio.to_thread(partial(self._store(self._catalog).seed, exact=True, outright=True))
-        self._supervisor.start([*stack.apis, *stack.workers, stack.flower])
+        self._supervisor.start([*stack.workers, stack.flower])
+        if self._auth:
+            await self._first_key()
+        self._supervisor.start(stack.apis)
         models = [name for name, spec in self._catalog.models.items() if spec.load == "preload"]
         await wait_ready(stack.api_url, stack.flower_url, models, self._console.say)
         self._ready = True
@@ -107,6 +125,19 @@ class _Up:
             f"  Flower  {stack.flower_url}   (user {FLOWER_USER}, password in {stack.flower_password})\n"
             "Ctrl-C stops everything; accepted jobs stay in the data folder"
         )
+
+    async def _first_key(self) -> None:
+        """Returns when the API may start: it refuses to where callers need a key and there is none."""
+        address = self._stack.redis_address
+        if await asyncio.to_thread(_has_keys, address):
+            return
+        self._console.say(
+            f"callers need an API key on {self._stack.api_host or '*'}; the API starts when there is one. Make it by\n"
+            f"  {_in_folder(self._options.data_dir)}python -m api keys create --name NAME --scope admin\n"
+            "or start again with ML_AUTH=off"
+        )
+        while not await asyncio.to_thread(_has_keys, address):  # noqa: ASYNC110 - another process makes it
+            await asyncio.sleep(KEYS_S)
 
     def _store(self, catalog: Catalog) -> RegistryStore:
         return RegistryStore(client(self._stack.redis_address, timeout_s=_STORE_S, connect_s=_STORE_S), catalog)
@@ -165,3 +196,14 @@ class _Up:
 def _check(address: Address) -> None:
     if not answers(address):
         raise ConfigError(f"ML_REDIS_URL: no server answers at {address.place()}")
+
+
+def _has_keys(address: Address) -> bool:
+    with client(address, timeout_s=_STORE_S, connect_s=_STORE_S) as store, contextlib.suppress(redis.RedisError):
+        return bool(store.exists(keys.KEYS))
+    return False
+
+
+def _in_folder(data_dir: Path) -> str:
+    """What a command needs before it to find this `up` (shared/beside.py), from here."""
+    return "" if data_dir == data_folder() else f"ML_DATA_DIR={shlex.quote(str(data_dir))} "

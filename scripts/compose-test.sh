@@ -12,6 +12,7 @@ BASE_IMAGE=${PYTHON_IMAGE:-python:3.11-slim}
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 PUBLISH_API=127.0.0.1:$(free_port) # the same when its container is made anew
 export PUBLISH_API PUBLISH_FLOWER=127.0.0.1: # any free port
+PROCESSES="cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | tr '\\0' '\\n'" # what they were started with
 figures=()
 api=http://$PUBLISH_API old_job='' api_key=''
 own_engine='' own_container='' seed_folder='' had_models=''
@@ -26,7 +27,7 @@ stack() {
 }
 seed() {
   docker compose --progress quiet --project-name "$PROJECT-seed" --project-directory "$seed_folder" \
-    -f tests/containers/seed.yml "$@"
+    -f tests/containers/seed.yml -f tests/containers/seed_auth.yml "$@"
 }
 logs_and_fail() { # command that prints logs..., message last
   "${@:1:$#-1}" || :
@@ -149,21 +150,25 @@ no_leaks() {
       docker history --no-trunc "ml-service-$service"
     done
     for service in redis api worker flower; do
-      stack exec -T "$service" sh -c "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | tr '\\0' '\\n'"
+      stack exec -T "$service" sh -c "$PROCESSES"
     done
   } >"$told"
   stack exec -T flower cat /run/secrets/{redis,flower}/password >"$told.secrets"
   [ "$(grep -cE '^.{43}$' "$told.secrets")" = 2 ] || fail "two passwords were to be made"
   echo "$api_key" >>"$told.secrets"
   grep -q worker_ready "$told" && grep -q FLOWER_PASSWORD_FILE= "$told" || fail "nothing was looked at"
-  if grep -qFf "$told.secrets" "$told"; then fail "a password or key stands where anybody may see it"; fi
-  echo "  in none of $(wc -l <"$told") lines"
-  rm "$told" "$told.secrets"
+  compare "$told"
+}
+
+compare() { # file with all that was told, beside it the secrets
+  if grep -qFf "$1.secrets" "$1"; then fail "a password or key stands where anybody may see it"; fi
+  echo "  in none of $(wc -l <"$1") lines"
+  rm "$1" "$1.secrets"
 }
 
 keys_on() {
   step "ML_AUTH=on"
-  api_key=$(stack exec -T api python -m api keys create --name test --scope admin | awk '$1 == "secret" {print $2}')
+  api_key=$(stack run --rm -T api python -m api keys create --name test --scope admin | awk '$1 == "secret" {print $2}')
   [ -n "$api_key" ] || fail "no key was made"
   ML_AUTH=on stack up --detach --wait --no-deps api ||
     logs_and_fail stack logs --no-color --tail 100 api "with keys on it did not become healthy"
@@ -172,11 +177,13 @@ keys_on() {
 
 # What was accepted ends well whatever happens to the containers.
 hardship() {
-  local kill_all='kill -9 -1' # all but the container's init, which then ends, and the container is started again
+  local its_process='$(cat /proc/1/task/1/children)' # of the container's init, which ends with it
   step "killing a worker at work"
-  survives exec -T --index 1 worker sh -c "$kill_all"
-  [ "$(docker inspect -f '{{.RestartCount}}' "$PROJECT-worker-1")" = 1 ] || fail "the worker was not started again"
-  [ "$(stack ps worker --format '{{.Health}}' | grep -cx healthy)" = $WORKERS ] || fail "the workers are not healthy"
+  survives exec -T --index 1 worker sh -c "kill -KILL $its_process"
+  started_again 1
+  step "a worker that is stuck: nothing but its health check can tell"
+  survives exec -T --index 1 worker sh -c "kill -STOP $its_process"
+  started_again 2
   step "restarting Redis"
   survives restart redis
   step "a new password for Redis"
@@ -184,6 +191,15 @@ hardship() {
   survives up --detach --wait --force-recreate --no-build --scale worker=$WORKERS
   step "one worker less"
   survives up --detach --no-recreate --scale worker=1
+}
+
+started_again() { # how often by now
+  local start=$SECONDS
+  until [ "$(docker inspect -f '{{.RestartCount}}' "$PROJECT-worker-1")" = "$1" ] &&
+    [ "$(stack ps worker --format '{{.Health}}' | grep -cx healthy)" = $WORKERS ]; do
+    [ $((SECONDS - start)) -lt 60 ] || logs_and_fail stack logs --no-color --tail 50 worker "it was not started again"
+    sleep 0.5
+  done
 }
 
 survives() { # docker compose arguments
@@ -201,9 +217,13 @@ all_in_one() {
   start=$SECONDS
   step "docker run -d --name ml-service -p 8001:8001 -e MODEL_CACHE_DIR=/app/models ml-service:latest"
   own_container=yes
-  docker run -d --name ml-service -p 8001:8001 -e MODEL_CACHE_DIR=/app/models ml-service:latest
+  docker run -d --name ml-service --read-only --tmpfs /tmp --cap-drop ALL -p 8001:8001 \
+    -e MODEL_CACHE_DIR=/app/models -v /app/data -v /app/.cache -v /app/.locks ml-service:latest
+  first_key
   healthy ml-service || logs_and_fail docker logs --tail 100 ml-service "the container did not become healthy"
-  ask http://127.0.0.1:8001 || logs_and_fail docker logs --tail 100 ml-service "an answer was wrong"
+  API_KEY=$api_key ask http://127.0.0.1:8001 --keys || logs_and_fail docker logs --tail 100 ml-service "keys do not hold"
+  API_KEY=$api_key ask http://127.0.0.1:8001 || logs_and_fail docker logs --tail 100 ml-service "an answer was wrong"
+  no_leaks_alone
   figures+=("all in one: run to answered: $((SECONDS - start)) s")
   figures+=("all in one: memory: $(docker stats --no-stream --format '{{.MemUsage}}' ml-service)")
   start=$SECONDS
@@ -215,8 +235,29 @@ all_in_one() {
   own_container=''
 }
 
+# It is published, so it waits for a key, and tells the command.
+first_key() {
+  local start=$SECONDS
+  until docker logs ml-service 2>&1 | grep -q "python -m api keys create"; do
+    [ $((SECONDS - start)) -lt $TIMEOUT ] || logs_and_fail docker logs --tail 100 ml-service "it does not ask for a key"
+    sleep 0.5
+  done
+  api_key=$(docker exec ml-service python -m api keys create --name test --scope admin | awk '$1 == "secret" {print $2}')
+  [ -n "$api_key" ] || fail "no key was made"
+}
+
+no_leaks_alone() {
+  local told
+  told=$(mktemp)
+  { docker logs ml-service && docker inspect ml-service && docker exec ml-service sh -c "$PROCESSES"; } >"$told" 2>&1
+  docker exec ml-service sh -c 'cat /app/data/secrets/*/password' >"$told.secrets"
+  echo "$api_key" >>"$told.secrets"
+  [ "$(wc -l <"$told.secrets")" = 3 ] && grep -q worker_ready "$told" || fail "nothing was looked at"
+  compare "$told"
+}
+
 seed_block() {
-  step "the naive service's compose block"
+  step "the naive service's compose block, and ML_AUTH=off"
   seed_folder=$(mktemp -d)
   mkdir -p "$seed_folder/ml-service"
   docker tag ml-service:latest "$PROJECT-seed-ml-service" # what `build: ./ml-service` would have built

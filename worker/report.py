@@ -49,7 +49,7 @@ class Reporter:
     ) -> None:
         """The outcome stands in Redis. `state` None: the message was of no job."""
         if state is State.SUCCEEDED:
-            self._later(lambda: work.request.on_success((0, "", runtime_s)))
+            self._later(partial(work.request.on_success, (0, _result(work), runtime_s)))
         elif state is State.FAILED:
             self._later(lambda: work.request.on_success((1, _failure(code, message), runtime_s)))
         elif state is State.CANCELED:
@@ -91,6 +91,11 @@ class Reporter:
                     action()
                 except Exception as error:  # the outcome stands; only Celery's view of it is missing
                     logger.warning(Event.REPORT_FAILED, error=error)
+
+
+def _result(work: Work) -> str:
+    """What Flower shows as the result, which leaves the output where it is."""
+    return f"{work.ref} in a batch of {work.batch_size}"
 
 
 def _failure(code: str, message: str) -> ExceptionInfo:

@@ -1,6 +1,7 @@
 """Asks a running service over its published ports. Standard library only: the script that calls it has no other.
 
-    python3 check_stack.py API_URL [--workers N] [--flower URL]   with FLOWER_PASSWORD in the environment
+    python3 check_stack.py API_URL [--workers N] [--flower URL]   with FLOWER_PASSWORD in the environment, and API_KEY
+                                                            where keys are on
     python3 check_stack.py API_URL --submit                 accepts a job and prints its id
     python3 check_stack.py API_URL --ended ID               the job has succeeded, or soon will
     python3 check_stack.py API_URL --keys                   only API_KEY of the environment comes in
@@ -71,8 +72,13 @@ def refused(url: str, body: dict[str, Any] | None = None, **headers: str) -> int
     raise AssertionError(f"{url} lets everybody in: {answer}")
 
 
+def with_key() -> dict[str, str]:
+    """A header, where keys are on."""
+    return {"X-API-Key": os.environ["API_KEY"]} if "API_KEY" in os.environ else {}
+
+
 def infer(api: str, model: str, data: dict[str, Any]) -> dict[str, Any]:
-    answer: dict[str, Any] = call(f"{api}/inference", {"model_type": model, "data": data})
+    answer: dict[str, Any] = call(f"{api}/inference", {"model_type": model, "data": data}, **with_key())
     return answer
 
 
@@ -109,7 +115,7 @@ def check_workers(api: str, count: int) -> str:
 
 
 def submit(api: str, texts: list[str]) -> str:
-    return str(call(f"{api}/v1/jobs", {"model": "bert", "input": {"texts": texts}})["id"])
+    return str(call(f"{api}/v1/jobs", {"model": "bert", "input": {"texts": texts}}, **with_key())["id"])
 
 
 def ended(api: str, job_id: str) -> dict[str, Any]:
@@ -119,7 +125,7 @@ def ended(api: str, job_id: str) -> dict[str, Any]:
     while job["state"] not in ("succeeded", "failed", "canceled"):
         assert time.monotonic() < end, f"{job_id} is still {job['state']}"
         try:
-            job = call(f"{api}/v1/jobs/{job_id}?wait=10")
+            job = call(f"{api}/v1/jobs/{job_id}?wait=10", **with_key())
         except (Unavailable, URLError, ConnectionError):  # the API itself may be away
             time.sleep(0.5)
     assert job["state"] == "succeeded", job

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from shared.settings import Settings
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = ["Dockerfile", "Dockerfile.api", "Dockerfile.worker"]
 COMPOSE_FILES = ["docker-compose.yml", "docker-compose.gpu.yml"]
+OF_THE_TEST = sorted((ROOT / "tests/containers").glob("*.yml"))
 SEED = yaml.safe_load((ROOT / "tests/containers/seed.yml").read_text())["services"]["ml-service"]
 
 
@@ -59,9 +63,7 @@ def test_hadolint_finds_nothing() -> None:
     run(tool, *DOCKERFILES)
 
 
-@pytest.mark.parametrize(
-    "name", [*COMPOSE_FILES, *(f"tests/containers/{name}.yml" for name in ("seed", "wheels", "without_passwords"))]
-)
+@pytest.mark.parametrize("name", [*COMPOSE_FILES, *(f"tests/containers/{path.name}" for path in OF_THE_TEST)])
 def test_compose_files_follow_the_schema(name: str) -> None:
     run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", name)
 
@@ -92,6 +94,22 @@ def test_torch_is_the_pinned_pair_and_not_in_the_api() -> None:
     for name in ("Dockerfile", "Dockerfile.worker"):
         assert set(re.findall(r"\b(?:torch|torchvision)==[\d.]+", (ROOT / name).read_text())) == pins
     assert "torch" not in (ROOT / "Dockerfile.api").read_text().partition("FROM")[2]
+
+
+def test_the_api_image_installs_what_the_api_imports() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["api"]
+    installed = {re.split(r"[\[<>=~ ]", requirement)[0].lower() for requirement in wanted} | {"starlette"}  # fastapi's
+    imported = set()
+    for path in (ROOT / "api").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            imported |= {name.partition(".")[0] for name in names}
+    outside = imported - sys.stdlib_module_names - {"api", "shared"}
+    assert "redis" in outside
+    known = packages_distributions()
+    assert not [name for name in outside if known[name][0].lower().replace("_", "-") not in installed]
 
 
 def test_what_is_copied_travels_to_the_engine() -> None:

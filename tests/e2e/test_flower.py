@@ -53,8 +53,10 @@ def task(flower: httpx.Client, job_id: str) -> dict[str, Any]:
 
 
 def hears(flower: httpx.Client, post: Callable[..., str]) -> None:
-    """Flower hears events only from some moment after it is up."""
+    """Flower hears events only from some moment after it is up. Then it has also heard all that was before."""
     wait_until(lambda: task(flower, post()), what="Flower hears events")
+    last = post()
+    wait_until(lambda: task(flower, last).get("state") == "SUCCESS", what="it has heard of what these jobs did")
 
 
 @pytest.mark.parametrize("login", [None, ("admin", "admin"), ("admin", ""), ("other", "admin")])
@@ -103,8 +105,24 @@ def test_it_lists_the_truth(flower: httpx.Client, http: httpx.Client, post: Call
     predicted = http.get(f"/v1/jobs/{slow}").json()["timing"]["predict_ms"] / 1000
     assert predicted >= 1.5
     assert 0.8 < task(flower, slow)["runtime"] / predicted < 1.25
+    assert task(flower, slow)["result"] == "echo@1 in a batch of 1"
     assert "predict_error" in task(flower, failed)["exception"]
     assert "a private text" not in str([task(flower, job) for job in states])
+
+
+def test_a_batch_is_told_by_its_size_and_one_runtime(
+    flower: httpx.Client, http: httpx.Client, post: Callable[..., str]
+) -> None:
+    hears(flower, post)
+    before = post(parameters={"sleep_ms": 1000})
+    wait_until(lambda: http.get(f"/v1/jobs/{before}").json()["state"] == "running", what="the device is taken")
+    jobs = [post(parameters={"sleep_ms": 200}) for _ in range(4)]
+    wait_until(lambda: all(task(flower, job).get("state") == "SUCCESS" for job in jobs), what="all have run")
+    (runtime,) = {task(flower, job)["runtime"] for job in jobs}
+    assert runtime >= 0.2, "the batch's, not a share of it"
+    assert {task(flower, job)["result"] for job in jobs} == {"echo@1 in a batch of 4"}
+    found = flower.get("/api/tasks", params={"search": 'result:"a batch of 4"'}).json()
+    assert set(found) == set(jobs), "the search finds them"
 
 
 def test_a_worker_shows_its_pool_and_queues(flower: httpx.Client) -> None:
@@ -127,12 +145,17 @@ def test_revoke_ends_a_queued_job_for_who_waits_and_marks_a_running_one(
     running = post(parameters={"sleep_ms": 3000})
     wait_until(lambda: http.get(f"/v1/jobs/{running}").json()["state"] == "running")
     queued, behind = post(), post()
+    unheard = [post(priority="low") for _ in range(20)][-1]  # a worker takes 16 of these, a batch
     with ThreadPoolExecutor(2) as pool:
         waits = [pool.submit(http.get, f"/v1/jobs/{job}", params={"wait": 30}) for job in (queued, running)]
         for job in (queued, running):
             wait_until(lambda job=job: stack_store.hexists(keys.JOB + job, "waiters"), what="somebody waits")
         assert flower.post(f"/api/task/revoke/{queued}").status_code == 200
         ended = waits[0].result().json()
+        assert (ended["state"], ended["started_at"]) == ("canceled", None)
+        assert not task(flower, unheard)
+        assert flower.post(f"/api/task/revoke/{unheard}").status_code == 200
+        ended = http.get(f"/v1/jobs/{unheard}", params={"wait": 30}).json()
         assert (ended["state"], ended["started_at"]) == ("canceled", None)
         assert http.get(f"/v1/jobs/{running}").json()["state"] == "running", "before what ran at that time has ended"
         # `terminate` would end the process; here it is a mark like any other, and the batch ends by itself

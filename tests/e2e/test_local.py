@@ -91,6 +91,21 @@ class Up:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    def flower_knows(self, job_id: str) -> bool:
+        login = ("admin", (self.data / "secrets" / "flower" / "password").read_text().strip())
+        url = f"{self.state['flower_url']}/api/task/info/{job_id}"
+        return httpx.get(url, auth=login, timeout=20).status_code == 200
+
+    def in_flower(self, ids: list[str]) -> str:
+        """One of these that Flower knows. It hears only from some moment on, so more are submitted, and added."""
+
+        def found() -> str | None:
+            ids.append(self.submit(len(ids)))
+            return next(filter(self.flower_knows, ids), None)
+
+        self.until(found)
+        return next(filter(self.flower_knows, ids))
+
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         """Signal it; its exit code, once all it started is gone."""
         with watching(self.state["processes"].values()) as gone:
@@ -164,7 +179,7 @@ def test_other_users_of_the_machine_reach_neither_redis_nor_flower(up: Up) -> No
     assert httpx.get(flower, auth=("admin", password)).status_code == 200
     seen = up.words
     for pid in up.state["processes"].values():
-        seen += Path(f"/proc/{pid}/cmdline").read_text()
+        seen += Path(f"/proc/{pid}/cmdline").read_text() + Path(f"/proc/{pid}/environ").read_text()
     for secret in (password, (up.data / "secrets" / "redis" / "password").read_text().strip()):
         assert secret not in seen
     for path in (up.data, file, up.data / "state.json"):
@@ -214,18 +229,44 @@ def test_a_taken_port_is_refused_by_its_option(up: Up, tmp_path: Path) -> None:
     assert f"port {port} is taken by another program; choose one with --port" in second.words
 
 
+def test_where_others_come_it_waits_for_the_first_key(tmp_path: Path) -> None:
+    up = Up(tmp_path, "--host", "0.0.0.0")  # noqa: S104 - what is tested
+    try:
+        command = [sys.executable, "-m", "api", "keys", "create", "--name", "me", "--scope", "admin"]
+        up.until(lambda: "keys create" in up.words)
+        told = next(line for line in up.words.splitlines() if "keys create" in line).split("| ")[1].split()
+        assert [told[0], *told[2:5]] == [f"ML_DATA_DIR={up.data}", *command[1:4]], "as it is told, it works"
+        up.until(lambda: up.pid("worker-1"))
+        assert not up.pid("api")
+        made = subprocess.run(
+            command, env=os.environ | {"ML_DATA_DIR": str(up.data)}, capture_output=True, text=True, check=True
+        )
+        secret = next(line.split()[1] for line in made.stdout.splitlines() if line.startswith("secret"))
+        url, asked = up.ready().state["api_url"], {"model_type": "echo", "data": 1}
+        assert httpx.post(f"{url}/inference", json=asked).status_code == 401
+        answer = httpx.post(f"{url}/inference", json=asked, headers={"X-API-Key": secret}, timeout=30)
+        assert answer.json()["output"] == 1
+        assert secret not in up.words
+        assert up.stop() == 0
+    finally:
+        up.process.kill()
+        up.process.wait()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stops_cleanly_and_keeps_what_it_accepted(tmp_path: Path, number: signal.Signals) -> None:
     with running(tmp_path) as first:
         ids = [first.submit(i, parameters={"sleep_ms": 700}) for i in range(6)]
         first.until(lambda: first.job(ids[0], wait_s=0)["state"] != "queued")
+        known = first.in_flower(ids)
         assert first.stop(number) == 0
         assert not (first.data / "state.json").exists()
         assert "killing it" not in first.words
         order = [first.words.index(line) for line in ("ml-service | stopping", "ml-service | stopped")]
         assert order == sorted(order)
     with running(tmp_path) as second:
-        assert [second.job(one)["output"] for one in ids] == list(range(6))
+        assert [second.job(one)["output"] for one in ids] == list(range(len(ids)))
+        assert second.flower_knows(known)
 
 
 def test_a_stop_refuses_newcomers_at_once_and_answers_who_waits(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from starlette.requests import Request
 
-from api.admin import from_this_machine, is_loopback
+from api.admin import from_this_machine
 from shared.errors import Forbidden
+from shared.loopback import is_loopback, needs_keys
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,24 @@ def test_loopback(address: str) -> None:
 )
 def test_not_loopback(address: str) -> None:
     assert not is_loopback(address)
+
+
+@pytest.mark.parametrize(
+    ("asked", "host", "needed"),
+    [
+        ("auto", "127.0.0.1", False),
+        ("auto", "::1", False),
+        ("auto", "localhost", False),
+        ("auto", "0.0.0.0", True),  # noqa: S104 - nothing is bound
+        ("auto", "::", True),
+        ("auto", "", True),
+        ("auto", "192.168.1.1", True),
+        ("on", "127.0.0.1", True),
+        ("off", "0.0.0.0", False),  # noqa: S104
+    ],
+)
+def test_keys_are_needed_where_others_may_come(asked: str, host: str, needed: bool) -> None:
+    assert needs_keys(asked, host) is needed
 
 
 def _ask(peer: tuple[str, int] | None, **headers: str) -> None:

@@ -101,8 +101,20 @@ def test_each_worker_has_its_name(tmp_path: Path, listener: socket.socket) -> No
     assert [spec.env["ML_METRICS_PORT"] for spec in stack.workers] == ["0", "0"]
     assert stack.workers[0].stop_s > 7, "a worker must have its grace before it is killed"
     assert stack.redis is not None
-    assert {spec.env["ML_REDIS_URL"] for spec in (*stack.apis, *stack.workers, stack.flower)} == {stack.redis_url}
     assert not stack.redis.env
+
+
+def test_all_are_led_to_the_server_and_its_password_stands_in_no_environment(
+    tmp_path: Path, listener: socket.socket
+) -> None:
+    stack = build(_options(tmp_path, flower_port=0), Settings(), 0, listener)
+    password = stack.redis_address.login["password"]
+    for spec in (*stack.apis, *stack.workers, stack.flower):
+        told = Settings(
+            redis_url=spec.env["ML_REDIS_URL"], redis_password_file=Path(spec.env["ML_REDIS_PASSWORD_FILE"])
+        )
+        assert told.redis_address() == stack.redis_address
+        assert password not in str(spec.env)
 
 
 def test_a_given_server_is_used_and_none_started(tmp_path: Path, listener: socket.socket) -> None:
