@@ -59,7 +59,7 @@ VALID = [
     _message(ours=False, expires="2030-01-01T00:00:00Z", eta="2030-01-01T00:00:00", timelimit=[10, None]),
     _message(ours=False, body=zlib.compress(_BODY), compression="application/x-gzip"),
     _message(ours=False, body=json.dumps([[], {"model": "echo", "input": nested(300)}, {}]).encode()),
-    _message(ours=True, deep=nested(400)),
+    _message(ours=True, deep=nested(300)),
 ]
 # What some parsers take for JSON, and others do not.
 ODD = [
