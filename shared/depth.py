@@ -10,10 +10,10 @@ MAX_DEPTH = 200  # a message, an outcome and an answer add some levels of their 
 _WRITTEN = 254
 
 
-def too_deep(value: Any) -> bool:
+def too_deep(value: Any, most: int = MAX_DEPTH) -> bool:
     """Whether JSON data has more levels. orjson's own limit finds it: much faster than a walk over a large list of
     numbers."""
-    for _ in range(_WRITTEN - MAX_DEPTH):
+    for _ in range(_WRITTEN - most):
         value = [value]
     try:
         orjson.dumps(value)
