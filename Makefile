@@ -57,12 +57,8 @@ test: $(STAMP) ## The tests
 fuzz: $(STAMP) ## Hostile inputs for every decoder, for SECONDS (600) and more; fails at the first that is not refused cleanly
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
-audit: ## Known vulnerabilities of what is installed, by pip-audit in a .venv-audit of its own; fails on any
-	@test -d .venv || { echo "make: nothing is installed yet: make install" >&2; exit 1; }
-	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && \
-		.venv-audit/bin/python -m pip install --disable-pip-version-check --no-input --quiet 'pip-audit>=2.10,<3'; }
-	@.venv-audit/bin/pip-audit --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
-		--skip-editable --progress-spinner off $(ARGS)
+audit: $(STAMP) ## Known vulnerabilities of what is installed, by pip-audit; fails on any
+	@scripts/audit.sh $(ARGS)
 
 slow: $(STAMP) ## The tests that take minutes
 	@$(BIN)/python -m pytest -m slow $(ARGS)
