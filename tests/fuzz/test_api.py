@@ -87,6 +87,7 @@ class Service:
 def service(server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder, started, ended = tmp_path_factory.mktemp("api"), threading.Event(), threading.Event()
     found: list[Service] = []
+    redis.Redis.from_url(server.url).flushall()
     asked = settings(server.url, folder, max_body_bytes=CAP, inference_wait_s=0.01, max_wait_s=0.01)
 
     async def serve() -> None:
