@@ -2,12 +2,13 @@
 # Variables: PYTHON (3.11 or later; default: the first found), TORCH_INDEX_URL (a pip index with the torch build you
 # want: PyPI's for Linux carries CUDA and is large; PyTorch's own index of CPU builds gives a small one),
 # ARGS (more arguments for up, dev, demo, test, bench, gpu's benchmark, chaos, soak), JOBS (how many processes run the tests; they mostly
-# wait, so more than there are cores).
+# wait, so more than there are cores), SECONDS (how long `make fuzz` goes on).
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 TORCH_INDEX_URL ?=
 ARGS ?=
 JOBS ?= 3
+SECONDS ?= 600
 
 BIN := .venv/bin
 STAMP := .venv/installed
@@ -15,7 +16,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-update up dev test test-redis7 slow lint types imports check format bench bench-wake bench-loss chaos soak \
+.PHONY: help install demo demo-update up dev test fuzz audit test-redis7 slow lint types imports check format bench bench-wake bench-loss chaos soak \
 	gpu compose-test alerts monitoring-test clean
 
 help: ## This list
@@ -52,6 +53,12 @@ dev: $(STAMP) ## Like up, and restart what a changed file touches
 
 test: $(STAMP) ## The tests
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+fuzz: $(STAMP) ## Hostile inputs for every decoder, for SECONDS (600) and more; fails at the first that is not refused cleanly
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
+
+audit: $(STAMP) ## Known vulnerabilities of what is installed, by pip-audit; fails on any
+	@scripts/audit.sh $(ARGS)
 
 slow: $(STAMP) ## The tests that take minutes
 	@$(BIN)/python -m pytest -m slow $(ARGS)
@@ -106,6 +113,6 @@ monitoring-test: $(STAMP) ## A real Prometheus on a real stack: every query of t
 	@$(BIN)/python -m pytest -m slow tests/e2e/test_metrics.py $(ARGS)
 
 clean: ## Remove .venv and what the tools left (not .ml-service, which holds accepted jobs)
-	rm -rf .venv build dist *.egg-info client/*.egg-info client/build .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf .venv .venv-audit build dist *.egg-info client/*.egg-info client/build .pytest_cache .mypy_cache .ruff_cache \
 		.import_linter_cache .hypothesis demo.png demo-update.png
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -55,6 +55,7 @@ STATUS: dict[str, int] = {
     "store_unavailable": 503,
     "store_too_old": 503,
     "wait_ended": 504,
+    "record_unreadable": 500,
     "internal_error": 500,
 }
 

@@ -187,7 +187,7 @@ class LetterPayload(BaseModel):
     """A part of the input that lies beside the message."""
 
     key: str = Field(description="in Redis", examples=["ml:in:c5f3edde-7d1b-4787-bb57-854dba8915dd:0"])
-    pointer: str = Field(description="where in the input it belongs, by JSON pointer; empty: it is the input")
+    pointer: str = Field(description="where in the input it belongs, by JSON pointer; empty or #: it is the input")
     bytes: int | None = Field(None, description="null: it is gone")
 
 

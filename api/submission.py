@@ -13,7 +13,7 @@ from api.submitter import Command
 from shared import keys, messages, scripts
 from shared.catalog import ModelSpec, Ref
 from shared.origin import Carried
-from shared.payloads import Detached
+from shared.payloads import WHOLE, Detached
 from shared.settings import Settings
 
 
@@ -142,8 +142,8 @@ def _fingerprint(new: NewJob, detached: Detached) -> str:
     ]
     digest = hashlib.sha256(_canonical([*asked, detached.input, detached.pointers]))
     for part, where in zip(detached.parts, detached.pointers, strict=True):
-        # The part "" is the input's own JSON: its fields may come in another order.
-        digest.update(hashlib.sha256(part if where else _canonical(orjson.loads(part))).digest())
+        # The input's own JSON may have its fields in another order.
+        digest.update(hashlib.sha256(_canonical(orjson.loads(part)) if where == WHOLE else part).digest())
     return digest.hexdigest()
 
 

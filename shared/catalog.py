@@ -12,12 +12,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
+from shared.depth import too_deep
 from shared.errors import ConfigError, UnknownModel
 from shared.rates import Rates
 from shared.tasks import BUILT_IN
 
+_MOST_LEVELS = 100
 _SHOWN = 128  # characters of a caller's name in an error: as many as a name may have
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")
 
@@ -33,13 +45,27 @@ FILE_URL, S3_URL = "file://", "s3://"
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 
 
+def _kept(value: JsonValue) -> JsonValue:
+    if too_deep(value, _MOST_LEVELS):
+        raise ValueError(f"more than {_MOST_LEVELS} levels cannot be kept in Redis")
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise ValueError("an infinite number, or none, cannot be kept in Redis") from None
+    return value
+
+
+# YAML knows more than JSON, in which the registry keeps what the file says, and of which pydantic reads 200 levels.
+Option = Annotated[JsonValue, AfterValidator(_kept)]
+
+
 def _may_be_hub_id(source: str) -> bool:
     """`NAME` or `OWNER/NAME`; a folder may look the same."""
     return re.fullmatch(r"(hub:)?[\w.-]+(/[\w.-]+)?", source) is not None and not source.startswith(".")
 
 
 class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class BatchSpec(_Spec):
@@ -72,6 +98,7 @@ class VersionSpec(BaseModel):
     goes without saying). Other fields go to the handler as `ctx.options`."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, Option] = Field(init=False)
 
     source: str = ""
     revision: str | None = Field(None, min_length=1, max_length=200)
@@ -264,6 +291,8 @@ def load_catalog(path: Path) -> Catalog:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    except (ValueError, RecursionError) as error:  # a month 13, a byte that is no UTF-8, a thousand brackets
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
     try:
         return Catalog(ModelsFile.model_validate(data).models)
     except ValidationError as error:

@@ -263,6 +263,12 @@ class CallFailed(ServiceError):
     code = "call_failed"
 
 
+class RecordUnreadable(ServiceError):
+    """What Redis holds of this job is not what this service writes."""
+
+    code = "record_unreadable"
+
+
 class StoreUnavailable(ServiceError):
     """Redis does not answer or takes no writes; nothing was accepted."""
 

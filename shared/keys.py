@@ -116,9 +116,9 @@ def drained_lists(queues: list[str], version: int) -> list[str]:
     ]
 
 
-def nearest_priority(number: int | None) -> int:
-    """A number as one of ours; none given means normal."""
-    if number is None:
+def nearest_priority(number: object) -> int:
+    """A number as one of ours; none given means normal, and so does what is no number."""
+    if not isinstance(number, int):
         return NORMAL
     return max(p for p in PRIORITIES if p <= max(0, number))
 

@@ -14,6 +14,8 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
+from shared.depth import MAX_DEPTH, too_deep
+
 TASK = "ml.predict"
 VERSION = 1  # of our own fields below; a worker leaves what is newer than it knows to others
 # Where the worker's transport puts a plain producer's `expires` and `eta`, out of Celery's sight.
@@ -37,6 +39,7 @@ class Envelope(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True)
 
+    id: str = Field(min_length=1)
     ml: int
     ml_payloads: list[str] = []
     ml_timeout_s: float | None = Field(None, gt=0, allow_inf_nan=False)
@@ -134,7 +137,7 @@ def readdress(
     message["content-type"], message["content-encoding"] = "application/json", "utf-8"
     message["headers"] |= {"ml": VERSION, "ml_payloads": [], "eta": None, "expires": None, "timelimit": [None, None]}
     message["headers"] |= {"argsrepr": "()", "kwargsrepr": "{}", "ml_timeout_s": timeout_s}
-    for name in HIDDEN.values():
+    for name in (*HIDDEN.values(), "ml_owner", "ml_weight"):  # the turns of a key are not a producer's to take
         message["headers"].pop(name, None)
     message["properties"] |= {
         "body_encoding": "base64",
@@ -172,4 +175,6 @@ def unpack(raw: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ValueError(f"it is not a task message: {error}") from None
     if not isinstance(kwargs, dict) or not isinstance(headers, dict):
         raise ValueError("its headers and its arguments must be objects")
+    if too_deep(message) or too_deep(kwargs):
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
     return message, kwargs

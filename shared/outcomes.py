@@ -11,12 +11,15 @@ https://docs.celeryq.dev/en/stable/internals/protocol.html and celery.backends.b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
 from shared.calls import iso_now
+from shared.errors import RecordUnreadable
 from shared.types import Job, Outcome, Problem, State, Timing, from_ms
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
@@ -56,8 +59,19 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON data")
 
 
+@contextmanager
+def readable() -> Iterator[None]:
+    """Around what reads a record or an outcome, which somebody else may have written. Raises RecordUnreadable for all
+    that a wrong one makes Python raise."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, OSError) as error:
+        raise RecordUnreadable from error
+
+
+@readable()
 def job_view(job_id: str, record: dict[str, str], meta: bytes) -> Job:
-    """A job as HTTP shows it, from its record and (once it ended) its outcome."""
+    """A job as HTTP shows it, from its record and (once it ended) its outcome. Raises RecordUnreadable."""
     outcome = orjson.loads(meta) if meta else {}
     ours = outcome.get("ml", {})
     state = State(record["state"])

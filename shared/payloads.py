@@ -11,10 +11,14 @@ from typing import Any
 
 import orjson
 
+from shared.errors import InvalidInput
+
+WHOLE, BYTES = "", "#"  # in the place of a pointer: the part is the input's JSON; the input is bytes, and this them
+
 
 @dataclass(slots=True)
 class Detached:
-    """`input` without its large parts, their JSON pointers, and the parts in the same order."""
+    """`input` without its large parts, their JSON pointers (or WHOLE, or BYTES), and the parts in the same order."""
 
     input: Any
     pointers: list[str]
@@ -27,26 +31,36 @@ def detach(value: Any, inline_bytes: int) -> Detached:
     pointers: list[str] = []
     parts: list[bytes] = []
     rest = _take_bytes(value, "", pointers, parts)
+    if isinstance(value, bytes):
+        pointers = [BYTES]
     text = orjson.dumps(rest)
     size = len(text) + sum(map(len, parts))
     if len(text) > inline_bytes:
         # The input itself is first to be put back: the bytes' pointers lead into it.
-        return Detached(None, ["", *pointers], [text, *parts], size)
+        return Detached(None, [WHOLE, *pointers], [text, *parts], size)
     return Detached(rest, pointers, parts, size)
 
 
 def attach(value: Any, pointers: list[str], parts: list[bytes]) -> Any:
-    """The input as it was before `detach`."""
-    for pointer, part in zip(pointers, parts, strict=True):
-        if pointer == "":
-            value = orjson.loads(part)
-            continue
-        *path, last = [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
-        place = value
-        for step in path:
-            place = place[int(step)] if isinstance(place, list) else place[step]
-        place[int(last) if isinstance(place, list) else last] = part
+    """The input as it was before `detach`. Raises InvalidInput for pointers that lead nowhere in it."""
+    try:
+        for pointer, part in zip(pointers, parts, strict=True):
+            if pointer == WHOLE:
+                value = orjson.loads(part)
+            elif pointer == BYTES:
+                value = part
+            else:
+                _put(value, pointer, part)
+    except (ValueError, TypeError, LookupError):
+        raise InvalidInput("the parts of the input that lie in the payload store do not fit it") from None
     return value
+
+
+def _put(value: Any, pointer: str, part: bytes) -> None:
+    *path, last = [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
+    for step in path:
+        value = value[int(step)] if isinstance(value, list) else value[step]
+    value[int(last) if isinstance(value, list) else last] = part
 
 
 def _take_bytes(value: Any, pointer: str, pointers: list[str], parts: list[bytes]) -> Any:

@@ -9,7 +9,8 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, TypeAdapter
 
 _PERIODS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
-_RATE = re.compile(r"^(?P<amount>[0-9]{1,15}\s*([KMGT]i?)?B?)\s*/\s*(?P<period>second|minute|hour|day)$")
+_RATE = re.compile(r"(?P<amount>[0-9]{1,15}\s*([KMGT]iB|[KMGT]?B?))\s*/\s*(?P<period>second|minute|hour|day)")
+_MOST = 2**53  # up to here the scripts that count in Redis are exact
 _SIZE: TypeAdapter[ByteSize] = TypeAdapter(ByteSize)
 
 
@@ -23,11 +24,11 @@ class Rate:
 
 def parse_rate(text: str) -> Rate:
     """`100/minute`; sizes too, as in `50MB/hour`. Raises ValueError."""
-    found = _RATE.match(text)
+    found = _RATE.fullmatch(text)
     amount = 0
     if found:
         amount = int(_SIZE.validate_python(found["amount"].strip()))
-    if not found or amount < 1:
+    if not found or not 1 <= amount <= _MOST:
         raise ValueError(f"must be a number from 1 on a period, as in 100/minute or 50MB/hour, not {text[:40]!r}")
     return Rate(amount, _PERIODS_S[found["period"]])
 

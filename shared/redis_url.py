@@ -3,10 +3,10 @@ has no spelling for stands in the query, and is taken out of it for kombu (share
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
@@ -25,6 +25,7 @@ _KNOWN = {
     "redis+socket": ("virtual_host",),
     "sentinel": ("master_name", "sentinel_username", "sentinel_password", *_TLS),
 }
+_MOST_DIGITS = 9
 _CERT_REQS = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE}
 
 
@@ -146,7 +147,7 @@ def _login(part: SplitResult) -> dict[str, str]:
 
 
 def _number(text: str) -> int:
-    if text and not text.isdecimal():
+    if text and not (text.isdecimal() and len(text) <= _MOST_DIGITS):
         raise _Wrong("the database is not a number")
     return int(text or 0)
 
@@ -157,7 +158,7 @@ def _tls(query: dict[str, str], *, always: bool) -> dict[str, Any]:
     if not given and not always:
         return {}
     for name in _TLS_FILES:
-        if name in given and not Path(given[name]).is_file():
+        if name in given and not os.path.isfile(given[name]):  # Path's would raise for a name that is too long
             raise _Wrong(f"{name}: there is no file {given[name]}")
     reqs = given.pop("ssl_cert_reqs", "required").lower().removeprefix("cert_")
     if reqs not in _CERT_REQS:

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from shared.catalog import Catalog, ModelName, ModelSpec, Ref, VersionSpec
 from shared.errors import NothingToRollBack, UnknownModel, VersionExists, VersionInUse
@@ -69,6 +69,13 @@ class Registry(BaseModel):
     models: dict[ModelName, Entry] = {}
     retiring: dict[str, ModelSpec] = {}
     files: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Registry:
+        for ref, spec in self.retiring.items():
+            if ref_of(ref).version not in spec.versions:
+                raise ValueError(f"retiring {ref[:128]!r} is no version of its spec")
+        return self
 
     def catalog(self) -> Catalog:
         """What callers can ask for, and which versions there are beside."""

@@ -8,10 +8,11 @@ from typing import Any
 
 import orjson
 import redis
+from pydantic import ValidationError
 
 from shared import keys, scripts
 from shared.catalog import Catalog
-from shared.errors import RegistryChanged, VersionExists
+from shared.errors import ConfigError, RegistryChanged, VersionExists
 from shared.logs import Event, get_logger
 from shared.registry import Registry
 
@@ -19,7 +20,8 @@ logger = get_logger("registry")
 
 
 class RegistryStore:
-    """`file` is the models file that this process was given. Methods raise redis errors. Any thread."""
+    """`file` is the models file that this process was given. Methods raise redis errors, and ConfigError for
+    a document that this release cannot read. Any thread."""
 
     def __init__(self, client: redis.Redis, file: Catalog) -> None:
         self._client, self._file = client, file
@@ -79,7 +81,14 @@ class RegistryStore:
 
     def _read(self) -> Registry | None:
         document: Any = self._client.hget(keys.REGISTRY, "document")
-        return None if document is None else Registry.model_validate_json(document)
+        try:
+            return None if document is None else Registry.model_validate_json(document)
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, fault["loc"]))
+            raise ConfigError(
+                f"{keys.REGISTRY} in Redis holds what this release cannot read: {place}: {fault['msg']}"
+            ) from None
 
     def _served(self) -> bool:
         """Whether any worker lives that has loaded what it serves."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from shared import keys
@@ -133,12 +133,13 @@ def adopt(
 @dataclass(frozen=True, slots=True)
 class Drained:
     """`left`: messages still in the lists; `messages`: (list, raw); `waiting`: the lists of -1 that hold some; `etag`:
-    the registry's."""
+    the registry's; `tags`: under which the messages are filed, in their order."""
 
     left: int
     messages: list[tuple[str, bytes]]
     waiting: list[str]
     etag: str = ""
+    tags: list[bytes] = field(default_factory=list)
 
 
 def drain(lists: Sequence[str], room: Sequence[int], *, process: str, version: int = VERSION) -> Call[Drained]:
@@ -153,8 +154,8 @@ def drain(lists: Sequence[str], room: Sequence[int], *, process: str, version: i
 
 
 def _drained(reply: list[Any]) -> Drained:
-    messages = [(name.decode(), raw) for name, raw in zip(reply[3::2], reply[4::2], strict=True)]
-    return Drained(reply[0], messages, _strings(reply[1]), reply[2].decode())
+    messages = [(name.decode(), raw) for name, raw in zip(reply[4::2], reply[5::2], strict=True)]
+    return Drained(reply[0], messages, _strings(reply[1]), reply[2].decode(), reply[3])
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +263,7 @@ def ack(tags: Sequence[str], *, process: str) -> Call[int]:
     return Call(script("ack"), (), [process, *tags], int)
 
 
-def bury(tag: str, reason: str) -> Call[bool]:
+def bury(tag: str | bytes, reason: str) -> Call[bool]:
     """A held message that cannot be worked on becomes a dead letter; its job, if it has one, fails."""
     return Call(script("bury"), (), [tag, reason, iso_now()], bool)
 
@@ -348,4 +349,4 @@ def register(seen: str, etag: str, document: bytes) -> Call[bool]:
 
 
 def _strings(reply: list[bytes]) -> list[str]:
-    return [part.decode() for part in reply]
+    return [part.decode(errors="replace") for part in reply]  # a tag that some other producer made may be no text

@@ -10,6 +10,7 @@ import orjson
 import redis
 
 from shared import keys, messages, scripts
+from shared.depth import MAX_DEPTH, too_deep
 from shared.errors import InvalidInput, ServiceError, UnknownModel
 from shared.logs import Event, get_logger
 from shared.origin import Carried
@@ -66,6 +67,8 @@ class Adopter:
         request, catalog = work.request, self._registry.catalog
         etag = catalog.etag
         args, kwargs, embed = request._payload
+        if too_deep(request._payload) or too_deep(request.message._raw):
+            raise InvalidInput(f"the message is nested deeper than {MAX_DEPTH} levels")
         model = kwargs.get("model")
         if args or not isinstance(model, str) or "input" not in kwargs:
             raise InvalidInput('ml.predict takes keyword arguments: model="name" and input={...}')

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import lzma
 import shutil
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,7 @@ from worker.cache import cache_folders, writable_cache
 
 _CHUNK = 1 << 20
 _LEAST_BOUND = 1 << 30
+_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 _MOST_TIMES = 20  # larger than the archive: weights hardly shrink
 
 
@@ -105,7 +108,8 @@ def _unpack(source: str, file: Path, to: Path) -> None:
             _unpack_zip(file, to, bound)
         else:
             _unpack_tar(file, to, bound)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+    # RuntimeError: encrypted, or by a method that zipfile does not know.
+    except (*_BROKEN, EOFError, OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"source {source}: not unpacked: {error}") from error
 
 

@@ -104,17 +104,16 @@ class Engine:
             return  # it is held, and goes back with the rest
         job_id, tag = request.id, request.message.delivery_tag
         carried = Carried.of(request.request_dict)
+        if not isinstance(job_id, str) or not job_id:  # Redis has no key for it
+            return self._refuse(request, tag)
         if request.request_dict.get("ml") is None:  # its message moves to a queue of ours: no lease of it to lose here
             return self._preparer.submit(_unadopted(job_id, tag, request, carried), adopt=True)
         try:
             envelope = messages.Envelope.of(request.request_dict, request.kwargs)
         except ValidationError:  # says that it is ours, and is not what our API writes
-            names = origin.of_message(request.request_dict, tag).names()
-            logger.error(Event.JOB_FAILED, **names, code="message_unreadable")
-            self.reporter.call(lambda: request.reject(requeue=False))
-            return
+            return self._refuse(request, tag)
         ref = Ref(envelope.arguments.model, envelope.arguments.version)
-        priority = request.message.properties.get("priority") or 0
+        priority = keys.nearest_priority(request.message.properties.get("priority"))
         timeout_s, request_id = envelope.ml_timeout_s, carried.request_id
         work = Work(job_id, tag, ref, priority, request, timeout_s=timeout_s, request_id=request_id)
         work.owner, work.weight = envelope.ml_owner, envelope.ml_weight
@@ -127,6 +126,11 @@ class Engine:
         with self._works_lock:
             self._works[work.tag] = work
         self._preparer.submit(work)
+
+    def _refuse(self, request: Any, tag: str) -> None:
+        names = origin.of_message(request.request_dict, tag).names()
+        logger.error(Event.JOB_FAILED, **names, code="message_unreadable")
+        self.reporter.call(lambda: request.reject(requeue=False))
 
     def lost(self, tag: str) -> None:
         """This tag's lease ran out, and its message is another worker's or will be: drop it unless it has started."""

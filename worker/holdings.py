@@ -35,7 +35,7 @@ class Holdings:
         self.changed = False  # the limits have: look whether there is more to take
         # What was said of held messages, whatever channel it was said to; a channel that lives flushes it.
         self.acked: list[str] = []
-        self.rejected: list[str] = []
+        self.rejected: list[str | bytes] = []
         self.requeued: list[str] = []
 
     def hold(self, tag: str, list_name: str) -> bool:
@@ -65,6 +65,10 @@ class Holdings:
         """Nobody can work on it: to the dead letters."""
         if self.release(tag):
             self.rejected.append(tag)
+
+    def refuse(self, tag: bytes) -> None:
+        """Likewise, of a message that has just been taken and cannot be read; its tag may be no text."""
+        self.rejected.append(tag)
 
     def requeue(self, tag: str) -> None:
         """Back to its list."""

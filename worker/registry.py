@@ -5,8 +5,12 @@ from __future__ import annotations
 import threading
 
 from shared.catalog import Catalog
+from shared.errors import ConfigError
+from shared.logs import Event, get_logger
 from shared.registry import Registry
 from shared.registry_store import RegistryStore
+
+logger = get_logger("worker")
 
 
 class RegistryReader:
@@ -31,9 +35,14 @@ class RegistryReader:
         return self._seen != self.registry.etag
 
     def refresh(self) -> bool:
-        """Read it again; whether it has changed. Raises redis errors."""
+        """Read it again; whether it has changed. One that cannot be read (a newer release's) changes nothing: what is
+        known is served on. Raises redis errors."""
         with self._lock:
-            found = self._store.read(self.registry)
+            try:
+                found = self._store.read(self.registry)
+            except ConfigError as error:
+                logger.error(Event.REGISTRY_CHANGED, why="it is not taken in", error=error.message)
+                found = self.registry
             changed = found.etag != self.registry.etag
             if changed:
                 self.registry = found

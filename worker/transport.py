@@ -131,40 +131,40 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         self.holdings.on_etag(drained.etag)
         for name in drained.waiting:
             self.holdings.on_waiting(name)
-        taken = [self._hold(list_name, raw) for list_name, raw in drained.messages]
+        pairs = zip(drained.tags, drained.messages, strict=True)
+        taken = [held for tag, (list_name, raw) in pairs if (held := self._hold(tag, list_name, raw))]
         for number, (tag, list_name, message) in enumerate(taken):
             try:
-                if message is not None:
-                    self.connection._deliver(message, keys.queue_of(list_name))
+                self.connection._deliver(message, keys.queue_of(list_name))
             except _LOST:
-                for later, _, undelivered in taken[number:]:
-                    if undelivered is not None:
-                        self.holdings.requeue(later)
+                for later, _, _ in taken[number:]:
+                    self.holdings.requeue(later)
                 raise
             except Exception as error:
-                self._refuse(tag, error, message or {})
+                self._unreadable(tag, error, message)
+                self.holdings.reject(tag)
 
-    def _hold(self, list_name: str, raw: bytes) -> tuple[str, str, dict[str, Any] | None]:
-        """The tag, the list, and what is to be delivered."""
+    def _hold(self, filed: bytes, list_name: str, raw: bytes) -> tuple[str, str, dict[str, Any]] | None:
+        """The tag, the list, and what is to be delivered. What the script could read is not always JSON to Python
+        (0x10, bytes that are no UTF-8): only the script's own word for the tag, `filed`, holds then."""
         try:
             message = orjson.loads(raw)
             _hide_instants(message["headers"])
             open_body(message)
-            tag = message["properties"]["delivery_tag"]
+            tag = filed.decode()
+            message["properties"]["delivery_tag"] = tag
         except Exception as error:
-            broken = json.loads(raw.decode(errors="replace"))
-            tag = broken["properties"]["delivery_tag"]
-            self.holdings.hold(tag, list_name)
-            self._refuse(tag, error, broken)
-            return tag, list_name, None
+            self._unreadable(filed.decode(errors="replace"), error, _broken(raw))
+            self.holdings.refuse(filed)
+            return None
         # A tag that is held is a redelivery of what this very process works on: its lease ran out meanwhile.
-        return tag, list_name, message if self.holdings.hold(tag, list_name) else None
+        return (tag, list_name, message) if self.holdings.hold(tag, list_name) else None
 
-    def _refuse(self, tag: str, error: Exception, message: dict[str, Any]) -> None:
+    def _unreadable(self, tag: str, error: Exception, message: Any) -> None:
         """Whatever the script could read and Python or Celery cannot: to the dead letters, not to the next worker."""
-        names = origin.of_message(message.get("headers"), tag).names()
+        headers = message.get("headers") if isinstance(message, dict) else None
+        names = origin.of_message(headers, tag).names()
         logger.error(Event.JOB_FAILED, **names, code="message_unreadable", error=type(error).__name__)
-        self.holdings.reject(tag)
         self._left = 1
 
     def tick(self) -> None:
@@ -191,13 +191,14 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
             scripts.run_on(client, scripts.ack(acked, process=held.process))
             del held.acked[: len(acked)]
 
-    def _bury(self, client: Redis, tag: str) -> None:
+    def _bury(self, client: Redis, tag: str | bytes) -> None:
         try:
             scripts.run_on(client, scripts.bury(tag, "rejected"))
         except ResponseError as error:
             if may_pass(error):
                 raise
-            logger.error(Event.JOB_FAILED, job_id=tag, step="bury", error=error)
+            job_id = tag if isinstance(tag, str) else tag.decode(errors="replace")
+            logger.error(Event.JOB_FAILED, job_id=job_id, step="bury", error=error)
 
     def close(self) -> None:
         """Kombu would block here until the wake connection speaks."""
@@ -206,6 +207,14 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
             self._drainer.close()
             self._drainer = None
         super().close()
+
+
+def _broken(raw: bytes) -> Any:
+    """What can be made out of a message that is not as it should be; None: nothing."""
+    try:
+        return json.loads(raw.decode(errors="replace"))
+    except ValueError:
+        return None
 
 
 def _hide_instants(headers: dict[str, Any]) -> None:

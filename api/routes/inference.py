@@ -20,6 +20,7 @@ from api.routes.jobs import accepted, idempotency_key
 from api.schemas import InferenceAnswer
 from shared.api_keys import Scope
 from shared.errors import Fault, InvalidInput, StoreUnavailable, WaitEnded
+from shared.outcomes import readable
 from shared.types import State
 
 router = APIRouter()
@@ -63,7 +64,8 @@ async def inference(request: Request) -> Response:
         meta = news.meta or await parts.jobs.outcome(ticket.job_id)
     except StoreUnavailable:
         raise WaitEnded(ticket.job_id, "the job has ended, but its output cannot be read now; poll its URL") from None
-    return _answer(request, ticket, news.state, orjson.loads(meta))
+    with readable():
+        return _answer(request, ticket, news.state, orjson.loads(meta))
 
 
 def _answer(request: Request, ticket: Ticket, state: State, meta: dict[str, Any]) -> Response:

@@ -8,9 +8,9 @@
 -- ARGV  for each list: how many messages there is room for, or -1: take none, and tell whether any wait; then the
 --       worker's process id, and the newest message version that it understands
 -- RETURNS {how many are left in the lists that may be taken from, {the others in which messages wait}, the registry's
---         etag (whose next change wakes the worker too), list, raw, list, raw, ...}
+--         etag (whose next change wakes the worker too), {the messages' tags}, list, raw, list, raw, ...}
 local holder, known = ARGV[#KEYS + 1], tonumber(ARGV[#KEYS + 2])
-local out = { 0, {}, redis.call('HGET', REGISTRY, 'etag') or '' }
+local out = { 0, {}, redis.call('HGET', REGISTRY, 'etag') or '', {} }
 
 -- The tag under which it was filed, or nil.
 local function file(list, raw)
@@ -27,6 +27,7 @@ local function file(list, raw)
     redis.call('HSET', UNACKED, tag, list .. '\n' .. raw)
     redis.call('HSET', HOLDERS, tag, holder)
     redis.call('ZADD', LEASES, now, tag)
+    table.insert(out[4], tag)
     out[#out + 1] = list
     out[#out + 1] = raw
     return tag

@@ -147,6 +147,24 @@ def test_compressed_messages_are_served_and_bombs_are_kept(
     assert served(http)
 
 
+def test_what_only_the_script_can_read_is_kept_and_ends_no_worker(http: httpx.Client, stack_store: redis.Redis) -> None:
+    tags, odd = [], (b"0x10", b"NaN", b"nan", b"01", b'"\n"', b'"\xff"', b"1e999")
+    for ours in (False, True):
+        for number in odd:
+            tags.append(str(uuid.uuid4()))
+            raw = changed(tags[-1], ours=ours, odd="here")
+            send(stack_store, raw.replace(b'"here"', number), ours=ours)
+        for name in (None, True, 5, ""):
+            tags.append(str(uuid.uuid4()))
+            send(stack_store, changed(tags[-1], ours=ours, headers={"id": name}), ours=ours)
+
+    def kept() -> bytes:
+        return b"".join(fields[b"raw"] for _, fields in stack_store.xrange(keys.DEAD))
+
+    wait_until(lambda: all(tag.encode() in kept() for tag in tags), what="a letter for each")
+    assert served(http)
+
+
 def test_control_messages_that_would_run_code_are_not_read(
     http: httpx.Client, stack_server: EmbeddedServer, flag: Path
 ) -> None:

@@ -12,9 +12,10 @@ import redis
 
 from shared import keys
 from shared.catalog import Catalog, load_catalog
-from shared.errors import RegistryChanged
+from shared.errors import ConfigError, RegistryChanged
 from shared.registry import Registry
 from shared.registry_store import RegistryStore
+from worker.registry import RegistryReader
 
 
 def file(folder: Path, **sources: str) -> Catalog:
@@ -93,3 +94,16 @@ def test_of_writers_at_once_none_is_lost(store: redis.Redis, tmp_path: Path) -> 
         one.change(lambda now: now.without("a"), seen="1-x")
     same: Any = one.change(lambda now: now)
     assert same.generation == 21
+
+
+@pytest.mark.parametrize("document", [b"", b"{", b'{"models": {"a": {"spec": {"task": "of a newer release"}}}}'])
+def test_a_document_that_cannot_be_read_is_told_and_changes_nothing_here(
+    store: redis.Redis, tmp_path: Path, document: bytes
+) -> None:
+    reader = RegistryReader(RegistryStore(store, file(tmp_path, a="x")))
+    store.hset(keys.REGISTRY, mapping={"document": document, "etag": "9-newer"})
+    assert reader.saw("9-newer")
+    assert not reader.refresh()
+    assert sources(reader.registry) == {"a": "x"}
+    with pytest.raises(ConfigError, match="ml:registry in Redis holds what this release cannot read"):
+        RegistryReader(RegistryStore(store, file(tmp_path, a="x")))

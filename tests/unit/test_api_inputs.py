@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.bodies import MAX_DEPTH, read_json
+from api.bodies import read_json
 from api.inputs import SchemaCheck, TaskCheck, place
 from api.schema_walk import blob_fields, decode, has_blobs
+from shared.depth import MAX_DEPTH
 from shared.errors import BadRequest, InvalidInput
 from shared.tasks import BUILT_IN
 

@@ -37,18 +37,21 @@ def audio(data: bytes, rate: int, pointer: str = "/audio") -> Any:
                 )
             limit = min(MAX_SAMPLES // max(file.channels, 1), MAX_SAMPLES * given // rate)
             told = file.frames if file.frames < _UNKNOWN else 0
-            samples = file.read(frames=0 if told > limit else limit + 1, dtype="float32", always_2d=True).mean(axis=1)
+            channels = file.read(frames=0 if told > limit else limit + 1, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, ValueError) as error:
         raise ItemError(f"not a recording that can be decoded: {error}", pointer=pointer) from None
-    if max(told, len(samples)) > limit:
+    if max(told, len(channels)) > limit:
         raise ItemError(f"longer than {limit / given:.0f} s", pointer=pointer)
-    if not len(samples):
+    if not len(channels):
         raise ItemError("the recording is empty", pointer=pointer)
+    with numpy.errstate(over="ignore", invalid="ignore"):  # whatever is no number then, is refused below
+        samples = channels.mean(axis=1)
+        del channels  # as large again, or larger
+        if given != rate:
+            common = math.gcd(given, rate)
+            samples = resample_poly(samples, rate // common, given // common).astype("float32")
     if not numpy.isfinite(samples).all():
         raise ItemError("the recording holds samples that are no finite numbers", pointer=pointer)
-    if given != rate:
-        common = math.gcd(given, rate)
-        samples = resample_poly(samples, rate // common, given // common).astype("float32")
     return samples
 
 
@@ -67,6 +70,8 @@ def video_file(data: bytes, pointer: str = "/video") -> Iterator[str]:
         yield path
     except av.FFmpegError as error:
         raise ItemError(f"not a video that can be decoded: {error.strerror}", pointer=pointer) from None
+    except UnicodeDecodeError:
+        raise ItemError("the video's title or other metadata is not UTF-8", pointer=pointer) from None
     finally:
         os.unlink(path)
 
@@ -78,6 +83,8 @@ def _check_video(container: Any, pointer: str) -> None:
     if not container.streams.video:
         raise ItemError("the file holds no video", pointer=pointer)
     stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise ItemError("the video is coded in a way that is not known here", pointer=pointer)
     if stream.width * stream.height > MAX_FRAME_PIXELS:
         raise ItemError(f"the video's frames have more than {MAX_FRAME_PIXELS} pixels", pointer=pointer)
     if not stream.average_rate:

@@ -1,0 +1,46 @@
+"""`make fuzz`: the fuzz tests again and again, each round with another seed, until the time is up or one fails.
+
+What fails is shown as small as Hypothesis can make it, and kept in .hypothesis: the everyday tests fail with it until
+it is fixed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+_LONGEST_TEST_S = 3600
+
+
+def _round(seed: int, times: int, arguments: list[str]) -> int:
+    """One run of all of them, `times` as much as the everyday suite does. The exit code of pytest."""
+    command = [sys.executable, "-m", "pytest", str(Path(__file__).parent), f"--hypothesis-seed={seed}"]
+    command += [f"--timeout={_LONGEST_TEST_S}", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(command, env=os.environ | {"FUZZ_TIMES": str(times)}, check=False).returncode
+
+
+def main() -> int:
+    """The exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
+    parser.add_argument("--seconds", type=float, default=600, help="begin no further round after so long")
+    parser.add_argument("--times", type=int, default=20, help="the examples of a round, in those of `make test`")
+    options, arguments = parser.parse_known_args()
+    begun, rounds = time.monotonic(), 0
+    while (spent := time.monotonic() - begun) < options.seconds or not rounds:
+        seed = random.getrandbits(32)
+        print(f"fuzz: {spent:.0f} s, round {rounds + 1}, seed {seed}", flush=True)
+        if failed := _round(seed, options.times, arguments):
+            print(f"fuzz: found something; again with --hypothesis-seed={seed} FUZZ_TIMES={options.times}")
+            return failed
+        rounds += 1
+    print(f"fuzz: {time.monotonic() - begun:.0f} s, {rounds} rounds, nothing found")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
