@@ -14,7 +14,7 @@ TIMES = int(os.environ.get("FUZZ_TIMES", "1"))  # set by `python -m tests.fuzz`
 _LONGEST = timedelta(seconds=30)  # of one example; a decoder that takes it hangs, on any machine
 
 
-def fuzzed(*strategies: SearchStrategy[Any], examples: int = 60, **named: SearchStrategy[Any]) -> Callable[[Any], Any]:
+def fuzzed(*strategies: SearchStrategy[Any], examples: int = 40, **named: SearchStrategy[Any]) -> Callable[[Any], Any]:
     """As Hypothesis's `given`, with so many examples in the everyday suite."""
     bounded = settings(
         max_examples=examples * TIMES,

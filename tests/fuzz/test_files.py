@@ -53,7 +53,7 @@ def folder() -> Iterator[Path]:
         yield Path(found)
 
 
-@fuzzed(damaged(MODELS), examples=150)
+@fuzzed(damaged(MODELS), examples=70)
 def test_models_files(folder: Path, text: bytes) -> None:
     """Wrong ones are told; right ones can be written to Redis, and are the same when they are read again: else each
     start would be a change of the models."""
@@ -133,7 +133,7 @@ ARCHIVES = [
 ]
 
 
-@fuzzed(damaged(ARCHIVES), examples=120)
+@fuzzed(damaged(ARCHIVES), examples=60)
 def test_archives(folder: Path, data: bytes) -> None:
     """What is unpacked lies in its folder, or the archive is refused."""
     with tempfile.TemporaryDirectory(dir=folder) as made:

@@ -46,7 +46,7 @@ def _images() -> list[bytes]:
 IMAGES = _images()
 
 
-@fuzzed(damaged(IMAGES), examples=250)
+@fuzzed(damaged(IMAGES), examples=50)
 def test_images(data: bytes) -> None:
     try:
         found = decode_image(data)
@@ -100,7 +100,7 @@ def _sounds() -> list[bytes]:
     return found
 
 
-@fuzzed(damaged(_sounds()), st.sampled_from([8_000, 16_000, 44_100]), examples=120)
+@fuzzed(damaged(_sounds()), st.sampled_from([8_000, 16_000, 44_100]), examples=60)
 def test_sounds(data: bytes, rate: int) -> None:
     try:
         found = audio(data, rate)
@@ -160,7 +160,7 @@ blobs = damaged([*_BASE64, b"data:image/png;base64,aGk=", b"data:,", b"aGk\n=", 
 BINARY = [task for task in BUILT_IN.values() if "image" in getattr(task.item, "model_fields", {})]
 
 
-@fuzzed(st.sampled_from(BINARY), blobs | json_values, examples=100)
+@fuzzed(st.sampled_from(BINARY), blobs | json_values, examples=50)
 def test_base64(task: Any, value: Any) -> None:
     try:
         found = parse_item(task, Split([{"image": value, "text": "a"}], "one"), 0)

@@ -95,7 +95,7 @@ class _Held(Channel):
         self.holdings, self._left = holdings, 0
 
 
-@fuzzed(st.lists(raws, min_size=1, max_size=4), examples=100)
+@fuzzed(st.lists(raws, min_size=1, max_size=4), examples=50)
 def test_each_message_that_is_taken_is_held_or_buried(client: redis.Redis, raws: list[bytes]) -> None:
     """By the real script, so also what its parser takes and Python's do not. One that no worker can hold would come
     back when its lease ends, and end them all in turn."""
@@ -120,7 +120,7 @@ def test_each_message_that_is_taken_is_held_or_buried(client: redis.Redis, raws:
     client.flushall()
 
 
-@fuzzed(changed(VALID), examples=150)
+@fuzzed(changed(VALID), examples=70)
 def test_bodies_are_opened_no_further_than_the_bound(message: Any) -> None:
     try:
         open_body(message)
@@ -130,7 +130,7 @@ def test_bodies_are_opened_no_further_than_the_bound(message: Any) -> None:
     assert len(body if isinstance(body, str | bytes | list | dict) else "") <= 2 * MAX_BYTES
 
 
-@fuzzed(raws, examples=200)
+@fuzzed(raws, examples=80)
 def test_letters_are_shown_and_retried_or_refused(raw: bytes) -> None:
     fields = {b"raw": raw, b"reason": b"rejected", b"id": TAG.encode(), b"list": LIST.encode(), b"ref": b"echo@1"}
     entry = Entry("1767225600000-0", fields)
@@ -145,7 +145,7 @@ def test_letters_are_shown_and_retried_or_refused(raw: bytes) -> None:
     assert message["headers"]["id"] == message["properties"]["delivery_tag"] == "new"
 
 
-@fuzzed(raws, examples=200)
+@fuzzed(raws, examples=80)
 def test_unpack_and_the_envelope(raw: bytes) -> None:
     try:
         message, kwargs = messages.unpack(raw)
@@ -181,7 +181,7 @@ def received() -> Iterator[Callable[[Any], Any]]:
         yield receive
 
 
-@fuzzed(changed(VALID), examples=200)
+@fuzzed(changed(VALID), examples=80)
 def test_a_plain_producers_message_becomes_a_job_or_fails(
     client: redis.Redis, received: Callable[[Any], Any], message: Any
 ) -> None:
@@ -210,7 +210,7 @@ def test_a_plain_producers_message_becomes_a_job_or_fails(
     messages.Envelope.of(unpacked["headers"], kwargs)
 
 
-@fuzzed(json_values, st.lists(st.text(max_size=8).map(lambda text: f"/{text}") | st.just("")), st.data(), examples=150)
+@fuzzed(json_values, st.lists(st.text(max_size=8).map(lambda text: f"/{text}") | st.just("")), st.data(), examples=70)
 def test_payloads_are_put_back_or_refused(value: Any, pointers: list[str], data: st.DataObject) -> None:
     part = st.sampled_from([b"", b"\xff", b"{", b'{"a": [1]}', b"[[1], 2]", json.dumps(nested(900)).encode()])
     parts = [data.draw(part) for _ in pointers]
@@ -225,7 +225,7 @@ blobs = st.recursive(
 )
 
 
-@fuzzed(blobs, st.integers(0, 60), examples=150)
+@fuzzed(blobs, st.integers(0, 60), examples=70)
 def test_what_is_detached_is_attached(value: Any, inline_bytes: int) -> None:
     found = detach(value, inline_bytes)
     assert attach(orjson.loads(orjson.dumps(found.input)), found.pointers, found.parts) == value

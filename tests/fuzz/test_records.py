@@ -52,7 +52,7 @@ def _texts(value: Any) -> dict[str, str]:
 metas = st.one_of(changed(METAS).map(lambda meta: json.dumps(meta).encode()), damaged([orjson.dumps(m) for m in METAS]))
 
 
-@fuzzed(changed([RECORD]).map(_texts), metas | st.just(b""), examples=200)
+@fuzzed(changed([RECORD]).map(_texts), metas | st.just(b""), examples=80)
 def test_jobs(record: dict[str, str], meta: bytes) -> None:
     with contextlib.suppress(ValueError):
         assume(not too_deep(orjson.loads(meta)))  # as none is written
@@ -87,7 +87,7 @@ DOCUMENTS = [
 DOCUMENTS_JSON = [json.loads(registry.model_dump_json(exclude_defaults=True)) for registry in DOCUMENTS]
 
 
-@fuzzed(changed(DOCUMENTS_JSON), examples=150)
+@fuzzed(changed(DOCUMENTS_JSON), examples=70)
 def test_the_registry(document: Any) -> None:
     try:
         found = Registry.model_validate_json(json.dumps(document))
@@ -102,7 +102,7 @@ def test_the_registry(document: Any) -> None:
     assert Registry.model_validate_json(written.model_dump_json(exclude_defaults=True)) == written
 
 
-@fuzzed(changed([FILE]), examples=200)
+@fuzzed(changed([FILE]), examples=80)
 def test_what_a_models_file_says_survives_redis(file: Any) -> None:
     """And is the same again: else each start would be a change of the models."""
     try:
@@ -121,7 +121,7 @@ def test_what_a_models_file_says_survives_redis(file: Any) -> None:
 KEY = ApiKey(name="a", models=frozenset({"echo"}), expires_at=datetime(2030, 1, 1, tzinfo=UTC)).model_dump_json()
 
 
-@fuzzed(damaged([KEY.encode()]) | changed([json.loads(KEY)]).map(lambda key: json.dumps(key).encode()), examples=150)
+@fuzzed(damaged([KEY.encode()]) | changed([json.loads(KEY)]).map(lambda key: json.dumps(key).encode()), examples=70)
 def test_a_key_that_cannot_be_read_opens_nothing(stored: bytes) -> None:
     key = _read(stored)
     if key is not None:
