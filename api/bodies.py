@@ -18,6 +18,7 @@ from api.auth import caller_of
 from api.inputs import pointer
 from api.schemas import InferenceRequest, JobRequest
 from api.submission import NewJob
+from shared.api_keys import Scope
 from shared.catalog import Catalog
 from shared.depth import MAX_DEPTH, too_deep
 from shared.errors import BadRequest, Fault, InvalidInput, UnsupportedMedia
@@ -42,7 +43,9 @@ JOBS = Face("model", "input", JobRequest)
 
 
 async def read_job(request: Request, face: Face, catalog: Catalog) -> NewJob:
-    """The job that a request asks for. Raises BadRequest, UnsupportedMedia, InvalidInput (pointers into the body)."""
+    """The job that a request asks for. Raises Forbidden for a key that may not submit, BadRequest, UnsupportedMedia,
+    InvalidInput (pointers into the body)."""
+    caller = caller_of(request, Scope.SUBMIT)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     files: list[tuple[str, bytes]] = []
     if kind in _JSON_LIKE or kind.endswith("+json"):
@@ -58,8 +61,12 @@ async def read_job(request: Request, face: Face, catalog: Catalog) -> NewJob:
             raise BadRequest("the body is empty")
     else:
         raise UnsupportedMedia(f"content type {kind!r} is not supported; send JSON, multipart/form-data, or a raw file")
-    caller = caller_of(request)
-    new = _new_job(fields, files, face, [name for name in catalog.models if caller.may_use(name)])
+    models: list[str] = []
+    if fields.get(face.model_field) is None:
+        models = sorted(name for name in catalog.models if caller.may_use(name))
+        if len(models) == 1:
+            fields[face.model_field] = models[0]
+    new = _new_job(fields, files, face, models)
     new.caller, new.headers = caller, request.scope["state"].setdefault("headers", {})
     return new
 
@@ -89,16 +96,14 @@ def _new_job(fields: dict[str, Any], files: list[tuple[str, bytes]], face: Face,
         envelope = face.schema.model_validate(fields)
     except ValidationError as error:
         faults += faults_of(error)
-    if fields.get(face.model_field) is None and len(models) != 1:
-        known = ", ".join(sorted(models))
-        faults.append(Fault(pointer=f"/{face.model_field}", message=f"Field required: one of {known}"))
+    if fields.get(face.model_field) is None:
+        faults.append(Fault(pointer=f"/{face.model_field}", message=f"Field required: one of {', '.join(models)}"))
     if face.input_field not in fields and not files:
         faults.append(Fault(pointer=f"/{face.input_field}", message="Field required"))
     if faults:
         raise InvalidInput("the request does not fit", faults=faults)
     asked = {name: getattr(envelope, name) for name in type(envelope).model_fields}
-    model = asked.pop(face.model_field) or models[0]
-    value = asked.pop(face.input_field)
+    model, value = asked.pop(face.model_field), asked.pop(face.input_field)
     asked["parameters"] = asked["parameters"] or {}
     return NewJob(model, value, files=files, **asked)
 

@@ -110,8 +110,8 @@ def compose(
             "dead_ttl_ms": int(settings.dead_ttl_s * 1000),
             "labels": orjson.dumps(new.labels).decode(),
             "owner": new.caller.owner,
-            "items": items,
-            "weight": share.weight,
+            **({"items": items} if items > 1 else {}),
+            **({"weight": share.weight} if share.weight > 1 else {}),
             **carried.fields(),
         },
     )

@@ -9,7 +9,6 @@ import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from api.auth import needs
 from api.bodies import INFERENCE, read_job
 from api.deps import Services, services
 from api.docs import INFERENCE_BODY, problems
@@ -18,7 +17,6 @@ from api.jobs import CallerGone, Ticket, prefixed
 from api.prefer import parse_prefer
 from api.routes.jobs import accepted, idempotency_key
 from api.schemas import InferenceAnswer
-from shared.api_keys import Scope
 from shared.errors import Fault, InvalidInput, StoreUnavailable, WaitEnded
 from shared.outcomes import readable
 from shared.types import State
@@ -30,7 +28,6 @@ router = APIRouter()
     "/inference",
     summary="Run a model and wait for its output",
     response_model=None,
-    dependencies=[needs(Scope.SUBMIT)],
     responses={
         200: {"model": InferenceAnswer},
         **problems(400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503, 504, 507),

@@ -7,7 +7,7 @@ import math
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from api.auth import Caller, caller_of, needs
+from api.auth import Caller, caller_of
 from api.bodies import JOBS, read_job
 from api.deps import Services, services
 from api.docs import JOBS_BODY, WAIT_QUERY, problems
@@ -57,7 +57,6 @@ async def accepted(parts: Services, ticket: Ticket, caller: Caller, *, applied: 
     summary="Queue a job",
     status_code=202,
     response_model=None,
-    dependencies=[needs(Scope.SUBMIT)],
     responses={
         202: {"model": Job, "description": "Accepted"},
         200: {"model": Job, "description": "It has ended already (Prefer: wait, or a repeated Idempotency-Key)"},
@@ -89,7 +88,6 @@ async def submit(request: Request) -> Response:
 
 @router.get(
     "/{job_id}",
-    dependencies=[needs(Scope.READ)],
     summary="Read a job, or wait for its end",
     response_model=None,
     responses={200: {"model": Job}, **problems(401, 403, 404, 422, 503)},
@@ -98,7 +96,7 @@ async def submit(request: Request) -> Response:
 async def read(request: Request, job_id: str) -> Response:
     """200 in any state. With `?wait=N` (or `Prefer: wait=N`) it is held until the job has ended, N seconds at most."""
     parts = services(request)
-    wait_s, caller = _wait(request, parts.settings.max_wait_s), caller_of(request)
+    wait_s, caller = _wait(request, parts.settings.max_wait_s), caller_of(request, Scope.READ)
     if not wait_s:
         return job_response(await parts.jobs.get(job_id, caller))
     job, waiting = await parts.jobs.follow(job_id, caller)
@@ -126,11 +124,10 @@ def _wait(request: Request, most: float) -> float:
 
 @router.delete(
     "/{job_id}",
-    dependencies=[needs(Scope.SUBMIT)],
     summary="Cancel a job",
     response_model=None,
     responses={200: {"model": Job}, **problems(401, 403, 404, 503)},
 )
 async def cancel(request: Request, job_id: str) -> Response:
     """A queued job ends at once, a running one with its batch; one that has ended stays as it is."""
-    return job_response(await services(request).jobs.cancel(job_id, caller_of(request)))
+    return job_response(await services(request).jobs.cancel(job_id, caller_of(request, Scope.SUBMIT)))
