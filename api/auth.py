@@ -150,8 +150,8 @@ def known_caller(request: Request) -> Caller | None:
 
 
 def needs(scope: Scope) -> Dependency:
-    """A dependency of routes. Raises Forbidden for a key without this scope. (FastAPI takes as long to solve it as all of
-    our middleware takes: the routes of jobs ask `caller_of` themselves.)"""
+    """A dependency of routes. Raises Forbidden for a key without this scope. (FastAPI takes as long to solve it as our
+    middleware takes in all: the routes of jobs ask `caller_of` themselves.)"""
 
     async def check(request: Request) -> None:
         caller_of(request, scope)
