@@ -75,6 +75,9 @@ for i, list in ipairs(KEYS) do
   elseif length > 0 then
     table.insert(out[2], list)
   end
-  if length == 0 then redis.call('DEL', TURNS .. list) end -- nobody competes: nobody owes
+  if length == 0 then -- nobody competes: nobody owes
+    redis.call('DEL', TURNS .. list)
+    redis.call('EXISTS', TURNS .. list) -- our own change has ended the tracking of it
+  end
 end
 return out

@@ -116,8 +116,8 @@ def test_a_worker_is_woken_by_a_job_of_any_lane(store: redis.Redis, redis_url: s
     listener.send_command("SUBSCRIBE", "__redis__:invalidate")
     listener.read_response(push_request=True)
 
-    def woken_by(change: Callable[[], object]) -> bool:
-        scripts.run_on(drainer, scripts.drain([LIST], [10], process="p"))
+    def woken_by(change: Callable[[], object], room: int = 10) -> bool:
+        scripts.run_on(drainer, scripts.drain([LIST], [room], process="p"))
         while listener.can_read(timeout=0):
             listener.read_response(push_request=True)
         change()
@@ -127,6 +127,10 @@ def test_a_worker_is_woken_by_a_job_of_any_lane(store: redis.Redis, redis_url: s
     assert woken_by(lambda: fill(store, "b", 1))
     assert woken_by(lambda: fill(store, keys.ANONYMOUS, 1))
     assert woken_by(lambda: scripts.run(store, [submit("a/more", "a")]))
+    # It took just what waited: whoever comes next, the one before or another, wakes it.
+    assert woken_by(lambda: fill(store, "c", 1), room=1)
+    assert woken_by(lambda: fill(store, "c", 1), room=1)
+    assert woken_by(lambda: fill(store, "d", 1), room=1)
     wake.close()
     drainer.close()
 
