@@ -194,7 +194,8 @@ def unreadable(loud: Loud) -> None:
         loud.push(raw, queue)
     wait_until(lambda: loud.dead() >= before + len(bad) - 1, what="the dead letters")
     letters = loud.http.get("/v1/dead").json()["letters"]
-    assert loud.http.post(f"/v1/dead/{letters[0]['id']}/retry").status_code == 409
+    unparsable = next(one["id"] for one in letters if one["reason"] == "unparsable")
+    assert loud.http.post(f"/v1/dead/{unparsable}/retry").status_code == 409
     assert loud.http.delete(f"/v1/dead/{letters[0]['id']}").status_code == 204
 
 
