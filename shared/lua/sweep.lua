@@ -59,6 +59,9 @@ local function compact(ref, lists)
       if state and not terminal[state] then redis.call('RPUSH', list, raw) end
     end
   end
+  for _, list in ipairs(lists) do
+    if length_of(list) == 0 then redis.call('DEL', TURNS .. list) end
+  end
 end
 
 start_due()

@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from tests.chaos import reference
+from tests.chaos import access, reference
 from tests.chaos.records import Call, Lines
 
 GIVE_UP_S = 90.0
@@ -102,7 +102,7 @@ class Callers:
     async def _until_answered(self, n: int, kind: str, method: str, url: str, **body: Any) -> Call:
         """Repeat what got no answer, and what was refused for now."""
         begun = time.monotonic()
-        headers = {"Idempotency-Key": f"{self._seed}-{n}"} if method == "POST" else {}
+        headers = access.of_job(n) | ({"Idempotency-Key": f"{self._seed}-{n}"} if method == "POST" else {})
         while True:
             call, again_s = await self._call(n, kind, method, url, headers=headers, **body)
             self._log.write(call)

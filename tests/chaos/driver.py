@@ -195,6 +195,7 @@ class Driver:
         for name in names:
             pipe.ttl(name)
         forever = [name.decode() for name, ttl in zip(names, pipe.execute(), strict=True) if ttl == -1]
+        of_keys = (keys.LANE, keys.TURNS, keys.OWNED, keys.ACTIVE)  # gone when nothing waits or runs
         counters: Counter[str] = Counter()
         for name in names:
             if name.startswith(keys.COUNTERS.encode()):
@@ -207,5 +208,5 @@ class Driver:
             dead_letters=client.xlen(keys.DEAD),
             workers=sum(name.startswith(keys.WORKER.encode()) for name in names),
             counters=counters,
-            forever=[name for name in forever if not keys.NO_TTL.match(name)],
+            forever=[name for name in forever if not keys.NO_TTL.match(name) or name.startswith(of_keys)],
         )

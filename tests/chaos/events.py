@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from local.server import answers
 from shared import keys
 from shared.redis_url import parse
-from tests.chaos import reference
+from tests.chaos import access, reference
 from tests.chaos.caller import IDLE_CONNECTIONS
 from tests.chaos.journal import Journal
 from tests.chaos.records import Event
@@ -213,7 +213,8 @@ class Events:
         """None while it is not answered well."""
         try:
             url = f"{self._stack.url}/v1/models/{reference.MODEL}{path}"
-            answer = httpx.request(method, url, json={} if method == "PUT" else None, timeout=10, trust_env=False)
+            body = {} if method == "PUT" else None
+            answer = httpx.request(method, url, json=body, headers=access.ADMIN, timeout=10, trust_env=False)
         except httpx.TransportError:
             return None
         return answer.json() if answer.is_success else None

@@ -16,6 +16,7 @@ from typing import Any
 import redis
 
 from local.server import EmbeddedServer, tethered
+from tests.chaos import access
 
 REPOSITORY = Path(__file__).parents[2]
 START_S, STOP_S = 60.0, 60.0
@@ -122,6 +123,7 @@ class Stack:
     def __enter__(self) -> Stack:
         self.server.start()
         self.client = redis.Redis.from_url(self.server.url, socket_timeout=60)
+        access.make_keys(self.client)
         try:
             self.workers = [self.begin_worker() for _ in range(self._sizes[0])]
             self.apis = [self.begin_api() for _ in range(self._sizes[1])]
@@ -148,7 +150,7 @@ class Stack:
     def begin_api(self) -> Process:
         """A new one on the same port, not yet ready."""
         fd = self._listener.fileno()
-        return self._part(self._name("api"), {"ML_LISTEN_FD": str(fd)}, [fd])
+        return self._part(self._name("api"), {"ML_LISTEN_FD": str(fd), "ML_AUTH": "on"}, [fd])
 
     def ready(self, process: Process) -> None:
         """Until it serves."""

@@ -152,6 +152,7 @@ def test_ended_jobs_do_not_pile_up_in_lanes(store: redis.Redis) -> None:
     scripts.run(store, [scripts.cancel(job_id) for job_id in ids])
     scripts.run(store, [scripts.sweep({REF: keys.queue_name("echo", "1")})])
     assert store.llen(keys.lane(LIST, "a")) == 0
+    assert store.zscore(keys.TURNS + LIST, "b") is not None
     assert Counter(drain(store, 10)) == {"b": 3}
 
 
@@ -209,3 +210,11 @@ def test_who_has_no_key_has_no_lane(store: redis.Redis, owner: str) -> None:
     scripts.run(store, [submit("x/1", owner)])
     assert store.llen(LIST) == 1
     assert not store.exists(keys.ACTIVE, keys.OWNED + REF, keys.TURNS + LIST)
+
+
+def test_nothing_is_left_of_turns_when_all_have_ended(store: redis.Redis) -> None:
+    fill(store, "a", 1500)
+    ids = [key.decode().removeprefix(keys.JOB) for key in store.scan_iter(f"{keys.JOB}a/*", count=1000)]
+    scripts.run(store, [scripts.cancel(job_id) for job_id in ids])
+    scripts.run(store, [scripts.sweep({REF: keys.queue_name("echo", "1")})])
+    assert not store.exists(keys.TURNS + LIST, keys.OWNED + REF, keys.ACTIVE, keys.lane(LIST, "a"))
