@@ -102,7 +102,9 @@ class Authenticate:
                 state["caller"] = await self._caller(Headers(scope=scope), scope["path"])
             except ServiceError as error:
                 answer = error_problem(Request(scope), error)
-                answer.headers["Connection"] = "close"  # the body is not read
+                headers = Headers(scope=scope)
+                if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+                    answer.headers["Connection"] = "close"  # the body is not read
                 await answer(scope, receive, send)
                 return
         await self._app(scope, receive, send)

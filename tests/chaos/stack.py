@@ -147,10 +147,10 @@ class Stack:
         name = self._name("worker")
         return self._part(name, {"CHAOS_JOURNAL": str(self.journal), "ML_WORKER_NAME": name, "ML_DEVICE": "cpu"})
 
-    def begin_api(self) -> Process:
+    def begin_api(self, **own: str) -> Process:
         """A new one on the same port, not yet ready."""
         fd = self._listener.fileno()
-        return self._part(self._name("api"), {"ML_LISTEN_FD": str(fd), "ML_AUTH": "on"}, [fd])
+        return self._part(self._name("api"), {"ML_LISTEN_FD": str(fd), **own}, [fd])
 
     def ready(self, process: Process) -> None:
         """Until it serves."""
