@@ -215,7 +215,7 @@ async def test_openapi(api: Api) -> None:
         assert {"application/json", "image/*", "multipart/form-data"} == content.keys()
         assert content["application/json"]["schema"]["examples"]
         problem = post["responses"]["422"]["content"]
-        assert problem == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        assert problem == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
     references = {part for part in str(told).split("'") if part.startswith("#/components/schemas/")}
     assert {reference.rpartition("/")[2] for reference in references} <= told["components"]["schemas"].keys()
     example = paths["/inference"]["post"]["requestBody"]["content"]["application/json"]["schema"]["examples"][0]
