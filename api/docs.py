@@ -126,7 +126,8 @@ def describe(app: FastAPI, *models: type[BaseModel], open_paths: Collection[str]
         if app.openapi_schema is None:
             told = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             schemas = told.setdefault("components", {}).setdefault("schemas", {})
-            for model in (ProblemDocument, *models):
+            named: list[type[BaseModel]] = [ProblemDocument, *models]
+            for model in named:
                 schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
             for path, operations in told["paths"].items():

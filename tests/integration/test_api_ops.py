@@ -205,6 +205,21 @@ async def test_unknown_models_in_openais_shape(api: Api, name: str) -> None:
     assert error["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/models", "GET, PUT"),
+        ("/v1/models/acme/bert", "DELETE, GET, PUT"),
+        ("/v1/models/acme/bert/rollback", "POST"),
+        ("/v1/models/bert/versions/2", "DELETE, PUT"),
+        ("/inference", "POST"),
+    ],
+)
+async def test_allow_tells_of_all_methods_of_a_path(api: Api, path: str, allowed: str) -> None:
+    answer = await api.client.request("TRACE", path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
 async def test_openapi(api: Api) -> None:
     told = (await api.client.get("/openapi.json")).json()
     paths = told["paths"]
