@@ -163,9 +163,9 @@ def test_echo_tells_of_its_sleep() -> None:
     heard: list[tuple[int, float | None]] = []
     handler = Echo()
     handler.on_progress = lambda position, fraction, message: heard.append((position, fraction))
-    long, short, none = [handler.prepare("x", EchoParameters(sleep_ms=sleep_ms)).item for sleep_ms in (300, 150, 0)]
+    long, short, none = [handler.prepare("x", EchoParameters(sleep_ms=sleep_ms)).item for sleep_ms in (500, 250, 0)]
     handler.predict([long, short, none])
-    assert [fraction for position, fraction in heard if position == 0] == pytest.approx([n / 6 for n in range(1, 6)])
+    assert [fraction for position, fraction in heard if position == 0] == pytest.approx([n / 10 for n in range(1, 10)])
     assert max(fraction or 0 for position, fraction in heard if position == 1) >= 1
     assert not [position for position, _ in heard if position == 2]
     heard.clear()
