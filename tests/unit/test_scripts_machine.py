@@ -24,7 +24,7 @@ from shared.types import State
 
 REFS = ("echo@1", "own@2")
 QUEUES = {ref: keys.queue_name(*ref.split("@")) for ref in REFS}
-LISTS = keys.drained_lists([keys.INTAKE, *QUEUES.values()], messages.VERSION)
+LISTS = keys.drained_lists([keys.INTAKE, *QUEUES.values()], messages.PLAIN)
 PROCESSES = ("p1", "p2")
 OWNERS = (keys.ANONYMOUS, "key_a", "key_b")
 MOST = 5  # jobs of one owner at a time
