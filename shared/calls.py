@@ -72,7 +72,7 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """`lua/<name>.lua`, behind what all have in common. The shebang stays the first line: Redis reads the flags from it."""
+    """`lua/<name>.lua`, behind what all have in common. The shebang stays the first line: Redis reads flags from it."""
     folder = files("shared") / "lua"
     shebang, _, body = (folder / f"{name}.lua").read_text().partition("\n")
     constants = "".join(f"local {name} = '{getattr(keys, name)}'\n" for name in _CONSTANTS)

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from shared.depth import MAX_DEPTH, too_deep
 
 TASK = "ml.predict"
-# Of our own fields below; a worker leaves what is newer than it knows to others. 2: `ml_stored`. What needs nothing of it
-# says 1, so that older workers go on with it.
+# Of our own fields below; a worker leaves what is newer than it knows to others. 2: `ml_stored`. What needs nothing of
+# it says 1, so that older workers go on with it.
 VERSION = 2
 PLAIN = 1
 # Where the worker's transport puts a plain producer's `expires` and `eta`, out of Celery's sight.

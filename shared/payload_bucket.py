@@ -28,7 +28,7 @@ _RETRY: RetryConfig = {
 class Bucket:
     """See Objects."""
 
-    chunk_bytes = 8_000_000
+    chunk_bytes = 4_000_000
 
     def __init__(self, bucket: str, prefix: str, endpoint: str) -> None:
         try:
@@ -84,6 +84,15 @@ class Bucket:
         except FileNotFoundError as error:
             if "NoSuchBucket" in str(error):
                 raise _away(error) from None
+            return None
+        except self._failed as error:
+            raise _away(error) from None
+
+    def size(self, name: str) -> int | None:
+        """See Objects."""
+        try:
+            return int(self._obstore.head(self._store, self._key(name))["size"])
+        except FileNotFoundError:
             return None
         except self._failed as error:
             raise _away(error) from None

@@ -19,7 +19,7 @@ _PART = ".part"
 class Folder:
     """See Objects."""
 
-    chunk_bytes = 8_000_000
+    chunk_bytes = 4_000_000
 
     def __init__(self, root: str) -> None:
         self._root = Path(root)
@@ -57,6 +57,16 @@ class Folder:
         with _refused():
             try:
                 return self._path(name).read_bytes()
+            except FileNotFoundError:
+                if self._root.is_dir():
+                    return None
+                raise
+
+    def size(self, name: str) -> int | None:
+        """See Objects."""
+        with _refused():
+            try:
+                return self._path(name).stat().st_size
             except FileNotFoundError:
                 if self._root.is_dir():
                     return None

@@ -1,7 +1,7 @@
 """Which payload store ML_PAYLOAD_STORE names, and how what lies there is referred to.
 
-A reference is made here, never by a caller: `s3f0...9a.2` is two objects in S3. Its first letter tells the store, so that
-a process with another setting knows that it is not its own.
+A reference is made here, never by a caller: `s3f0...9a.2` is two objects in S3. Its first letter tells the store, so
+that a process with another setting knows that it is not its own.
 """
 
 from __future__ import annotations

@@ -33,6 +33,12 @@ class RedisObjects:
             found = self._client.get(keys.OBJECT + name)
         return found if isinstance(found, bytes) else None
 
+    def size(self, name: str) -> int | None:
+        """See Objects."""
+        with _refused():
+            found = self._client.strlen(keys.OBJECT + name)
+            return found if found or self._client.exists(keys.OBJECT + name) else None
+
     def delete(self, names: Sequence[str]) -> None:
         """See Objects."""
         with _refused():

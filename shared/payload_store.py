@@ -19,7 +19,7 @@ from shared.payload_redis import RedisObjects
 from shared.settings import Settings
 
 GRACE_S = 3600.0  # how long the objects live of one who has begun to write them and was not heard of again
-JSON, BYTES = "application/json", "application/octet-stream"
+JSON_TYPE, BYTES_TYPE = "application/json", "application/octet-stream"
 
 
 class PayloadGone(Exception):
@@ -40,6 +40,9 @@ class Objects(Protocol):
 
     def get(self, name: str) -> bytes | None:
         """None: there is none."""
+
+    def size(self, name: str) -> int | None:
+        """Bytes of an object. None: there is none."""
 
     def delete(self, names: Sequence[str]) -> None:
         """Those that are there."""
@@ -76,7 +79,7 @@ class Payloads:
         """Whether it is in a store that this process knows."""
         return ref.kind in self._stores
 
-    def put(self, ref: Ref, number: int, data: bytes, content_type: str = BYTES) -> None:
+    def put(self, ref: Ref, number: int, data: bytes, content_type: str = BYTES_TYPE) -> None:
         """Object `number` of a new reference, whose expiry is written already. Raises PayloadsUnavailable."""
         self._of(ref).put(ref.object(number), data, content_type)
 
@@ -95,6 +98,10 @@ class Payloads:
         if found is None:
             raise PayloadGone
         return found
+
+    def size(self, ref: Ref, number: int) -> int | None:
+        """Of one object. Raises PayloadsUnavailable."""
+        return self._of(ref).size(ref.object(number))
 
     def delete(self, ref: Ref) -> None:
         """What is there of it. Raises PayloadsUnavailable."""

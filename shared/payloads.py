@@ -23,7 +23,7 @@ class Elsewhere(bytes):
     size: int = 0
     """Of what it stands for."""
 
-    def __new__(cls) -> Self:
+    def __new__(cls) -> Self:  # noqa: D102 - takes nothing
         return super().__new__(cls, b"\xff")
 
 

@@ -61,11 +61,17 @@ async def inference(request: Request) -> Response:
         meta = news.meta or await parts.jobs.outcome(ticket.job_id)
     except StoreUnavailable:
         raise WaitEnded(ticket.job_id, "the job has ended, but its output cannot be read now; poll its URL") from None
+    try:
+        output = await parts.jobs.stored(meta)
+    except StoreUnavailable:
+        raise WaitEnded(ticket.job_id, "the job has ended, but its output cannot be read now; poll its URL") from None
     with readable():
-        return _answer(request, ticket, news.state, orjson.loads(meta))
+        return _answer(request, ticket, news.state, orjson.loads(meta), output)
 
 
-def _answer(request: Request, ticket: Ticket, state: State, meta: dict[str, Any]) -> Response:
+def _answer(
+    request: Request, ticket: Ticket, state: State, meta: dict[str, Any], stored: bytes | None = None
+) -> Response:
     ours = meta.get("ml", {})
     if state is not State.SUCCEEDED:
         error = ours.get("error", {"code": "predict_error", "message": "the job failed"})
@@ -83,7 +89,7 @@ def _answer(request: Request, ticket: Ticket, state: State, meta: dict[str, Any]
         "job_id": ticket.job_id,
         "model": ticket.ref.model,
         "version": ticket.ref.version,
-        "output": meta["result"],
+        "output": meta["result"] if stored is None else orjson.Fragment(stored),
         "timing": timing,
     }
     if ours.get("faults"):
