@@ -81,16 +81,13 @@ class Folder:
                 path = self._path(name)
                 for one in (path, path.with_name(path.name + _PART)):
                     one.unlink(missing_ok=True)
-            for folder in {self._path(name).parent for name in names}:
-                with contextlib.suppress(OSError):  # not empty, or somebody writes into it just now
-                    folder.rmdir()
 
     def signed_url(self, name: str, seconds: float) -> str | None:
         """There is none."""
         return None
 
     def _path(self, name: str) -> Path:
-        return self._root / name[1:3] / name
+        return self._root / name[1:3] / name  # of 256 folders, which stay
 
 
 def _sync(folder: Path) -> None:
