@@ -17,6 +17,7 @@ from api.files import FileService
 from api.intake import Intake
 from api.jobs import JobService
 from api.keys import KeyService
+from api.listing import JobList
 from api.measure import Measures
 from api.payloads import ApiPayloads
 from api.periodic import Periodic
@@ -56,6 +57,7 @@ class Services:
     files: FileService
     outbound: Outbound | None
     jobs: JobService
+    listing: JobList
     dead: DeadLetters
     sweeper: Sweeper
     keys: KeyService
@@ -88,6 +90,11 @@ class Services:
         self.waiter.start()
         for one in self.periodic:
             one.start()
+
+    def drain(self) -> None:
+        """The process ends when the calls in hand are answered. Who only follows a job can do so elsewhere."""
+        self.draining = True
+        self.waiter.let_go()
 
     def release(self) -> None:
         """The drain is over: who waits for an outcome, or for the disk, is answered now."""
@@ -148,6 +155,7 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
         files=files,
         outbound=outbound,
         jobs=jobs,
+        listing=JobList(submitter, presence),
         dead=dead,
         sweeper=sweeper,
         keys=KeyService(submitter),

@@ -13,6 +13,7 @@ from api.errors import PROBLEM_JSON
 from api.schemas import Problem
 
 _FILE = {"type": "string", "format": "binary"}
+BINARY = {"application/octet-stream": {"schema": _FILE}}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -28,8 +29,10 @@ _MEANING = {
     401: "An API key is needed, or this one is not known",
     403: "This API key may not; or, where keys are off, administration answers only to this machine",
     404: "Unknown model, version, job, key or dead letter",
+    406: "The output is not an array of numbers, and JSON was not asked for",
     408: "The request came too slowly",
-    409: "The job was canceled, the dead letter cannot be retried, the version cannot be changed, or there are too many files",
+    409: "The job was canceled or has not ended, the dead letter cannot be retried, the version cannot be changed, or "
+    "there are too many files",
     412: "The models have changed since you have read them",
     413: "The body or the input is too large",
     415: "This content type is not supported",
@@ -79,6 +82,28 @@ JOBS_BODY = _body(JOBS)
 WAIT_QUERY = {
     "parameters": [
         {"name": "wait", "in": "query", "schema": {"type": "number", "minimum": 0}, "description": "seconds, clamped"}
+    ]
+}
+JOBS_QUERY = {
+    "parameters": [
+        {"name": name, "in": "query", "schema": schema, "description": told}
+        for name, schema, told in (
+            ("state", {"type": "string"}, "only these: one or several, with commas between"),
+            ("model", {"type": "string"}, "only of this model, or `name@version`"),
+            ("label", {"type": "array", "items": {"type": "string"}}, "`name:value`; of several all must be there"),
+            ("limit", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}, "jobs of a page"),
+            ("cursor", {"type": "string"}, "`next` of the page before"),
+        )
+    ]
+}
+EVENTS = {
+    "parameters": [
+        {
+            "name": "Last-Event-ID",
+            "in": "header",
+            "schema": {"type": "integer", "minimum": 1, "maximum": 3},
+            "description": "the last id that you have: only what came after is sent",
+        }
     ]
 }
 DEAD_QUERY = {

@@ -32,6 +32,8 @@ STATUS: dict[str, int] = {
     "not_found": 404,
     "model_not_found": 404,
     "job_not_found": 404,
+    "not_ended": 409,
+    "not_acceptable": 406,
     "letter_not_found": 404,
     "unauthorized": 401,
     "forbidden": 403,

@@ -23,7 +23,7 @@ from api.rates import RateLimiter
 from api.registry import LiveRegistry
 from api.submission import NewJob, Submission, compose
 from api.submitter import Command, Submitter, refusal
-from api.waiter import News, Waiter, Waiting
+from api.waiter import News, Waiter, Waiting, until_gone
 from api.waits import wait_of
 from shared import origin, scripts, tracing
 from shared.catalog import ModelSpec, Ref
@@ -37,9 +37,10 @@ from shared.errors import (
     StoreUnavailable,
     UnknownJob,
 )
-from shared.keys import queue_name
+from shared.keys import PriorityName, queue_name
 from shared.origin import Carried
 from shared.outcomes import job_view, stored_output
+from shared.payload_place import Ref as PayloadRef
 from shared.scripts_payloads import free
 from shared.settings import Settings
 from shared.types import Job, State, Wait, from_ms
@@ -56,6 +57,7 @@ class Ticket:
     created_at: int = 0
     deadline_at: int = 0
     labels: dict[str, str] = field(default_factory=dict)
+    priority: PriorityName = "normal"
     waiting: Waiting | None = None
     request_id: str = ""
 
@@ -67,7 +69,7 @@ class Ticket:
         job = Job(
             id=self.job_id, model=self.ref.model, version=self.ref.version, state=State.QUEUED, created_at=created_at
         )
-        job.deadline_at, job.labels = from_ms(self.deadline_at), self.labels
+        job.deadline_at, job.labels, job.priority = from_ms(self.deadline_at), self.labels, self.priority
         job.request_id = self.request_id or None
         return job
 
@@ -144,7 +146,7 @@ class JobService:
                 items=taken.items,
                 carried=carried,
             )
-            ticket = await self._accept(asked, new.labels, waiting)
+            ticket = await self._accept(asked, new, waiting)
         except BaseException as error:
             if waiting:
                 self._waiter.forget(job_id, waiting)
@@ -186,7 +188,7 @@ class JobService:
         if self._disk is not None:
             await self._disk.holds(job_id)
 
-    async def _accept(self, asked: Submission, labels: dict[str, str], waiting: Waiting | None) -> Ticket:
+    async def _accept(self, asked: Submission, new: NewJob, waiting: Waiting | None) -> Ticket:
         try:
             *sets, submitted = await self._submitter.run(*asked.calls)
         except StoreUnavailable:
@@ -217,13 +219,28 @@ class JobService:
             raise refused(asked.ref, submitted, asked.deadline_ms, asked.max_jobs)
         # `existing` with our own id: the connection broke after the first try, and the second found the job.
         origin.about(submitted.job_id)
-        times = submitted.created_at, submitted.deadline_at
-        request_id = asked.carried.request_id
-        return Ticket(submitted.job_id, asked.ref, accepted, *times, labels, waiting if accepted else None, request_id)
+        return Ticket(
+            submitted.job_id,
+            asked.ref,
+            accepted,
+            submitted.created_at,
+            submitted.deadline_at,
+            labels=new.labels,
+            priority=new.priority,
+            waiting=waiting if accepted else None,
+            request_id=asked.carried.request_id,
+        )
 
     async def get(self, job_id: str, caller: Caller) -> Job:
         """Raises UnknownJob, also for another's."""
-        seen: scripts.Seen = await self._submitter.one(scripts.watch(job_id))
+        return await self._shown(job_id, await self._submitter.one(scripts.watch(job_id)), caller)
+
+    async def listen(self, job_id: str, caller: Caller) -> Job:
+        """The job, of whose start, progress and end this process is told from now on. As `get`."""
+        call = scripts.watch(job_id, channel=self._waiter.channel, listen=True)
+        return await self._shown(job_id, await self._submitter.one(call), caller)
+
+    async def _shown(self, job_id: str, seen: scripts.Seen, caller: Caller) -> Job:
         job = await self._view(job_id, seen, caller)
         if job.state is State.QUEUED:
             if "delayed" in seen.record:
@@ -242,10 +259,10 @@ class JobService:
             job.output_url = await self._payloads.url(ref) or job.output_url
         return job
 
-    async def ended(self, job_id: str, caller: Caller) -> tuple[Job, bytes]:
-        """A job and its outcome as stored; empty: it has not ended. Raises UnknownJob, also for another's."""
+    async def for_output(self, job_id: str, caller: Caller) -> tuple[Job, PayloadRef | None]:
+        """A job, and where its output lies if not in the job. Raises UnknownJob, also for another's."""
         seen: scripts.Seen = await self._submitter.one(scripts.watch(job_id))
-        return await self._view(job_id, seen, caller), seen.meta
+        return await self._view(job_id, seen, caller), stored_output(seen.meta)
 
     async def stored(self, meta: bytes) -> bytes | None:
         """The output, as JSON, of an outcome that has it in the payload store; None: it is in the outcome itself.
@@ -276,7 +293,7 @@ class JobService:
     async def wait(self, job_id: str, waiting: Waiting, timeout_s: float, receive: Receive) -> News | None:
         """The job's end, or None when the time is over or the process drains: the job is as durable then as one that
         nobody waited for. Raises CallerGone."""
-        gone = asyncio.ensure_future(_until_gone(receive))
+        gone = asyncio.ensure_future(until_gone(receive))
         try:
             with self._waits.track_inprogress():
                 await asyncio.wait((waiting, gone), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -328,11 +345,6 @@ def _span(job_id: str, ref: Ref) -> tracing.Span:
     queue = queue_name(ref.model, ref.version)
     told = tracing.messaging("submit", "send", queue, job_id) | {"ml.model": ref.model, "ml.version": ref.version}
     return tracing.start(f"submit {queue}", "PRODUCER", parent=tracing.current(), attributes=told)
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def prefixed(error: InvalidInput, field_name: str) -> InvalidInput:

@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from shared.api_keys import Scope
 from shared.errors import Fault
-from shared.keys import MAX_DEADLINE_S
+from shared.keys import MAX_DEADLINE_S, PriorityName
 from shared.rates import Rates
 from shared.registry_diff import Difference
-from shared.types import Timing
+from shared.types import Job, Timing
 
 _MOST_S = MAX_DEADLINE_S
 
@@ -29,7 +29,7 @@ class _Request(BaseModel):
         None, description="a key of yours: the traffic weights give the same key the same version, call after call"
     )
     parameters: dict[str, Any] | None = Field(None, description="the task's own; and `partial`: keep the good items")
-    priority: Literal["high", "normal", "low"] = "normal"
+    priority: PriorityName = "normal"
     deadline_s: float | None = Field(
         None, gt=0, le=_MOST_S, description="after this the output is worthless: the job ends as deadline_exceeded"
     )
@@ -170,6 +170,13 @@ class FileTold(BaseModel):
     content_type: str = Field(examples=["image/png"])
     created_at: datetime
     expires_at: datetime = Field(description="until then it can be used and read")
+
+
+class JobPage(BaseModel):
+    """Jobs, the newest first."""
+
+    data: list[Job] = Field(description="without their output")
+    next: str | None = Field(None, description="`cursor` of the next page; null: this is the last")
 
 
 class Letter(BaseModel):

@@ -37,6 +37,7 @@ _CONSTANTS = (
     "IDEMPOTENCY",
     "COUNTERS",
     "DEADLINES",
+    "JOBS",
     "UNACKED",
     "HOLDERS",
     "LEASES",

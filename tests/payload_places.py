@@ -1,5 +1,5 @@
-"""The payload stores for tests: this Redis, a folder, and a real server that speaks S3 (moto), all on loopback. The last
-two can go away and come back."""
+"""The payload stores for tests: this Redis, a folder, and a real server that speaks S3 (moto), all on loopback. The
+last two can go away and come back."""
 
 from __future__ import annotations
 

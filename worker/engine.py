@@ -28,6 +28,7 @@ from worker.holdings import Holdings
 from worker.metrics import WorkerMetrics
 from worker.outputs import Outputs
 from worker.preparer import Preparer
+from worker.progress import ProgressTeller
 from worker.queues import Queues
 from worker.registry import RegistryReader
 from worker.report import Reporter
@@ -69,11 +70,13 @@ class Engine:
         self.holdings = Holdings(process, self._room, on_waiting=self._on_waiting, on_etag=on_etag)
         self.queues = Queues(lambda: list(self._refs))
         self.reporter = Reporter()
+        self._progress = ProgressTeller(client, process)
         self._finisher = Finisher(
             client,
             self.holdings,
             self.reporter,
             metrics,
+            self._progress,
             worker=settings.worker_name,
             result_ttl_s=settings.result_ttl_s,
             outputs=Outputs(payloads, client, settings.output_inline_bytes) if payloads.external else None,
@@ -84,6 +87,7 @@ class Engine:
             self._finisher,
             self.reporter,
             metrics,
+            self._progress,
             process=process,
             worker=settings.worker_name,
             max_attempts=settings.max_attempts,
@@ -110,6 +114,7 @@ class Engine:
     def start(self) -> None:
         """The threads run; nothing comes in before Celery consumes."""
         self._finisher.start()
+        self._progress.start()
         self._runner.start()
 
     def accept(self, request: Any) -> None:

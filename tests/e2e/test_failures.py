@@ -202,7 +202,11 @@ def test_a_grace_that_is_too_short_gives_the_batch_back(
     http.delete(f"/v1/jobs/{job_id}")
 
 
-NEWER = "import shared.messages, runpy; shared.messages.VERSION = shared.messages.PLAIN = 3; runpy.run_module('{}', run_name='__main__')"
+NEWER = """
+import runpy, shared.messages as messages
+messages.VERSION = messages.PLAIN = 3
+runpy.run_module('{}', run_name='__main__')
+"""
 
 
 def test_an_old_worker_beside_a_new_api(redis_url: str, models: Path, store: redis.Redis) -> None:
