@@ -52,13 +52,8 @@ class Intake:
         given = resolved.value
         if isinstance(given, Elsewhere):  # the whole input: like a raw body
             if not check.blobs and not isinstance(check, NoCheck):
-                raise InInput(
-                    [
-                        Fault(
-                            message="this model takes no bytes: a file that is its whole input must be JSON by its type"
-                        )
-                    ]
-                )
+                message = "the model takes no bytes: a file that is its whole input must be JSON by its content type"
+                raise InInput([Fault(message=message)])
             given = place(None, [("", given)], check.blobs)
         given = check.check(place(given, files, check.blobs), parameters)
         items = check.items(given)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from python_multipart import MultipartParser
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
 from shared.errors import BadRequest
@@ -65,14 +65,14 @@ class _Reader:
                     "on_end": self._on_end,
                 },
             )
-        except MultipartParseError as error:
+        except FormParserError as error:
             raise BadRequest(f"the multipart body cannot be read: {error}") from None
 
     def feed(self, piece: bytes) -> None:
         """Raises BadRequest."""
         try:
             self._parser.write(piece)
-        except MultipartParseError as error:
+        except FormParserError as error:
             raise BadRequest(f"the multipart body cannot be read: {error}") from None
 
     def take(self) -> bytes:

@@ -57,7 +57,7 @@ def in_octets(request: Request, output: Any, headers: dict[str, str]) -> Respons
     if not wants_binary(accept):
         return None
     try:
-        return binary_response(orjson.loads(output) if isinstance(output, Stored) else output, headers)
+        return binary_response(orjson.loads(memoryview(output)) if isinstance(output, Stored) else output, headers)
     except NotAcceptable:
         if takes_json(accept):
             return None
