@@ -10,9 +10,10 @@ local index = JOBS .. ARGV[1]
 local most, look = tonumber(ARGV[2]), tonumber(ARGV[3])
 local place_at, place_id, states, model, version = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 
--- Of two jobs of one millisecond: whether `id` stands before the place or is it. Bytewise, as in the sorted set: `<`
--- would go by the server's locale.
-local function is_seen(id)
+-- Whether an entry stands before the place or is it. Ids of one millisecond are compared bytewise, as in the sorted set:
+-- `<` would go by the server's locale.
+local function is_seen(id, created_at)
+  if created_at ~= place_at then return false end
   for i = 1, math.max(#id, #place_id) do
     local one, other = string.byte(id, i) or -1, string.byte(place_id, i) or -1
     if one ~= other then return one > other end
@@ -39,12 +40,16 @@ local function is_asked_for(job)
 end
 
 local start = place_at == '' and 0 or redis.call('ZCOUNT', index, '(' .. place_at, '+inf')
-local entries = redis.call('ZREVRANGE', index, start, start + look - 1, 'WITHSCORES')
+local entries
+repeat -- past what is seen of the place's millisecond
+  entries = redis.call('ZREVRANGE', index, start, start + look - 1, 'WITHSCORES')
+  start = start + look
+until #entries == 0 or not is_seen(entries[#entries - 1], entries[#entries])
 local out, at = { '', '' }, 0
 while at < #entries and #out < 2 + 3 * most do
   local id, created_at = entries[at + 1], entries[at + 2]
   at = at + 2
-  if created_at ~= place_at or not is_seen(id) then
+  if not is_seen(id, created_at) then
     local job = fields(id, 'state', 'model', 'version', 'labels')
     if not job[1] then
       redis.call('ZREM', index, id)

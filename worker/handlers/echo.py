@@ -20,8 +20,8 @@ class _Echo:
 
 
 class Echo(Handler[Any, Any]):
-    """A batch takes the longest `sleep_ms` of its items, and tells how far each is; one item with `fail` makes the whole
-    batch raise, so that the bisection around `predict` is what singles it out."""
+    """A batch takes the longest `sleep_ms` of its items, and tells how far each is; one item with `fail` makes all of
+    it raise, so that the bisection around `predict` is what singles it out."""
 
     io: ClassVar = ECHO
     example: ClassVar = [{"hello": "world"}]
