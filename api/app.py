@@ -17,7 +17,7 @@ from api.measure import Measure
 from api.metrics import Metrics
 from api.middleware import BodyCap, PlainPath, RequestId
 from api.observe import Observe
-from api.routes import dead, events, inference, jobs, keys, models, ops, output, registry
+from api.routes import dead, events, files, inference, jobs, keys, models, ops, output, registry
 from shared import tracing
 from shared.catalog import ModelsFile, ModelSpec, VersionSpec, load_catalog
 from shared.logs import get_logger
@@ -37,6 +37,10 @@ Errors are `application/problem+json` (RFC 9457) with a `code` to act on and JSO
 # FastAPI traces by itself where OpenTelemetry is set up, a second time beside api/observe.py, and with what exceptions
 # say, which may quote an input. (Older versions know of no such thing, and ignore this.)
 _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+
+
+# Around the file in a multipart body.
+_MULTIPART_BYTES = 100_000
 
 
 def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
@@ -64,15 +68,16 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
     app.state.services = parts
     app.state.metrics = Metrics(parts.submitter, parts.catalog, parts.presence, parts.measures)
     # The last added is the outermost.
-    app.add_middleware(Inflate, most=settings.max_body_bytes)
-    app.add_middleware(BodyCap, most=settings.max_body_bytes)
+    caps = {("POST", "/v1/files"): settings.most_file_bytes + _MULTIPART_BYTES}
+    app.add_middleware(Inflate, most=settings.max_body_bytes, caps=caps)
+    app.add_middleware(BodyCap, most=settings.max_body_bytes, caps=caps)
     app.add_middleware(Authenticate, find=Keyring(parts.submitter).find, enabled=parts.auth)
     app.add_middleware(PlainPath)
     app.add_middleware(RequestId, draining=lambda: parts.draining)
     app.add_middleware(Measure, measures=parts.measures)
     if settings.access_log or tracing.on():
         app.add_middleware(Observe, access_log=settings.access_log)
-    for face in (inference, jobs, events, output, models, registry, ops, dead, keys):
+    for face in (inference, jobs, events, output, files, models, registry, ops, dead, keys):
         app.include_router(face.router)
     add_error_handlers(app)
     bodies = (ModelsFile, ModelSpec, VersionSpec, registry.Traffic, keys.KeyRequest, keys.RotateRequest)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -11,21 +13,29 @@ from fastapi import Request
 
 from api.dead import DeadLetters
 from api.disk import Disk
+from api.files import FileService
+from api.intake import Intake
 from api.jobs import JobService
 from api.keys import KeyService
 from api.listing import JobList
 from api.measure import Measures
+from api.payloads import ApiPayloads
 from api.periodic import Periodic
 from api.presence import Presence
 from api.rates import RateLimiter
+from api.reaper import Reaper
+from api.references import References
 from api.registry import LiveRegistry
 from api.rollouts import Rollouts
 from api.submitter import LOST, Submitter
 from api.sweeper import Sweeper
 from api.waiter import Waiter
 from shared import keys
+from shared.addresses import Rules
 from shared.catalog import Catalog
-from shared.errors import ConfigError, StoreUnavailable
+from shared.errors import ConfigError, PayloadsUnavailable, StoreUnavailable
+from shared.outbound import Outbound
+from shared.payload_store import Payloads
 from shared.registry_store import RegistryStore
 from shared.settings import Settings
 from shared.store import aconnect, connect, refuse_unfit
@@ -43,6 +53,9 @@ class Services:
     waiter: Waiter
     presence: Presence
     disk: Disk | None
+    payloads: ApiPayloads
+    files: FileService
+    outbound: Outbound | None
     jobs: JobService
     listing: JobList
     dead: DeadLetters
@@ -55,8 +68,10 @@ class Services:
     started_at: int = field(default_factory=lambda: int(time.time()))
 
     async def check_store(self) -> None:
-        """Raises StoreTooOld, or ConfigError for a server that cannot do what the settings ask. A Redis that does not
-        answer yet is no reason not to start. The models file is taken in."""
+        """Raises StoreTooOld, or ConfigError for a server that cannot do what the settings ask. A Redis or a payload
+        store that does not answer yet is no reason not to start. The models file is taken in."""
+        with contextlib.suppress(PayloadsUnavailable):
+            await asyncio.to_thread(self.payloads.store.check)
         try:
             refuse_unfit(await self.client.info("server") | await self.client.info("cluster"))
             if self.disk is not None:
@@ -94,6 +109,9 @@ class Services:
         await self.waiter.stop()
         await self.submitter.close()
         self.registry.close()
+        self.payloads.close()
+        if self.outbound is not None:
+            await self.outbound.close()
         await self.client.aclose()
 
 
@@ -105,6 +123,9 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
     presence = Presence(client, submitter, catalog)
     disk = Disk(client) if settings.durability == "fsync" else None
     registry = LiveRegistry(RegistryStore(connect(settings), Catalog(catalog.models)), submitter, catalog)
+    payloads = ApiPayloads(settings, Payloads(settings, connect(settings)), submitter)
+    files = FileService(settings, submitter, payloads)
+    outbound = _outbound(settings)
     measures = Measures()
     jobs = JobService(
         settings,
@@ -113,10 +134,12 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
         waiter,
         presence,
         rates=RateLimiter(client),
+        intake=Intake(settings, References(settings, files, payloads, outbound)),
+        payloads=payloads,
         disk=disk,
         waits=measures.waits,
     )
-    dead = DeadLetters(settings, registry, client, submitter, disk=disk)
+    dead = DeadLetters(settings, registry, client, submitter, payloads=payloads, disk=disk)
     sweeper = Sweeper(submitter, catalog, dead_ttl_s=settings.dead_ttl_s)
     rollouts = Rollouts(registry, presence, submitter)
     return Services(
@@ -128,15 +151,28 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
         waiter=waiter,
         presence=presence,
         disk=disk,
+        payloads=payloads,
+        files=files,
+        outbound=outbound,
         jobs=jobs,
         listing=JobList(submitter, presence),
         dead=dead,
         sweeper=sweeper,
         keys=KeyService(submitter),
         auth=auth,
-        periodic=(Periodic("sweep", sweeper.step), Periodic("rollouts", rollouts.step)),
+        periodic=(
+            Periodic("sweep", sweeper.step),
+            Periodic("rollouts", rollouts.step),
+            Periodic("payloads", Reaper(submitter, payloads).step),
+        ),
         measures=measures,
     )
+
+
+def _outbound(settings: Settings) -> Outbound | None:
+    if settings.input_urls == "off":
+        return None
+    return Outbound(Rules.parse(settings.outbound_allow, https_only=settings.outbound_https_only))
 
 
 def services(request: Request) -> Services:

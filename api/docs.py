@@ -32,7 +32,9 @@ _MEANING = {
     403: "This API key may not; or, where keys are off, administration answers only to this machine",
     404: "Unknown model, version, job, key or dead letter",
     406: "The output is not an array of numbers, and JSON was not asked for",
-    409: "The job was canceled or has not ended, the dead letter cannot be retried, or the version cannot be changed",
+    408: "The request came too slowly",
+    409: "The job was canceled or has not ended, the dead letter cannot be retried, the version cannot be changed, or "
+    "there are too many files",
     412: "The models have changed since you have read them",
     413: "The body or the input is too large",
     415: "This content type is not supported",

@@ -54,6 +54,9 @@ STATUS: dict[str, int] = {
     "headers_too_large": 431,
     "address_refused": 422,
     "call_failed": 502,
+    "file_not_found": 404,
+    "files_full": 409,
+    "payloads_unavailable": 503,
     "queue_full": 503,
     "store_unavailable": 503,
     "store_too_old": 503,
@@ -112,7 +115,7 @@ def problem(
         body["job"] = out["Location"] = job_url(job_id)
     if code in NO_RETRY and "Retry-After" not in out:
         out["x-should-retry"] = "false"
-    if code in ("store_unavailable", "store_too_old"):
+    if code in ("store_unavailable", "store_too_old", "payloads_unavailable"):
         out.setdefault("Retry-After", str(STORE_RETRY_AFTER_S))
     return Response(orjson.dumps(body), status, out, PROBLEM_JSON)
 

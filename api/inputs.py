@@ -11,6 +11,7 @@ from api.schema_walk import Schema, blob_fields, decode, has_blobs
 from shared.errors import Fault, InvalidInput
 from shared.task import Task, check, parse_parameters
 
+FILE, URL = "$file", "$url"  # the one field of an object that stands in the place of bytes (api/references.py)
 _MOST_FAULTS = 100
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -21,6 +21,8 @@ from shared.errors import BadRequest, TooLarge
 from shared.logs import Event, get_logger
 
 logger = get_logger("api")
+
+Caps = Mapping[tuple[str, str], int]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -82,19 +84,20 @@ class PlainPath:
 
 
 class BodyCap:
-    """413 for a body over `most` bytes: at once where the length is told, else when the limit is passed. What still
-    comes is api/protocol.py's."""
+    """413 for a body over `most` bytes (`caps`: of a method and path): at once where the length is told, else when the
+    limit is passed. What still comes is api/protocol.py's."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self._app, self._most = app, most
+    def __init__(self, app: ASGIApp, most: int, caps: Caps | None = None) -> None:
+        self._app, self._most, self._caps = app, most, caps or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI's contract
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        most = self._caps.get((scope["method"], scope["path"]), self._most)
         length = Headers(scope=scope).get("content-length", "0")
-        text = f"bodies of more than {self._most} bytes are not accepted"
-        if length.isdigit() and int(length) > self._most:
+        text = f"bodies of more than {most} bytes are not accepted"
+        if length.isdigit() and int(length) > most:
             answer = problem(Request(scope), TooLarge.code, text)
             await answer(scope, receive, send)
             return
@@ -104,7 +107,7 @@ class BodyCap:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self._most:
+            if seen > most:
                 raise TooLarge(text)
             return message
 

@@ -52,13 +52,15 @@ class RateLimiter:
         )
         self._windows = SlidingWindowCounterRateLimiter(storage)
 
-    async def admit(self, caller: Caller, model: str, limits: Limits, *, items: int, size: int) -> dict[str, str]:
-        """Count a submit of `items` with `size` bytes of input; the headers that tell what is left. Raises RateLimited,
-        TooLarge for what no window holds, StoreUnavailable."""
+    async def admit(
+        self, caller: Caller, model: str, limits: Limits, *, items: int, size: int, requests: int = 1
+    ) -> dict[str, str]:
+        """Count a submit of `items` with `size` bytes of input (what is 0 is not counted); the headers that tell what
+        is left. Raises RateLimited, TooLarge for what no window holds, StoreUnavailable."""
         if caller.key is None:
             return {}
-        own = _limits_of(caller.key.limits, "", (caller.owner,), items, size)
-        here = _limits_of(limits.per_key, "model_", (caller.owner, model), items, size)
+        own = _limits_of(caller.key.limits, "", (caller.owner,), (requests, items, size))
+        here = _limits_of(limits.per_key, "model_", (caller.owner, model), (requests, items, size))
         asked = [*own, *here]
         if not asked:
             return {}
@@ -100,13 +102,12 @@ class RateLimiter:
         return headers
 
 
-def _limits_of(rates: Rates, prefix: str, counted_for: tuple[str, ...], items: int, size: int) -> Iterator[_Limit]:
-    for unit, text, cost in (
-        ("requests", rates.requests, 1),
-        ("items", rates.items, items),
-        ("bytes", rates.bytes, size),
-    ):
-        if text is not None:
+def _limits_of(
+    rates: Rates, prefix: str, counted_for: tuple[str, ...], costs: tuple[int, int, int]
+) -> Iterator[_Limit]:
+    texts = (("requests", rates.requests), ("items", rates.items), ("bytes", rates.bytes))
+    for (unit, text), cost in zip(texts, costs, strict=True):
+        if text is not None and cost:
             rate = parse_rate(text)
             item = RateLimitItemPerSecond(rate.amount, multiples=rate.window_s)
             yield _Limit(prefix + unit, unit, item, (*counted_for, unit), cost)

@@ -172,6 +172,17 @@ class Health(BaseModel):
     queue_depth: int = 0
 
 
+class FileTold(BaseModel):
+    """An uploaded file."""
+
+    id: str = Field(examples=["file_5d41402abc4b2a76b9719d911017c592"])
+    bytes: int
+    sha256: str = Field(description="of its bytes, hexadecimal")
+    content_type: str = Field(examples=["image/png"])
+    created_at: datetime
+    expires_at: datetime = Field(description="until then it can be used and read")
+
+
 class JobPage(BaseModel):
     """Jobs, the newest first."""
 

@@ -29,6 +29,11 @@ _CONSTANTS = (
     "JOB",
     "OUTCOME",
     "PAYLOAD",
+    "OBJECT",
+    "STORED",
+    "DOOMED",
+    "FILE",
+    "FILES",
     "IDEMPOTENCY",
     "COUNTERS",
     "DEADLINES",
@@ -68,11 +73,12 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """`lua/<name>.lua`. The shebang stays the first line: Redis reads the flags from it."""
+    """`lua/<name>.lua`, behind what all have in common. The shebang stays the first line: Redis reads flags from it."""
     folder = files("shared") / "lua"
     shebang, _, body = (folder / f"{name}.lua").read_text().partition("\n")
     constants = "".join(f"local {name} = '{getattr(keys, name)}'\n" for name in _CONSTANTS)
-    text = f"{shebang}\n{constants}{(folder / 'prelude.lua').read_text()}{body}"
+    before = "".join((folder / f"{part}.lua").read_text() for part in ("stored", "prelude"))
+    text = f"{shebang}\n{constants}{before}{body}"
     return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 

@@ -275,6 +275,18 @@ class CallFailed(ServiceError):
     code = "call_failed"
 
 
+class UnknownFile(ServiceError):
+    """No such file: it never existed, was deleted, or has expired."""
+
+    code = "file_not_found"
+
+
+class FilesFull(ServiceError):
+    """This caller has uploaded as much as it may have at a time."""
+
+    code = "files_full"
+
+
 class RecordUnreadable(ServiceError):
     """What Redis holds of this job is not what this service writes."""
 
@@ -285,6 +297,12 @@ class StoreUnavailable(ServiceError):
     """Redis does not answer or takes no writes; nothing was accepted."""
 
     code = "store_unavailable"
+
+
+class PayloadsUnavailable(StoreUnavailable):
+    """The payload store does not answer or takes no writes; nothing was accepted."""
+
+    code = "payloads_unavailable"
 
 
 class StoreTooOld(ServiceError):

@@ -12,6 +12,11 @@ from typing import Literal
 JOB = "ml:job:"  # hash: the record
 OUTCOME = "celery-task-meta-"  # string: the outcome in Celery's result format; also the channel it is published on
 PAYLOAD = "ml:in:"  # string: ml:in:<job id>:<n>, large or binary inputs
+OBJECT = "ml:obj:"  # string: a chunk of a file, where Redis is the payload store
+STORED = "ml:stored"  # sorted set: references of what lies in the payload store, by their expiry, ms
+DOOMED = "ml:doomed"  # sorted set: references whose objects are to be deleted, by the next try, ms
+FILE = "ml:file:"  # hash: an uploaded file
+FILES = "ml:files:"  # sorted set: ml:files:<owner>, its files and their sizes, by expiry, ms
 IDEMPOTENCY = "ml:idem:"  # string: job id and fingerprint
 COUNTERS = "ml:count:"  # hash a version: queued, running, bytes (now); succeeded, failed, canceled (ever)
 JOBS = "ml:jobs:"  # sorted set: ml:jobs:<owner>, its jobs (without those of batches) by when they came, ms
@@ -70,7 +75,7 @@ LATENCY_BOUNDS_MS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_
 LATENCY_BOUNDS = " ".join(map(str, LATENCY_BOUNDS_MS))
 
 NO_TTL = re.compile(
-    r"^(ml\.unacked(_holder|_index)?|ml\.delayed(_index)?|ml:deadlines|ml:registry|ml:dead|ml:count:.*"
+    r"^(ml\.unacked(_holder|_index)?|ml\.delayed(_index)?|ml:deadlines|ml:stored|ml:doomed|ml:registry|ml:dead|ml:count:.*"
     r"|ml:(keys|owned:.*|active)|ml\.(lane|turns):.*"
     r"|ml(\x06\x16\d)?|ml\.[^.]+\..*"  # queue lists
     r"|_kombu\.binding(_permanent)?\..*|_kombu\.binding_deadlines)$"

@@ -17,7 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from shared.depth import MAX_DEPTH, too_deep
 
 TASK = "ml.predict"
-VERSION = 1  # of our own fields below; a worker leaves what is newer than it knows to others
+# Of our own fields below; a worker leaves what is newer than it knows to others. 2: `ml_stored`. What needs nothing of
+# it says 1, so that older workers go on with it.
+VERSION = 2
+PLAIN = 1
 # Where the worker's transport puts a plain producer's `expires` and `eta`, out of Celery's sight.
 HIDDEN = {"expires": "ml_expires", "eta": "ml_eta"}
 _CARRIED = {"ml_request_id", "traceparent", "tracestate"}  # of the request that asked for the job
@@ -42,6 +45,7 @@ class Envelope(BaseModel):
     id: str = Field(min_length=1)
     ml: int
     ml_payloads: list[str] = []
+    ml_stored: dict[int, str] = {}
     ml_timeout_s: float | None = Field(None, gt=0, allow_inf_nan=False)
     ml_owner: str = ""
     ml_weight: int = Field(1, ge=1)
@@ -50,7 +54,16 @@ class Envelope(BaseModel):
     @classmethod
     def of(cls, headers: dict[str, Any], kwargs: Any) -> Envelope:
         """Raises ValidationError."""
-        return cls.model_validate(headers | {"arguments": kwargs})
+        return cls.model_validate(headers | {"arguments": kwargs, "ml_stored": _by_number(headers.get("ml_stored"))})
+
+
+def _by_number(stored: Any) -> Any:
+    """JSON's keys are text. What is no such mapping is left for the model to refuse."""
+    if stored is None:
+        return {}
+    if isinstance(stored, dict) and all(str(name).isdecimal() and str(name).isascii() for name in stored):
+        return {int(name): ref for name, ref in stored.items()}
+    return stored
 
 
 def build(
@@ -63,13 +76,15 @@ def build(
     input: Any,
     parameters: dict[str, Any] | None = None,
     payloads: list[str] | None = None,
+    stored: Mapping[int, str] | None = None,
     timeout_s: float | None = None,
     owner: str = "",
     weight: int = 1,
     carried: Mapping[str, str] | None = None,
 ) -> bytes:
     """The raw message. `owner`: the key that takes turns with others, by its weight. `payloads`: JSON pointers of the
-    parts of `input` that lie in the payload store, in the order of their numbers (the pointer "" is the input itself).
+    parts of `input` that lie beside the message, in the order of their numbers (the pointer "" is the input itself);
+    `stored` the references of those that lie in the payload store, by number: the others are keys of the job's own.
     `timeout_s`: of this predict, not its model's. `carried`: further headers (shared/origin.py)."""
     kwargs = {"model": model, "version": version, "input": input, "parameters": parameters or {}}
     body = orjson.dumps([[], kwargs, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
@@ -100,8 +115,9 @@ def build(
                 "replaced_task_nesting": 0,
                 "stamped_headers": None,
                 "stamps": {},
-                "ml": VERSION,
+                "ml": VERSION if stored else PLAIN,
                 "ml_payloads": payloads or [],
+                **({"ml_stored": {str(number): ref for number, ref in stored.items()}} if stored else {}),
                 "ml_timeout_s": timeout_s,
                 "ml_owner": owner,
                 "ml_weight": weight,
@@ -135,9 +151,10 @@ def readdress(
     message = {**message, "headers": dict(message["headers"]), "properties": dict(message["properties"])}
     message["body"] = base64.b64encode(orjson.dumps([[], kwargs, embed])).decode()
     message["content-type"], message["content-encoding"] = "application/json", "utf-8"
-    message["headers"] |= {"ml": VERSION, "ml_payloads": [], "eta": None, "expires": None, "timelimit": [None, None]}
+    message["headers"] |= {"ml": PLAIN, "ml_payloads": [], "eta": None, "expires": None, "timelimit": [None, None]}
     message["headers"] |= {"argsrepr": "()", "kwargsrepr": "{}", "ml_timeout_s": timeout_s}
-    for name in (*HIDDEN.values(), "ml_owner", "ml_weight"):  # the turns of a key are not a producer's to take
+    # The turns of a key are not a producer's to take, nor what lies in the payload store.
+    for name in (*HIDDEN.values(), "ml_owner", "ml_weight", "ml_stored"):
         message["headers"].pop(name, None)
     message["properties"] |= {
         "body_encoding": "base64",

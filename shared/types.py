@@ -71,6 +71,7 @@ class Job(BaseModel):
     version: str
     state: State
     output: Any = None
+    output_url: str | None = Field(None, description="where the output is read that is too large to stand here")
     error: Problem | None = None
     errors: list[Fault] | None = Field(None, description="failed positions of a job with `parameters.partial`")
     created_at: datetime
@@ -99,6 +100,8 @@ class Outcome:
     message: str = ""
     faults: list[Fault] = field(default_factory=list)
     timing: dict[str, Any] = field(default_factory=dict)
+    stored: str = ""  # reference of the output in the payload store, where it has `stored_bytes`
+    stored_bytes: int = 0
 
 
 def from_ms(value: int | str | bytes | None) -> datetime | None:

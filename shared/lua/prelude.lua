@@ -1,6 +1,7 @@
--- Put in front of every script by shared/calls.py, after the constants of shared/keys.py (JOB, OUTCOME, PAYLOAD,
--- IDEMPOTENCY, COUNTERS, DEADLINES, JOBS, UNACKED, HOLDERS, LEASES, DELAYED, DUE, BEAT, LANE, TURNS, OWNED, ACTIVE,
--- USAGE, USAGE_TTL_MS, ANONYMOUS, CELERY, DEAD, WORKER, WORKERS, REGISTRY, PARKED, LATENCY_BOUNDS).
+-- Put in front of every script by shared/calls.py, after stored.lua and the constants of shared/keys.py (JOB, OUTCOME,
+-- PAYLOAD, OBJECT, STORED, DOOMED, FILE, FILES, IDEMPOTENCY, COUNTERS, DEADLINES, JOBS, UNACKED, HOLDERS, LEASES,
+-- DELAYED, DUE, BEAT, LANE, TURNS, OWNED, ACTIVE, USAGE, USAGE_TTL_MS, ANONYMOUS, CELERY, DEAD, WORKER, WORKERS,
+-- REGISTRY, PARKED, LATENCY_BOUNDS).
 -- Time is Redis TIME in ms, never a host's clock.
 
 local time = redis.call('TIME')
@@ -95,7 +96,7 @@ end
 local function dead_letter(reason, id, list, raw)
   local key = JOB .. id
   local names = { 'ref', 'payloads', 'dead_ttl_ms', 'attempt', 'crashes', 'worker', 'size', 'ttl_ms', 'timeout_ms',
-    'labels', 'owner', 'items', 'weight' }
+    'labels', 'owner', 'items', 'weight', 'stored', 'files', 'stored_bytes' }
   local job = fields(id, unpack(names))
   local letter = { 'reason', reason, 'id', id, 'list', list, 'raw', raw }
   for i, name in ipairs(names) do
@@ -109,6 +110,9 @@ local function dead_letter(reason, id, list, raw)
   redis.call('HSET', key, 'letter', number)
   if not job[3] then return end -- plain Celery's jobs have no payloads
   for n = 0, tonumber(job[2]) - 1 do redis.call('PEXPIRE', PAYLOAD .. id .. ':' .. n, job[3]) end
+  local at = now + tonumber(job[3])
+  each_word(field(id, 'stored'), function(ref) keep_until(ref, at) end)
+  each_word(field(id, 'files'), function(file) keep_file(file, at) end)
 end
 
 -- Celery's shape for a job that ended without an answer of the model's.
@@ -155,7 +159,7 @@ end
 local function end_job(id, state, code, meta)
   local key = JOB .. id
   local job = fields(id, 'state', 'ref', 'size', 'ttl_ms', 'waiters', 'payloads', 'idem', 'delayed',
-    'created_at', 'owner')
+    'created_at', 'owner', 'stored', 'files')
   local ttl = tonumber(job[4])
   redis.call('HSET', key, 'state', state, 'finished_at', now)
   if code ~= '' then redis.call('HSET', key, 'code', code) end
@@ -179,6 +183,13 @@ local function end_job(id, state, code, meta)
     if state == 'failed' then redis.call('PEXPIRE', PAYLOAD .. id .. ':' .. n, ttl)
     else redis.call('UNLINK', PAYLOAD .. id .. ':' .. n) end
   end
+  each_word(job[11], function(ref)
+    if state == 'failed' then expire_at(ref, now + ttl) else free_stored(ref, now) end
+  end)
+  each_word(job[12], function(file)
+    if state == 'failed' then keep_file(file, now + ttl) end
+    release_file(file, now)
+  end)
   if job[7] then redis.call('PEXPIRE', IDEMPOTENCY .. job[7], ttl) end
   -- A large outcome is not copied to each waiter: it gets the id and reads.
   local news = id .. '\n' .. now .. '\n' .. state .. '\n' .. (#meta <= 65536 and meta or '')
@@ -238,10 +249,12 @@ local function begin_job(id, list, raw, ref, deadline, ttl_ms, size, more, start
   redis.call('PEXPIREAT', key, deadline + ttl_ms)
   redis.call('ZADD', DEADLINES, deadline, id)
   redis.call('HINCRBY', COUNTERS .. ref, 'bytes', size)
-  local job = fields(id, 'owner', 'batch')
+  local job = fields(id, 'owner', 'batch', 'stored', 'files')
   local owner = named(job[1])
   count_owned(owner, ref, 1, size)
   if not job[2] then index_job(id, job[1] or ANONYMOUS, deadline + 2 * ttl_ms) end -- a batch lists its own
+  each_word(job[3], function(stored) keep_until(stored, deadline + ttl_ms) end)
+  each_word(job[4], function(file) use_file(file, deadline + ttl_ms) end)
   if start and start > now then
     redis.call('HSET', key, 'delayed', '1')
     redis.call('HINCRBY', COUNTERS .. ref, 'delayed', 1)
@@ -250,6 +263,13 @@ local function begin_job(id, list, raw, ref, deadline, ttl_ms, size, more, start
   else
     redis.call('HINCRBY', COUNTERS .. ref, 'queued', 1)
     push_far(list, owner, raw)
+  end
+end
+
+-- Of name, value pairs in ARGV from `first` on; nil: it is not among them.
+local function given(first, name)
+  for i = first, #ARGV - 1, 2 do
+    if ARGV[i] == name then return ARGV[i + 1] end
   end
 end
 

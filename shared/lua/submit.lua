@@ -11,6 +11,7 @@
 --       value pairs
 -- RETURNS {'accepted', id, created_at, deadline_at} | {'existing', id} | {'mismatch', id}
 --         | {'busy', 'concurrent' or 'model_concurrent', how many it has under way}
+--         | {'gone', reference or file} (of the fields `stored` and `files`, what a job cannot have any more)
 --         | {'outdated'} (choose again) | {'full', jobs, bytes, ms until they are done (0: not known)} | {'late', ms until its turn}
 local id, ref, channel, idem = ARGV[1], ARGV[4], ARGV[10], ARGV[11]
 local size, owner, weight = tonumber(ARGV[7]), ARGV[16], tonumber(ARGV[17])
@@ -26,6 +27,8 @@ elseif redis.call('EXISTS', JOB .. id) == 1 then
   return { 'existing', id }
 end
 if outdated(ARGV[15]) then return { 'outdated' } end
+local lost = missing_stored(given(21, 'stored'), given(21, 'files'), now)
+if lost then return { 'gone', lost } end
 local counters = redis.call('HMGET', COUNTERS .. ref, 'queued', 'running', 'bytes')
 local queued = tonumber(counters[1] or '0')
 local running = tonumber(counters[2] or '0')

@@ -35,7 +35,17 @@ CONFIGURATION = ROOT / "docs" / "configuration.md"
 API = ROOT / "docs" / "api.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
-PAGES = [README, CONFIGURATION, API, ARCHITECTURE, OPERATIONS, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
+PAYLOADS = ROOT / "docs" / "payloads.md"
+PAGES = [
+    README,
+    CONFIGURATION,
+    API,
+    ARCHITECTURE,
+    OPERATIONS,
+    PAYLOADS,
+    ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
+]
 MODEL_YAML = [
     (page.name, index)
     for page in (README, CONFIGURATION)
