@@ -80,6 +80,9 @@ WAIT_QUERY = {
         {"name": "wait", "in": "query", "schema": {"type": "number", "minimum": 0}, "description": "seconds, clamped"}
     ]
 }
+REDELIVER_QUERY = {
+    "parameters": [{"name": "event", "in": "query", "schema": {"type": "string"}, "description": "of this event alone"}]
+}
 DEAD_QUERY = {
     "parameters": [
         {"name": name, "in": "query", "schema": schema, "description": told}

@@ -102,11 +102,12 @@ class JobService:
         self._presence = presence
         self._rates = rates
         self._disk = disk
+        self._callable = settings.outbound_rules()
 
     async def submit(self, new: NewJob, *, wait: bool = False) -> Ticket:
         """Check and accept a job. With `wait` the ticket must go to `wait`, which then sees to its durability. Raises
         UnknownModel, InvalidInput (faults point into the input, or begin with /parameters), TooLarge, QueueFull,
-        DeadlineImpossible, IdempotencyMismatch, RateLimited, Forbidden."""
+        DeadlineImpossible, IdempotencyMismatch, RateLimited, Forbidden, AddressRefused."""
         while True:
             try:
                 return await self._submit(new, wait=wait)
@@ -118,6 +119,7 @@ class JobService:
         _refuse_foreign(new)
         ref = self._catalog.resolve(new.model, new.version, sticky=new.sticky)
         spec = self._catalog.spec(ref.model)
+        webhook = new.webhook.record(self._callable) if new.webhook else ""
         check = await self._presence.input_check(ref)
         value = check.check(place(new.input, new.files, check.blobs), new.parameters)
         try:
@@ -148,6 +150,7 @@ class JobService:
                 etag=etag,
                 items=items,
                 carried=carried,
+                webhook=webhook,
             )
             ticket = await self._accept(asked, new.labels, waiting)
         except BaseException as error:

@@ -68,7 +68,7 @@ class Server(uvicorn.Server):
         """Accept nobody any more; the waiting callers are released at the time returned."""
         if self._end is None:
             parts, loop = self._parts, asyncio.get_running_loop()
-            parts.draining = True
+            parts.drain()
             drain_s, connections = parts.settings.drain_s, len(self.server_state.connections)
             logger.info(Event.STOPPING, waiting=len(parts.waiter), connections=connections, drain_s=drain_s)
             for server in self.servers:
