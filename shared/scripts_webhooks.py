@@ -21,7 +21,7 @@ class Taken:
     has."""
 
     id: str
-    token: str
+    holder: str
     kind: Kind
     of: str
     event: str
@@ -45,11 +45,11 @@ class Due:
 
 
 def deliver(
-    *, lease_ms: int, most: int, of_one_host: int, token: str, rooms: Mapping[str, int] | None = None
+    *, lease_ms: int, most: int, of_one_host: int, holder: str, rooms: Mapping[str, int] | None = None
 ) -> Call[Due]:
     """Take up to `most` deliveries that are due, up to `of_one_host` of each host, or as `rooms` says."""
     pairs = [part for item in (rooms or {}).items() for part in item]
-    return Call(script("deliver"), (), (lease_ms, most, of_one_host, token, *pairs), _due)
+    return Call(script("deliver"), (), (lease_ms, most, of_one_host, holder, *pairs), _due)
 
 
 def _due(reply: list[Any]) -> Due:
@@ -65,7 +65,7 @@ def _taken(delivery: str, flat: list[bytes]) -> Taken:
 
     return Taken(
         id=delivery,
-        token=text(b"token"),
+        holder=text(b"holder"),
         kind=cast(Kind, text(b"kind")),
         of=text(b"of"),
         event=text(b"event"),
@@ -93,7 +93,7 @@ def delivered(
 ) -> Call[str]:
     """What came of an attempt; the delivery's state then, empty: it has expired. `wait_ms`: until it is due again, for
     retry and back. `body` is kept for the next attempt, unless it was delivered."""
-    told = (taken.id, taken.token, came, "" if status is None else status, error, ms, wait_ms)
+    told = (taken.id, taken.holder, came, "" if status is None else status, error, ms, wait_ms)
     kept = b"" if came == "delivered" else body
     return Call(script("delivered"), (), (*told, kept, LOG_LENGTH), lambda reply: str(reply.decode()))
 

@@ -113,7 +113,7 @@ class Deliverer:
             lease_ms=int(self._lease_s * 1000),
             most=room,
             of_one_host=each,
-            token=uuid.uuid4().hex,
+            holder=uuid.uuid4().hex,
             rooms={host: max(0, free) for host, free in rooms.items()},
         )
         due: Due = await self._submitter.one(call)

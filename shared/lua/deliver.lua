@@ -2,10 +2,10 @@
 -- Take deliveries that are due, under a lease: what is not reported by its end is due again, for another. Hosts are served
 -- by their oldest, each as far as it has room. Those to a receiver that has answered 410 end as disabled.
 -- KEYS  none
--- ARGV  1 lease (ms), 2 how many at most, 3 how many of one host, 4 token of this take, 5... as pairs a host, and how many
---       of it in the place of 3
+-- ARGV  1 lease (ms), 2 how many at most, 3 how many of one host, 4 who holds them (a name for this take alone),
+--       5... as pairs a host, and how many of it in the place of 3
 -- RETURNS {ms until the next is due (-1: none), and for each that was taken its id, and its fields as a flat list}
-local lease, room, each, token = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local lease, room, each, holder = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local LOOKED = 1000 -- at most, so that a heap of expired ones holds up nobody
 local rooms, looked, taken = {}, 0, {}
 for i = 5, #ARGV, 2 do rooms[ARGV[i]] = tonumber(ARGV[i + 1]) end
@@ -28,7 +28,7 @@ local function take(host, most)
         end_delivery(delivery, host, 'disabled')
       else
         set_due(host, delivery, now + lease)
-        redis.call('HSET', hash, 'token', token)
+        redis.call('HSET', hash, 'holder', holder)
         redis.call('PEXPIRE', hash, lease + HOOK_TTL_MS)
         taken[#taken + 1] = delivery
         taken[#taken + 1] = redis.call('HGETALL', hash)

@@ -2,20 +2,20 @@
 -- What came of an attempt to deliver, and what follows: nothing more, or another attempt later, with the same bytes. From
 -- the first on the job lives no longer for its webhook's sake.
 -- KEYS  none
--- ARGV  1 delivery, 2 token of the take, 3 'delivered', 'retry', 'failed' (for good), 'disabled' (410), or 'back' (it was
+-- ARGV  1 delivery, 2 who holds it, 3 'delivered', 'retry', 'failed' (for good), 'disabled' (410), or 'back' (it was
 --       not tried), 4 HTTP status or '', 5 error or '', 6 ms that it took, 7 ms until it is due again, 8 the body or '',
 --       9 how many attempts are kept
 -- RETURNS the delivery's state now, '' if there is none any more
 -- Whose lease ran out while it delivered tells of a success alone: another has the delivery by now.
 local delivery, outcome, wait = ARGV[1], ARGV[3], tonumber(ARGV[7])
 local hash = HOOK .. delivery
-local hook = redis.call('HMGET', hash, 'state', 'token', 'host', 'owner', 'url', 'log', 'of')
+local hook = redis.call('HMGET', hash, 'state', 'holder', 'host', 'owner', 'url', 'log', 'of')
 if not hook[1] then return '' end
 local mine = hook[1] == 'due' and hook[2] == ARGV[2]
 
 local function again()
   redis.call('HSET', hash, 'next_at', now + wait)
-  redis.call('HDEL', hash, 'token')
+  redis.call('HDEL', hash, 'holder')
   redis.call('PEXPIRE', hash, wait + HOOK_TTL_MS)
   set_due(hook[3], delivery, now + wait)
   return 'due'

@@ -167,7 +167,8 @@ local function notify(kind, key, id, event)
   local names = { 'owner', 'request_id', 'traceparent', 'tracestate' }
   local record = redis.call('HMGET', key, 'webhook', unpack(names))
   local readable, hook = pcall(cjson.decode, record[1] or '')
-  if not (readable and type(hook) == 'table' and type(hook.events) == 'table') then return nil end -- a hand's
+  if not (readable and type(hook) == 'table' and type(hook.events) == 'table' and type(hook.url) == 'string'
+    and type(hook.host) == 'string') then return nil end -- a hand's
   local wanted = false
   for _, name in ipairs(hook.events) do wanted = wanted or name == event end
   local delivery = 'msg_' .. id .. '_' .. event
@@ -206,7 +207,7 @@ end
 local function end_delivery(delivery, host, state)
   local hash = HOOK .. delivery
   redis.call('HSET', hash, 'state', state)
-  redis.call('HDEL', hash, 'next_at', 'token')
+  redis.call('HDEL', hash, 'next_at', 'holder')
   redis.call('PEXPIRE', hash, HOOK_TTL_MS)
   set_due(host, delivery, nil)
   release(hash)
