@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import redis
+import uvicorn
 from standardwebhooks import WebhookVerificationError
 
 from shared import keys, scripts
@@ -22,6 +24,7 @@ from shared.types import Outcome, State
 from tests.api_stack import Api, Hands, serving, settings, until
 from tests.receiver import OK, Answer, Message, Receiver
 
+PAGE = Path(__file__).parents[2] / "docs" / "webhooks.md"
 FAST = {"outbound_allow": "127.0.0.0/8", "webhook_schedule": "0.05,0.05,0.05", "webhook_timeout_s": 2}
 
 
@@ -463,3 +466,26 @@ async def test_two_processes_share_the_work(redis_url: str, tmp_path: Path) -> N
             await until(lambda: len(receiver.got) >= 80, "all are told")
             assert Counter(message.said["data"]["id"] for message in receiver.got) == dict.fromkeys(made, 1)
         await hands.client.aclose()
+
+
+async def test_the_docs_receiver_takes_it(
+    api: Api, hands: Hands, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (source,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
+    monkeypatch.setenv("ML_WEBHOOK_SECRET", await secret_of(api))
+    names: dict[str, Any] = {"__name__": "hooks"}
+    exec(compile(source, "docs/webhooks.md", "exec"), names)  # noqa: S102 - our own page
+    server = uvicorn.Server(uvicorn.Config(names["app"], port=0, log_config=None, lifespan="off"))
+    serving_it = asyncio.create_task(server._serve())
+    await until(lambda: server.started, "the receiver has started")
+    port = server.servers[0].sockets[0].getsockname()[1]
+    job_id = await run_one(api, hands, f"http://127.0.0.1:{port}/hooks/ml")
+    one = await settled(api, job_id, "delivered")
+    assert [attempt["status"] for attempt in one["attempts"]] == [204]
+    await api.client.post(f"/v1/jobs/{job_id}/deliveries")
+    await until(lambda: len(names["handled"]) == 1, "it is handled")
+    forged = await api.client.post(f"http://127.0.0.1:{port}/hooks/ml", json={}, headers={"webhook-id": "x"})
+    assert forged.status_code == 401
+    server.should_exit = True
+    await serving_it
+    assert capsys.readouterr().out.count(f"job.succeeded {job_id} 1") == 1
