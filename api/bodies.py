@@ -26,7 +26,7 @@ from shared.errors import BadRequest, Fault, InvalidInput, UnsupportedMedia
 _MOST_FILES = 2048
 _JSON_LIKE = {"", "application/json", "text/plain", "text/json", "application/x-www-form-urlencoded"}
 _RAW = ("image/", "audio/", "video/", "application/octet-stream")
-_JSON_FIELDS = {"parameters", "labels"}
+_JSON_FIELDS = {"parameters", "labels", "webhook"}
 _REFERENCES = (f'"{FILE}"'.encode(), f'"{URL}"'.encode())
 
 
@@ -139,7 +139,7 @@ async def _read_form(request: Request, face: Face) -> tuple[dict[str, Any], list
 def _typed(texts: dict[str, Any], face: Face) -> dict[str, Any]:
     """Text fields to JSON values where the envelope wants no text."""
     for name in _JSON_FIELDS | {face.input_field}:
-        if name in texts:
+        if name in texts and not (name == "webhook" and texts[name][:1] not in ("{", '"')):  # a plain URL
             try:
                 texts[name] = read_json(texts[name].encode())
             except BadRequest as error:

@@ -12,6 +12,10 @@ import redis.asyncio
 from fastapi import Request
 
 from api.dead import DeadLetters
+from api.deliver.bodies import Bodies
+from api.deliver.loop import Deliverer
+from api.deliver.secrets import WebhookSecrets
+from api.deliveries import DeliveryService
 from api.disk import Disk
 from api.files import FileService
 from api.intake import Intake
@@ -40,6 +44,8 @@ from shared.registry_store import RegistryStore
 from shared.settings import Settings
 from shared.store import aconnect, connect, refuse_unfit
 
+_DELIVER_S = 5.0  # at the end, for webhooks in hand
+
 
 @dataclass(slots=True)
 class Services:
@@ -64,6 +70,9 @@ class Services:
     auth: bool
     periodic: tuple[Periodic, ...]
     measures: Measures
+    deliverer: Deliverer | None
+    deliveries: DeliveryService
+    webhook_secrets: WebhookSecrets
     draining: bool = False
     started_at: int = field(default_factory=lambda: int(time.time()))
 
@@ -90,6 +99,14 @@ class Services:
         self.waiter.start()
         for one in self.periodic:
             one.start()
+        if self.deliverer is not None:
+            self.deliverer.start()
+
+    def drain(self) -> None:
+        """The process is about to end: it takes nothing new."""
+        self.draining = True
+        if self.deliverer is not None:
+            self.deliverer.drain()
 
     def drain(self) -> None:
         """The process ends when the calls in hand are answered. Who only follows a job can do so elsewhere."""
@@ -106,6 +123,8 @@ class Services:
         """End what runs in the background."""
         for one in self.periodic:
             await one.stop()
+        if self.deliverer is not None:
+            await self.deliverer.stop(within_s=_DELIVER_S)
         await self.waiter.stop()
         await self.submitter.close()
         self.registry.close()
@@ -142,6 +161,9 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
     dead = DeadLetters(settings, registry, client, submitter, payloads=payloads, disk=disk)
     sweeper = Sweeper(submitter, catalog, dead_ttl_s=settings.dead_ttl_s)
     rollouts = Rollouts(registry, presence, submitter)
+    secrets = WebhookSecrets(submitter)
+    bodies = Bodies(submitter, most=settings.webhook_output_bytes)
+    deliverer = Deliverer(settings, client, submitter, bodies, secrets) if settings.webhook_delivery == "api" else None
     return Services(
         settings=settings,
         catalog=catalog,
@@ -166,6 +188,9 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
             Periodic("payloads", Reaper(submitter, payloads).step),
         ),
         measures=measures,
+        deliverer=deliverer,
+        deliveries=DeliveryService(submitter),
+        webhook_secrets=secrets,
     )
 
 

@@ -132,6 +132,9 @@ EVENTS = {
         }
     ]
 }
+REDELIVER_QUERY = {
+    "parameters": [{"name": "event", "in": "query", "schema": {"type": "string"}, "description": "of this event alone"}]
+}
 DEAD_QUERY = {
     "parameters": [
         {"name": name, "in": "query", "schema": schema, "description": told}

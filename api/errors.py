@@ -41,6 +41,7 @@ STATUS: dict[str, int] = {
     "key_not_found": 404,
     "rate_limited": 429,
     "cannot_retry": 409,
+    "cannot_redeliver": 409,
     "version_exists": 409,
     "version_in_use": 409,
     "nothing_to_roll_back": 409,

@@ -108,11 +108,12 @@ class JobService:
         self._rates = rates
         self._intake, self._payloads = intake, payloads
         self._disk = disk
+        self._callable = settings.outbound_rules()
 
     async def submit(self, new: NewJob, *, wait: bool = False) -> Ticket:
         """Check and accept a job. With `wait` the ticket must go to `wait`, which then sees to its durability. Raises
         UnknownModel, InvalidInput (faults point into the input, or begin with /parameters), TooLarge, QueueFull,
-        DeadlineImpossible, IdempotencyMismatch, RateLimited, Forbidden."""
+        DeadlineImpossible, IdempotencyMismatch, RateLimited, Forbidden, AddressRefused."""
         while True:
             try:
                 return await self._submit(new, wait=wait)
@@ -124,6 +125,7 @@ class JobService:
         _refuse_foreign(new)
         ref = self._catalog.resolve(new.model, new.version, sticky=new.sticky)
         spec = self._catalog.spec(ref.model)
+        webhook = new.webhook.record(self._callable) if new.webhook else ""
         check = await self._presence.input_check(ref)
         taken = await self._take(new, ref, spec, check)
         stowed = await self._payloads.stow(taken.detached)
@@ -145,6 +147,7 @@ class JobService:
                 etag=etag,
                 items=taken.items,
                 carried=carried,
+                webhook=webhook,
             )
             ticket = await self._accept(asked, new, waiting)
         except BaseException as error:

@@ -138,7 +138,7 @@ def compose_retry(entry: Entry, job_id: str, *, catalog: Catalog, settings: Sett
     etag = catalog.etag
     message, ref = _retriable(entry, catalog)
     priority = keys.nearest_priority(message["properties"].get("priority"))
-    names = ("labels", "owner", "items", "weight", "timeout_ms", "stored", "files", "stored_bytes")
+    names = ("labels", "owner", "items", "weight", "timeout_ms", "stored", "files", "stored_bytes", "webhook")
     kept = {name: entry.text(name) for name in names if entry.text(name)}
     call = scripts.retry(
         entry.id,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from api.measure import Measures
@@ -17,8 +17,10 @@ from api.submitter import Command, Submitter
 from shared import keys, scripts
 from shared.catalog import Catalog, Ref
 from shared.errors import StoreUnavailable
+from shared.scripts_webhooks import Backlog, backlog
 
 _VERSION = ["model", "version"]
+_CAME = ("delivered", "retry", "failed", "disabled")
 STATES = ("queued", "delayed", "running", "succeeded", "failed", "canceled")
 
 
@@ -66,6 +68,12 @@ async def read_oldest(submitter: Submitter, catalog: Catalog) -> dict[tuple[str,
     return {(ref.model, ref.version): age for ref, age in zip(refs, ages, strict=True)}
 
 
+async def read_attempts(submitter: Submitter) -> dict[str, int]:
+    """Attempts to deliver webhooks, ever, by what came of them. Raises StoreUnavailable."""
+    found = await submitter.one(Command("HMGET", keys.HOOK_COUNTS, *_CAME))
+    return {outcome: int(count or 0) for outcome, count in zip(_CAME, found, strict=True)}
+
+
 def _lists(ref: Ref) -> list[str]:
     queue = keys.queue_name(ref.model, ref.version)
     return [keys.queue_list(queue, priority) for priority in keys.PRIORITIES]
@@ -82,6 +90,8 @@ class _Seen:
     oldest: dict[tuple[str, str], float] = field(default_factory=dict)
     workers: Workers = field(default_factory=Workers)
     letters: int | None = None
+    webhooks: Backlog | None = None
+    attempts: dict[str, int] = field(default_factory=dict)
 
 
 class _Store(Collector):
@@ -105,6 +115,8 @@ class _Store(Collector):
         yield _worker_info(seen.workers.workers)
         if seen.letters is not None:
             yield GaugeMetricFamily("ml_dead_letters", "Dead letters, see /v1/dead", value=seen.letters)
+        if seen.webhooks is not None:
+            yield from _webhooks(seen.webhooks, seen.attempts)
 
     def _queues(self) -> Iterator[Metric]:
         depth = GaugeMetricFamily("ml_queue_depth", "Jobs that wait for a worker", labels=_VERSION)
@@ -159,6 +171,16 @@ def _loaded(cards: list[dict[str, Any]]) -> Iterator[Metric]:
     yield from (ceiling, failed, memory, broken)
 
 
+def _webhooks(backlog: Backlog, attempts: dict[str, int]) -> Iterator[Metric]:
+    yield GaugeMetricFamily("ml_webhooks_waiting", "Webhooks that are not done", value=backlog.waiting)
+    yield GaugeMetricFamily("ml_webhooks_due", "Of these, due and not taken by anybody", value=backlog.due)
+    yield GaugeMetricFamily("ml_webhook_oldest_seconds", "Since when the first of these is due", value=backlog.oldest_s)
+    came = CounterMetricFamily("ml_webhook_attempts", "Attempts to deliver, by what came of them", labels=["outcome"])
+    for outcome in _CAME:
+        came.add_metric([outcome], attempts.get(outcome, 0))
+    yield came
+
+
 def _worker_info(signs: list[dict[str, Any]]) -> Metric:
     names = ["worker", "device", "gpu", "uuid", "gpu_name"]
     info = GaugeMetricFamily("ml_worker_info", "1 for a living worker; which GPU is its device", labels=names)
@@ -194,6 +216,8 @@ class Metrics:
                 oldest=await read_oldest(self._submitter, self._catalog),
                 workers=await self._presence.workers(),
                 letters=await self._submitter.one(Command("XLEN", keys.DEAD)),
+                webhooks=await self._submitter.one(backlog()),
+                attempts=await read_attempts(self._submitter),
             )
         except StoreUnavailable:
             return _Seen()

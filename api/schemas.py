@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from shared.api_keys import Scope
 from shared.errors import Fault
@@ -13,6 +13,7 @@ from shared.keys import MAX_DEADLINE_S, PriorityName
 from shared.rates import Rates
 from shared.registry_diff import Difference
 from shared.types import Job, Timing
+from shared.webhooks import JobWebhook, webhook_schema
 
 _MOST_S = MAX_DEADLINE_S
 
@@ -43,6 +44,9 @@ class _Request(BaseModel):
     )
     result_ttl_s: Seconds | None = Field(None, ge=1, le=_MOST_S, description="how long the finished job can be read")
     labels: dict[Label, Label] = Field(default_factory=dict, max_length=32, description="yours; returned with the job")
+    webhook: Annotated[JobWebhook | None, WithJsonSchema(webhook_schema("job"))] = Field(
+        None, description="where the job's events are sent, signed: a URL, or with the events that are wanted"
+    )
 
 
 class InferenceRequest(_Request):
@@ -282,3 +286,41 @@ class Usage(BaseModel):
     first: date
     last: date
     data: list[UsageEntry]
+
+
+class DeliveryAttempt(BaseModel):
+    """An attempt to deliver."""
+
+    at: datetime
+    status: int | None = Field(description="what the receiver has answered; null: nothing")
+    error: str | None = Field(description="why it was no success, where the status does not say")
+    ms: int = Field(description="how long it took")
+
+
+class Delivery(BaseModel):
+    """An event on its way to the URL that asked for it."""
+
+    id: str = Field(
+        examples=["msg_c5f3edde-7d1b-4787-bb57-854dba8915dd_succeeded"],
+        description="`webhook-id`, the same in every attempt",
+    )
+    event: str = Field(examples=["succeeded"])
+    url: str
+    state: Literal["due", "delivered", "failed", "disabled"] = Field(
+        description="failed: its schedule is over; disabled: the receiver has answered 410, now or to another"
+    )
+    attempts: list[DeliveryAttempt] = Field(description="the last 20, the oldest first")
+    next_at: datetime | None = Field(description="of one that is due: when it is tried again")
+
+
+class DeliveryList(BaseModel):
+    """All of a job or batch, in the order of their events."""
+
+    data: list[Delivery]
+
+
+class WebhookSecret(BaseModel):
+    """What the key's webhooks are signed with."""
+
+    secret: str = Field(examples=["whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="])
+    previous_until: datetime | None = Field(description="until when older ones sign beside it; null: none does")

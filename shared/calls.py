@@ -59,6 +59,14 @@ _CONSTANTS = (
     "PARKED",
     "PARKED_TTL_MS",
     "LATENCY_BOUNDS",
+    "WEBHOOKS",
+    "HOST",
+    "HOOK",
+    "HOOK_OFF",
+    "HOOK_TTL_MS",
+    "HOOK_OFF_TTL_MS",
+    "HOOK_COUNTS",
+    "HOOK_SECRETS",
 )
 
 

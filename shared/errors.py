@@ -239,6 +239,12 @@ class CannotRetry(ServiceError):
     code = "cannot_retry"
 
 
+class CannotRedeliver(ServiceError):
+    """There is nothing to deliver again."""
+
+    code = "cannot_redeliver"
+
+
 class VersionExists(ServiceError):
     """There is a version of that name with other contents."""
 

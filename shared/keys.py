@@ -40,6 +40,12 @@ LOADING = "ml:loading:"  # string: ml:loading:<model>@<version>, the worker that
 KEYS = "ml:keys"  # hash: SHA-256 of an API key's secret -> the key as JSON (shared/api_keys.py)
 RATE = "ml:rate"  # strings: the windows of rate limits
 REGISTRY = "ml:registry"  # hash: which models there are to be (shared/registry.py), as JSON, and the etag of that
+WEBHOOKS = "ml:webhooks"  # sorted set: hosts by when their first delivery is due, ms; also a channel: one is due now
+HOST = "ml:webhooks:"  # sorted set: ml:webhooks:<host>, deliveries to it by when they are due, ms
+HOOK = "ml:hook:"  # hash: ml:hook:<webhook-id>, a delivery: of what, where to, attempts, body once it was tried
+HOOK_OFF = "ml:hook_off:"  # string: ml:hook_off:<owner>:<SHA-1 of a URL>, a receiver that has answered 410
+HOOK_COUNTS = "ml:hook_counts"  # hash: attempts to deliver ever, by what came of them
+HOOK_SECRETS = "ml:hook_secrets"  # hash: by owner what its webhooks are signed with, as JSON
 SCHEMA = "ml:schema:"  # string: a version's input schema, for 30 days
 REPLY = "ml:reply:"  # channel: one API process
 PROBE = "ml:probe"  # string: written by readiness checks, for seconds
@@ -52,6 +58,8 @@ SCHEMA_TTL_S = 30 * 24 * 3600
 DEAD_TTL_S = 7 * 24 * 3600
 USAGE_TTL_S = 400 * 24 * 3600
 USAGE_TTL_MS = USAGE_TTL_S * 1000
+HOOK_TTL_MS = 24 * 3600 * 1000  # of a delivery, from when it is due, or has failed for good
+HOOK_OFF_TTL_MS = 30 * 24 * 3600 * 1000
 
 ANONYMOUS = "anonymous"  # the owner of jobs that came without a key; plain Celery's are CELERY's
 CELERY = "celery"
@@ -76,7 +84,7 @@ LATENCY_BOUNDS = " ".join(map(str, LATENCY_BOUNDS_MS))
 
 NO_TTL = re.compile(
     r"^(ml\.unacked(_holder|_index)?|ml\.delayed(_index)?|ml:deadlines|ml:stored|ml:doomed|ml:registry|ml:dead|ml:count:.*"
-    r"|ml:(keys|owned:.*|active)|ml\.(lane|turns):.*"
+    r"|ml:(keys|owned:.*|active|webhooks(:.*)?|hook_counts|hook_secrets)|ml\.(lane|turns):.*"
     r"|ml(\x06\x16\d)?|ml\.[^.]+\..*"  # queue lists
     r"|_kombu\.binding(_permanent)?\..*|_kombu\.binding_deadlines)$"
 )

@@ -14,7 +14,7 @@ local worker, name, limit, solo, iso = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV
 local function claim(id)
   local key = JOB .. id
   local job = fields(id, 'state', 'deadline_at', 'runner', 'solo', 'crashes', 'suspect', 'attempt', 'ref',
-    'canceled', 'started_at', 'created_at', 'queued_at', 'listeners')
+    'canceled', 'started_at', 'created_at', 'queued_at', 'listeners', 'webhook')
   local state, attempt = job[1], tonumber(job[7] or '0')
   if not state then return { 'missing', 0, '' } end
   if terminal[state] then return { 'ended', attempt, state } end
@@ -59,6 +59,7 @@ local function claim(id)
   redis.call('HSET', key, 'state', 'running', 'attempt', attempt + 1, 'runner', worker, 'worker', name,
     'solo', solo, 'started_at', now)
   if job[13] then tell(job[13], id, 'running', '') end
+  if job[14] and attempt == 0 then notify('job', key, id, 'running') end
   return { 'run', attempt + 1, tostring(now), queued_at }
 end
 

@@ -1,7 +1,8 @@
 -- Put in front of every script by shared/calls.py, after stored.lua and the constants of shared/keys.py (JOB, OUTCOME,
 -- PAYLOAD, OBJECT, STORED, DOOMED, FILE, FILES, IDEMPOTENCY, COUNTERS, DEADLINES, JOBS, UNACKED, HOLDERS, LEASES,
 -- DELAYED, DUE, BEAT, LANE, TURNS, OWNED, ACTIVE, USAGE, USAGE_TTL_MS, ANONYMOUS, CELERY, DEAD, WORKER, WORKERS,
--- REGISTRY, PARKED, LATENCY_BOUNDS).
+-- REGISTRY, PARKED, LATENCY_BOUNDS, WEBHOOKS, HOST, HOOK, HOOK_OFF, HOOK_TTL_MS, HOOK_OFF_TTL_MS, HOOK_COUNTS,
+-- HOOK_SECRETS).
 -- Time is Redis TIME in ms, never a host's clock.
 
 local time = redis.call('TIME')
@@ -96,7 +97,7 @@ end
 local function dead_letter(reason, id, list, raw)
   local key = JOB .. id
   local names = { 'ref', 'payloads', 'dead_ttl_ms', 'attempt', 'crashes', 'worker', 'size', 'ttl_ms', 'timeout_ms',
-    'labels', 'owner', 'items', 'weight', 'stored', 'files', 'stored_bytes' }
+    'labels', 'owner', 'items', 'weight', 'stored', 'files', 'stored_bytes', 'webhook' }
   local job = fields(id, unpack(names))
   local letter = { 'reason', reason, 'id', id, 'list', list, 'raw', raw }
   for i, name in ipairs(names) do
@@ -155,17 +156,84 @@ local function count_owned(owner, ref, jobs, bytes)
   if left <= 0 then redis.call('HDEL', owned, owner, owner .. ':bytes') end
 end
 
+-- Webhooks: a delivery is one event of a job (or a batch) on its way to the URL that asked for it. It lies by its due time
+-- in a sorted set of its host; WEBHOOKS has the hosts, by their first, so that one that is slow holds up no other.
+local function set_due(host, delivery, at)
+  if at then redis.call('ZADD', HOST .. host, at, delivery) else redis.call('ZREM', HOST .. host, delivery) end
+  local first = redis.call('ZRANGE', HOST .. host, 0, 0, 'WITHSCORES')
+  if first[1] then redis.call('ZADD', WEBHOOKS, first[2], host) else redis.call('ZREM', WEBHOOKS, host) end
+end
+
+-- The one place where a delivery begins: `event` of the record `key` of a 'job' or 'batch' is due now, if its webhook
+-- wants it. Returns the delivery's key, or nil. Call it where the record is known to have a webhook.
+local function notify(kind, key, id, event)
+  local names = { 'owner', 'request_id', 'traceparent', 'tracestate' }
+  local record = redis.call('HMGET', key, 'webhook', unpack(names))
+  local readable, hook = pcall(cjson.decode, record[1] or '')
+  if not (readable and type(hook) == 'table' and type(hook.events) == 'table' and type(hook.url) == 'string'
+    and type(hook.host) == 'string') then return nil end -- a hand's
+  local wanted = false
+  for _, name in ipairs(hook.events) do wanted = wanted or name == event end
+  local delivery = 'msg_' .. id .. '_' .. event
+  local hash = HOOK .. delivery
+  if not wanted or redis.call('EXISTS', hash) == 1 then return nil end
+  local told = { 'kind', kind, 'of', id, 'event', event, 'at', now, 'url', hook.url, 'host', hook.host, 'state', 'due',
+    'tries', 0, 'next_at', now }
+  for i, name in ipairs(names) do
+    if record[i + 1] then
+      told[#told + 1] = name
+      told[#told + 1] = record[i + 1]
+    end
+  end
+  redis.call('HSET', hash, unpack(told))
+  redis.call('PEXPIRE', hash, HOOK_TTL_MS)
+  set_due(hook.host, delivery, now)
+  redis.call('PUBLISH', WEBHOOKS, delivery)
+  return hash
+end
+
+-- Where it is noted that an owner's receiver has answered 410.
+local function hook_off(owner, url)
+  return HOOK_OFF .. (owner or '') .. ':' .. redis.sha1hex(url)
+end
+
+-- The body of a delivery is made, or never will be: its job lives as long as any from now on.
+local function release(hash)
+  local held = redis.call('HMGET', hash, 'of', 'until')
+  if not held[2] then return end
+  redis.call('PEXPIREAT', JOB .. held[1], held[2])
+  redis.call('PEXPIREAT', OUTCOME .. held[1], held[2])
+  redis.call('HDEL', hash, 'until')
+end
+
+-- No attempt more, unless somebody asks for one.
+local function end_delivery(delivery, host, state)
+  local hash = HOOK .. delivery
+  redis.call('HSET', hash, 'state', state)
+  redis.call('HDEL', hash, 'next_at', 'holder')
+  redis.call('PEXPIRE', hash, HOOK_TTL_MS)
+  set_due(host, delivery, nil)
+  release(hash)
+end
+
 -- The one place where a job's outcome is written. The caller has checked that there is none yet.
 local function end_job(id, state, code, meta)
   local key = JOB .. id
   local job = fields(id, 'state', 'ref', 'size', 'ttl_ms', 'waiters', 'payloads', 'idem', 'delayed',
-    'created_at', 'owner', 'stored', 'files')
+    'created_at', 'owner', 'stored', 'files', 'webhook')
   local ttl = tonumber(job[4])
+  local kept = ttl
+  local hash = job[13] and notify('job', key, id, state)
+  if hash then
+    -- Until its delivery was tried once: its body is made of them (see delivered.lua).
+    kept = ttl + HOOK_TTL_MS
+    redis.call('HSET', hash, 'until', now + ttl)
+  end
   redis.call('HSET', key, 'state', state, 'finished_at', now)
   if code ~= '' then redis.call('HSET', key, 'code', code) end
   redis.call('HDEL', key, 'runner')
-  redis.call('PEXPIRE', key, ttl)
-  redis.call('SET', OUTCOME .. id, meta, 'PX', ttl)
+  redis.call('PEXPIRE', key, kept)
+  redis.call('SET', OUTCOME .. id, meta, 'PX', kept)
   redis.call('ZREM', DEADLINES, id)
   local counters = COUNTERS .. job[2]
   if job[8] then
