@@ -103,15 +103,12 @@ class Services:
             self.deliverer.start()
 
     def drain(self) -> None:
-        """The process is about to end: it takes nothing new."""
-        self.draining = True
-        if self.deliverer is not None:
-            self.deliverer.drain()
-
-    def drain(self) -> None:
-        """The process ends when the calls in hand are answered. Who only follows a job can do so elsewhere."""
+        """The process ends when the calls in hand are answered. It takes nothing new; who only follows a job can do so
+        elsewhere."""
         self.draining = True
         self.waiter.let_go()
+        if self.deliverer is not None:
+            self.deliverer.drain()
 
     def release(self) -> None:
         """The drain is over: who waits for an outcome, or for the disk, is answered now."""
