@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from api.auth import Caller, caller_of
 from api.bodies import JOBS, read_job
 from api.deps import Services, services
-from api.docs import JOBS_BODY, JOBS_QUERY, WAIT_QUERY, problems
+from api.docs import JOBS_BODY, JOBS_QUERY, WAIT_QUERY, links, problems
 from api.errors import job_url
 from api.jobs import CallerGone, Ticket, prefixed
 from api.listing import Asked
@@ -23,6 +23,8 @@ from shared.types import Job, State
 router = APIRouter(prefix="/v1/jobs")
 
 _DEFAULT, _MOST, _MOST_LABELS = 50, 200, 32
+_READS = [f"GET /v1/jobs/{{job_id}}{part}" for part in ("", "/events", "/output")]
+_LINKS = links({"job_id": "id"}, *_READS, "DELETE /v1/jobs/{job_id}")
 
 
 def idempotency_key(request: Request) -> str | None:
@@ -62,8 +64,12 @@ async def accepted(parts: Services, ticket: Ticket, caller: Caller, *, applied: 
     status_code=202,
     response_model=None,
     responses={
-        202: {"model": Job, "description": "Accepted"},
-        200: {"model": Job, "description": "It has ended already (Prefer: wait, or a repeated Idempotency-Key)"},
+        202: {"model": Job, "links": _LINKS, "description": "Accepted"},
+        200: {
+            "model": Job,
+            "links": _LINKS,
+            "description": "It has ended already (Prefer: wait, or a repeated Idempotency-Key)",
+        },
         **problems(400, 401, 403, 404, 413, 415, 422, 429, 503),
     },
     openapi_extra=JOBS_BODY,
