@@ -23,8 +23,7 @@ from shared.types import Job, State
 router = APIRouter(prefix="/v1/jobs")
 
 _DEFAULT, _MOST, _MOST_LABELS = 50, 200, 32
-_READS = [f"GET /v1/jobs/{{job_id}}{part}" for part in ("", "/events", "/output")]
-_LINKS = links({"job_id": "id"}, *_READS, "DELETE /v1/jobs/{job_id}")
+_LINKS = links({"job_id": "id"}, "GET /v1/jobs/{job_id}", "GET /v1/jobs/{job_id}/output", "DELETE /v1/jobs/{job_id}")
 
 
 def idempotency_key(request: Request) -> str | None:
@@ -124,7 +123,7 @@ def limit_of(given: str | None, *, default: int, most: int) -> int:
 
 
 def _states(given: list[str]) -> list[State]:
-    names = dict.fromkeys(name for text in given for name in text.split(",") if name)
+    names = dict.fromkeys(name for text in given for name in text.split(","))
     known = [state for state in State if state.value in names]
     if len(known) < len(names):
         wrong = next(name for name in names if name not in known)
