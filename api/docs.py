@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from api.bodies import INFERENCE, JOBS, Face
 from api.errors import PROBLEM_JSON
 from api.schemas import ProblemDocument
+from shared.types import State
 
 _KEY = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]*[!-~][ -~]*$"}
 _FILE = {"type": "string", "format": "binary"}
@@ -110,15 +111,24 @@ WAIT_QUERY = {
         {"name": "wait", "in": "query", "schema": {"type": "number", "minimum": 0}, "description": "seconds, clamped"}
     ]
 }
+_STATE = f"({'|'.join(State)})"
 JOBS_QUERY = {
     "parameters": [
         {"name": name, "in": "query", "schema": schema, "description": told}
         for name, schema, told in (
-            ("state", {"type": "string"}, "only these: one or several, with commas between"),
+            (
+                "state",
+                {"type": "string", "pattern": f"^{_STATE}(,{_STATE})*$"},
+                "only these: one or several, with commas between",
+            ),
             ("model", {"type": "string"}, "only of this model, or `name@version`"),
-            ("label", {"type": "array", "items": {"type": "string"}}, "`name:value`; of several all must be there"),
+            (
+                "label",
+                {"type": "array", "maxItems": 32, "items": {"type": "string", "pattern": ":"}},
+                "`name:value`; of several all must be there",
+            ),
             ("limit", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}, "jobs of a page"),
-            ("cursor", {"type": "string"}, "`next` of the page before"),
+            ("cursor", {"type": "string", "pattern": "^[0-9]{1,15}-[!-~]{1,512}$"}, "`next` of the page before"),
         )
     ]
 }
@@ -127,8 +137,8 @@ EVENTS = {
         {
             "name": "Last-Event-ID",
             "in": "header",
-            "schema": {"type": "integer", "minimum": 1, "maximum": 3},
-            "description": "the last id that you have: only what came after is sent",
+            "schema": {"type": "string"},
+            "description": "the last id that you have, 1 to 3: only what came after is sent; others are passed over",
         }
     ]
 }

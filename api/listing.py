@@ -19,7 +19,7 @@ from shared.types import Job, State
 
 _LOOK = 250  # entries of one script call: how long Redis is busy with it at a stretch
 _MOST_LOOKS = 8  # of one page
-_CURSOR = re.compile(r"(\d{1,15})-(.{1,512})", re.DOTALL)
+_CURSOR = re.compile(r"([0-9]{1,15})-(.{1,512})", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,6 @@ def _place(cursor: str | None) -> Place | None:
     if cursor is None:
         return None
     parts = _CURSOR.fullmatch(cursor)
-    if parts is None or not parts[1].isascii():
+    if parts is None:
         raise InvalidInput("cursor must be the `next` of a page")
     return Place(int(parts[1]), parts[2])

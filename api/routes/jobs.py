@@ -23,6 +23,7 @@ from shared.types import Job, State
 router = APIRouter(prefix="/v1/jobs")
 
 _DEFAULT, _MOST, _MOST_LABELS = 50, 200, 32
+<<<<<<< HEAD
 _LINKS = links(
     {"job_id": "id"},
     "GET /v1/jobs/{job_id}",
@@ -30,6 +31,9 @@ _LINKS = links(
     "GET /v1/jobs/{job_id}/output",
     "DELETE /v1/jobs/{job_id}",
 )
+=======
+_LINKS = links({"job_id": "id"}, "GET /v1/jobs/{job_id}", "GET /v1/jobs/{job_id}/output", "DELETE /v1/jobs/{job_id}")
+>>>>>>> jobs
 
 
 def idempotency_key(request: Request) -> str | None:
@@ -129,7 +133,7 @@ def limit_of(given: str | None, *, default: int, most: int) -> int:
 
 
 def _states(given: list[str]) -> list[State]:
-    names = dict.fromkeys(name for text in given for name in text.split(",") if name)
+    names = dict.fromkeys(name for text in given for name in text.split(","))
     known = [state for state in State if state.value in names]
     if len(known) < len(names):
         wrong = next(name for name in names if name not in known)

@@ -296,15 +296,19 @@ local function time_for(counters, jobs)
 end
 
 -- An owner's jobs by when they came, for its list of them. It lives as long as the last of them can be read: a job that
--- ends in the last moment can be for `ttl_ms` from then. Entries of records that are gone leave by chance, two looked
--- at for each that comes, so that there are about as many of them as of the others at most.
+-- ends in the last moment can be for its TTL from then. (The minutes on top are for the next ones, which need not move
+-- it.) Entries of records that are gone leave by chance: eight are looked at for every fourth job that comes, so there
+-- are about as many of them as of the others at most.
 local function index_job(id, owner, ends)
   local index = JOBS .. owner
   redis.call('ZADD', index, now, id)
-  -- GT takes a key that has no TTL yet for one that lives for ever.
-  if redis.call('PEXPIREAT', index, ends, 'GT') == 0 then redis.call('PEXPIREAT', index, ends, 'NX') end
-  for _, one in ipairs(redis.call('ZRANDMEMBER', index, -2)) do
-    if redis.call('EXISTS', JOB .. one) == 0 then redis.call('ZREM', index, one) end
+  if redis.call('PEXPIRETIME', index) < ends then redis.call('PEXPIREAT', index, ends + 600000) end
+  if time[2] % 4 > 0 then return end
+  local some, records = redis.call('ZRANDMEMBER', index, -8), {}
+  for i, one in ipairs(some) do records[i] = JOB .. one end
+  if redis.call('EXISTS', unpack(records)) == #records then return end
+  for i, record in ipairs(records) do
+    if redis.call('EXISTS', record) == 0 then redis.call('ZREM', index, some[i]) end
   end
 end
 
