@@ -81,5 +81,5 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
         app.include_router(face.router)
     add_error_handlers(app)
     bodies = (ModelsFile, ModelSpec, VersionSpec, registry.Traffic, keys.KeyRequest, keys.RotateRequest)
-    describe(app, *bodies, open_paths=OPEN)
+    describe(app, *bodies, webhooks.Rotation, open_paths=OPEN)
     return app

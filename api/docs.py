@@ -13,6 +13,7 @@ from api.bodies import INFERENCE, JOBS, Face
 from api.errors import PROBLEM_JSON
 from api.schemas import ProblemDocument
 from shared.types import State
+from shared.webhooks import EVENTS as WEBHOOK_EVENTS
 
 _KEY = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]*[!-~][ -~]*$"}
 _FILE = {"type": "string", "format": "binary"}
@@ -34,8 +35,8 @@ _MEANING = {
     404: "Unknown model, version, job, key or dead letter",
     406: "The output is not an array of numbers, and JSON was not asked for",
     408: "The request came too slowly",
-    409: "The job was canceled or has not ended, the dead letter cannot be retried, the version cannot be changed, or "
-    "there are too many files",
+    409: "The job was canceled or has not ended, the dead letter cannot be retried, the version cannot be changed, "
+    "nothing can be delivered again, or there are too many files",
     412: "The models have changed since you have read them",
     413: "The body or the input is too large",
     415: "This content type is not supported",
@@ -78,7 +79,7 @@ def _body(face: Face) -> dict[str, Any]:
         "schema": {
             "type": "object",
             "anyOf": [{"required": [face.input_field]}, {"required": ["image"]}],
-            "properties": {face.model_field: {"type": "string"}, "image": _FILE}
+            "properties": {face.model_field: {"type": "string"}, "image": _FILE, "webhook": {"type": "string"}}
             | {name: {"type": "object", "description": told or "as in JSON"} for name, told in parts.items()},
         },
         "encoding": {name: {"contentType": "application/json"} for name in parts},
@@ -143,7 +144,17 @@ EVENTS = {
     ]
 }
 REDELIVER_QUERY = {
-    "parameters": [{"name": "event", "in": "query", "schema": {"type": "string"}, "description": "of this event alone"}]
+    kind: {
+        "parameters": [
+            {
+                "name": "event",
+                "in": "query",
+                "schema": {"type": "string", "enum": list(events)},
+                "description": "of this event alone",
+            }
+        ]
+    }
+    for kind, events in WEBHOOK_EVENTS.items()
 }
 DEAD_QUERY = {
     "parameters": [

@@ -23,17 +23,7 @@ from shared.types import Job, State
 router = APIRouter(prefix="/v1/jobs")
 
 _DEFAULT, _MOST, _MOST_LABELS = 50, 200, 32
-<<<<<<< HEAD
-_LINKS = links(
-    {"job_id": "id"},
-    "GET /v1/jobs/{job_id}",
-    "GET /v1/jobs/{job_id}/events",
-    "GET /v1/jobs/{job_id}/output",
-    "DELETE /v1/jobs/{job_id}",
-)
-=======
 _LINKS = links({"job_id": "id"}, "GET /v1/jobs/{job_id}", "GET /v1/jobs/{job_id}/output", "DELETE /v1/jobs/{job_id}")
->>>>>>> jobs
 
 
 def idempotency_key(request: Request) -> str | None:

@@ -10,8 +10,8 @@ from api.auth import Caller, caller_of
 from api.bodies import faults_of, read_json
 from api.deliver.secrets import Secrets
 from api.deps import services
-from api.docs import REDELIVER_QUERY, problems
-from api.schemas import DeliveryList, WebhookSecret
+from api.docs import REDELIVER_QUERY, json_body, problems
+from api.schemas import DeliveryList, Seconds, WebhookSecret
 from shared.api_keys import Scope
 from shared.errors import InvalidInput, UnknownJob
 from shared.webhooks import EVENTS, Kind
@@ -25,7 +25,7 @@ class Rotation(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    grace_s: float = Field(_DAY_S, ge=0, le=30 * _DAY_S, description="how long the old one signs beside the new")
+    grace_s: Seconds = Field(_DAY_S, ge=0, le=30 * _DAY_S, description="how long the old one signs beside the new")
 
 
 async def _deliveries(request: Request, kind: Kind, of: str, caller: Caller) -> DeliveryList:
@@ -64,7 +64,7 @@ async def of_job(request: Request, job_id: str) -> Response:
     status_code=202,
     response_model=None,
     responses=_AGAIN,
-    openapi_extra=REDELIVER_QUERY,
+    openapi_extra=REDELIVER_QUERY["job"],
 )
 async def job_again(request: Request, job_id: str) -> Response:
     """Now, with the same `webhook-id`, and by a fresh schedule if it fails; also to a receiver that has answered 410.
@@ -84,7 +84,7 @@ async def of_batch(request: Request, batch_id: str) -> Response:
     status_code=202,
     response_model=None,
     responses=_AGAIN,
-    openapi_extra=REDELIVER_QUERY,
+    openapi_extra=REDELIVER_QUERY["batch"],
 )
 async def batch_again(request: Request, batch_id: str) -> Response:
     """As a job's."""
@@ -108,7 +108,7 @@ async def secret(request: Request) -> Response:
     summary="A new secret for webhooks",
     response_model=None,
     responses={200: {"model": WebhookSecret}, **problems(400, 401, 403, 422, 503)},
-    openapi_extra={"requestBody": {"content": {"application/json": {"schema": Rotation.model_json_schema()}}}},
+    openapi_extra=json_body(Rotation, required=False),
 )
 async def rotate(request: Request) -> Response:
     """For `grace_s` (a day) each webhook has the signatures of the old one and the new."""

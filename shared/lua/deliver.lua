@@ -40,11 +40,14 @@ local function take(host, most)
 end
 
 -- So many hosts that those without room, all of them named, leave enough others.
-local hosts = redis.call('ZRANGEBYSCORE', WEBHOOKS, '-inf', now, 'LIMIT', 0, room + (#ARGV - 4) / 2)
+local listed = room + (#ARGV - 4) / 2
+local hosts = redis.call('ZRANGEBYSCORE', WEBHOOKS, '-inf', now, 'LIMIT', 0, listed)
 for _, host in ipairs(hosts) do
   local most = math.min(room, rooms[host] or each)
   if most > 0 then room = room - take(host, most) end
 end
 local next_due = redis.call('ZRANGEBYSCORE', WEBHOOKS, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
-local wait = looked >= LOOKED and 0 or next_due and math.ceil(next_due - now) or -1
+-- There is room, and hosts may be left behind some that had none to take: look again at once.
+local more = looked >= LOOKED or (room > 0 and #hosts == listed)
+local wait = more and 0 or next_due and math.ceil(next_due - now) or -1
 return { wait, unpack(taken) }

@@ -245,6 +245,19 @@ def test_a_heap_of_expired_ones_goes(store: redis.Redis) -> None:
     assert store.zrange(keys.WEBHOOKS, 0, -1) == [b"b.example"]
 
 
+def test_one_behind_those_that_are_gone_is_not_left_waiting(store: redis.Redis) -> None:
+    for n in range(3):
+        store.delete(keys.HOOK + ended(store, f"a{n}", f"gone-{n}.example"))
+    ended(store, "alive", "last.example")
+    waits: list[int | None] = []
+    taken: list[Taken] = []
+    while not taken:
+        due: Due = run(store, deliver(lease_ms=1000, most=1, of_one_host=1, holder="t"))
+        waits.append(due.wait_ms)
+        taken = due.taken
+    assert (waits[:-1], [one.of for one in taken]) == ([0] * 3, ["alive"])
+
+
 def test_a_sweep_forgets_what_has_expired_while_nobody_delivered(store: redis.Redis) -> None:
     old, new = ended(store, "old"), ended(store, "new")
     store.zincrby(keys.HOST + "a.example", -keys.HOOK_TTL_MS - 1000, old)

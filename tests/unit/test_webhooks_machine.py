@@ -116,7 +116,8 @@ class Machine(RuleBasedStateMachine):
                     assert not self.deliveries[name].forced
                     self._end(name, "disabled")
             left = [name for name in left if self.deliveries[name].state == "due"]
-            assert not left or host in full or count == each or len(taken) == most, "all that there was room for"
+            enough = host in full or count == each or len(taken) == most
+            assert enough or not left or due.wait_ms == 0, "all that there was room for, or look again"
         self.hands += due.taken
 
     @precondition(lambda self: self.hands)
@@ -281,7 +282,7 @@ def test_any_order_keeps_the_promises(server: EmbeddedServer) -> None:
         run_state_machine_as_test(
             Machine,
             settings=settings(
-                max_examples=60,
+                max_examples=40,
                 stateful_step_count=40,
                 deadline=None,
                 suppress_health_check=[HealthCheck.too_slow],
