@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from api.auth import Authenticate, Keyring
+from api.caps import body_cap
 from api.deps import make_services
 from api.docs import describe
 from api.errors import add_error_handlers
@@ -17,7 +18,7 @@ from api.measure import Measure
 from api.metrics import Metrics
 from api.middleware import BodyCap, PlainPath, RequestId
 from api.observe import Observe
-from api.routes import dead, inference, jobs, keys, models, ops, registry
+from api.routes import batches, dead, inference, jobs, keys, models, ops, registry
 from shared import tracing
 from shared.catalog import load_catalog
 from shared.logs import get_logger
@@ -64,15 +65,15 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
     app.state.services = parts
     app.state.metrics = Metrics(parts.submitter, parts.catalog, parts.presence, parts.measures)
     # The last added is the outermost.
-    app.add_middleware(Inflate, most=settings.max_body_bytes)
-    app.add_middleware(BodyCap, most=settings.max_body_bytes)
+    app.add_middleware(Inflate, most=body_cap(settings))
+    app.add_middleware(BodyCap, most=body_cap(settings))
     app.add_middleware(Authenticate, find=Keyring(parts.submitter).find, enabled=parts.auth)
     app.add_middleware(PlainPath)
     app.add_middleware(RequestId, draining=lambda: parts.draining)
     app.add_middleware(Measure, measures=parts.measures)
     if settings.access_log or tracing.on():
         app.add_middleware(Observe, access_log=settings.access_log)
-    for face in (inference, jobs, models, registry, ops, dead, keys):
+    for face in (inference, jobs, batches, models, registry, ops, dead, keys):
         app.include_router(face.router)
     add_error_handlers(app)
     describe(app)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import redis.asyncio
 from fastapi import Request
 
+from api.batch_upload import Uploads
+from api.batches import BatchService
 from api.dead import DeadLetters
 from api.disk import Disk
 from api.jobs import JobService
@@ -43,6 +45,8 @@ class Services:
     presence: Presence
     disk: Disk | None
     jobs: JobService
+    uploads: Uploads
+    batches: BatchService
     dead: DeadLetters
     sweeper: Sweeper
     keys: KeyService
@@ -85,6 +89,7 @@ class Services:
         for one in self.periodic:
             await one.stop()
         await self.waiter.stop()
+        await self.uploads.close()
         await self.submitter.close()
         self.registry.close()
         await self.client.aclose()
@@ -99,15 +104,19 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
     disk = Disk(client) if settings.durability == "fsync" else None
     registry = LiveRegistry(RegistryStore(connect(settings), Catalog(catalog.models)), submitter, catalog)
     measures = Measures()
+    rates = RateLimiter(client)
+    uploads = Uploads(settings, registry, submitter, presence, rates)
+    batches = BatchService(submitter, waiter, uploads, disk)
     jobs = JobService(
         settings,
         registry,
         submitter,
         waiter,
         presence,
-        rates=RateLimiter(client),
+        rates=rates,
         disk=disk,
         waits=measures.waits,
+        lines=batches.line,
     )
     dead = DeadLetters(settings, registry, client, submitter, disk=disk)
     sweeper = Sweeper(submitter, catalog, dead_ttl_s=settings.dead_ttl_s)
@@ -122,11 +131,17 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
         presence=presence,
         disk=disk,
         jobs=jobs,
+        uploads=uploads,
+        batches=batches,
         dead=dead,
         sweeper=sweeper,
         keys=KeyService(submitter),
         auth=auth,
-        periodic=(Periodic("sweep", sweeper.step), Periodic("rollouts", rollouts.step)),
+        periodic=(
+            Periodic("sweep", sweeper.step),
+            Periodic("rollouts", rollouts.step),
+            Periodic("batches", batches.step),
+        ),
         measures=measures,
     )
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from api.bodies import INFERENCE, JOBS, Face
 from api.errors import PROBLEM_JSON
-from api.schemas import Problem
+from api.schemas import BatchRequest, Problem
 
 _FILE = {"type": "string", "format": "binary"}
 
@@ -27,7 +27,7 @@ _MEANING = {
     400: "The body cannot be read",
     401: "An API key is needed, or this one is not known",
     403: "This API key may not; or, where keys are off, administration answers only to this machine",
-    404: "Unknown model, version, job, key or dead letter",
+    404: "Unknown model, version, job, batch, key or dead letter",
     409: "The job was canceled, the dead letter cannot be retried, or the version cannot be changed",
     412: "The models have changed since you have read them",
     413: "The body or the input is too large",
@@ -75,6 +75,31 @@ def _body(face: Face) -> dict[str, Any]:
 
 INFERENCE_BODY = _body(INFERENCE)
 JOBS_BODY = _body(JOBS)
+BATCH_BODY = {
+    "parameters": [
+        *(
+            {"name": name, "in": "query", "schema": {"type": "string"}, "description": f"{told}; of JSON lines"}
+            for name, told in (
+                ("model", "the model"),
+                ("version", "a version or alias"),
+                ("sticky", "a key of yours"),
+                ("priority", "high, normal or low (the default)"),
+                ("deadline_s", "seconds"),
+                ("result_ttl_s", "seconds"),
+                ("parameters", "a JSON object"),
+                ("labels", "a JSON object"),
+            )
+        ),
+        {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 255}},
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": _self_contained(BatchRequest)},
+            "application/x-ndjson": {"schema": {"type": "string", "description": "one input a line"}},
+        },
+    },
+}
 WAIT_QUERY = {
     "parameters": [
         {"name": "wait", "in": "query", "schema": {"type": "number", "minimum": 0}, "description": "seconds, clamped"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -71,6 +72,10 @@ class Ticket:
         return job
 
 
+# A line of a batch that is no job yet, or never was one; None: it is one. Raises UnknownJob.
+Lines = Callable[[str, Caller], Awaitable[Job | None]]
+
+
 class CallerGone(Exception):
     """The caller has closed the connection."""
 
@@ -93,7 +98,9 @@ class JobService:
         rates: RateLimiter,
         disk: Disk | None,
         waits: Gauge,
+        lines: Lines,
     ) -> None:
+        self._lines = lines
         self._waits = waits
         self._settings = settings
         self._catalog, self._registry = registry.catalog, registry
@@ -115,7 +122,7 @@ class JobService:
 
     async def _submit(self, new: NewJob, *, wait: bool) -> Ticket:
         etag = self._catalog.etag
-        _refuse_foreign(new)
+        refuse_foreign(new)
         ref = self._catalog.resolve(new.model, new.version, sticky=new.sticky)
         spec = self._catalog.spec(ref.model)
         check = await self._presence.input_check(ref)
@@ -133,7 +140,7 @@ class JobService:
             new.admitted = True
         job_id = str(uuid.uuid4())
         waiting = self._waiter.expect(job_id) if wait else None
-        span = _span(job_id, ref)
+        span = submit_span(job_id, ref)
         try:
             channel = self._waiter.channel if waiting else ""
             carried = Carried(origin.current().request_id, span.context)
@@ -206,6 +213,10 @@ class JobService:
     async def get(self, job_id: str, caller: Caller) -> Job:
         """Raises UnknownJob, also for another's."""
         seen: scripts.Seen = await self._submitter.one(scripts.watch(job_id))
+        if not seen.record:
+            if line := await self._lines(job_id, caller):
+                return line
+            seen = await self._submitter.one(scripts.watch(job_id))  # it has begun between the two looks
         job = _view(job_id, seen, caller)
         if job.state is State.QUEUED:
             if "delayed" in seen.record:
@@ -226,7 +237,14 @@ class JobService:
         """The job now, and a place in the waiter that must go to `wait`. Raises UnknownJob, also for another's."""
         waiting = self._waiter.expect(job_id)
         try:
-            seen = await self._submitter.one(scripts.watch(job_id, channel=self._waiter.channel))
+            watch = scripts.watch(job_id, channel=self._waiter.channel)
+            seen = await self._submitter.one(watch)
+            if not seen.record:
+                if line := await self._lines(job_id, caller):
+                    if line.state.terminal:
+                        waiting.set_result(None)
+                    return line, waiting  # the waiter looks again until it has begun
+                seen = await self._submitter.one(watch)
             job = _view(job_id, seen, caller)
         except BaseException:
             self._waiter.forget(job_id, waiting)
@@ -238,7 +256,7 @@ class JobService:
     async def wait(self, job_id: str, waiting: Waiting, timeout_s: float, receive: Receive) -> News | None:
         """The job's end, or None when the time is over or the process drains: the job is as durable then as one that
         nobody waited for. Raises CallerGone."""
-        gone = asyncio.ensure_future(_until_gone(receive))
+        gone = asyncio.ensure_future(until_gone(receive))
         try:
             with self._waits.track_inprogress():
                 await asyncio.wait((waiting, gone), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -269,7 +287,7 @@ class JobService:
         return bool(state is State.QUEUED)
 
 
-def _refuse_foreign(new: NewJob) -> None:
+def refuse_foreign(new: NewJob) -> None:
     """Before it is looked up: whether there is such a model is not told either."""
     name = new.model.partition("@")[0]
     if not new.caller.may_use(name):
@@ -285,13 +303,15 @@ def _view(job_id: str, seen: Any, caller: Caller) -> Job:
     return job_view(job_id, seen.record, seen.meta)
 
 
-def _span(job_id: str, ref: Ref) -> tracing.Span:
+def submit_span(job_id: str, ref: Ref) -> tracing.Span:
+    """Of what is submitted; to be ended."""
     queue = queue_name(ref.model, ref.version)
     told = tracing.messaging("submit", "send", queue, job_id) | {"ml.model": ref.model, "ml.version": ref.version}
     return tracing.start(f"submit {queue}", "PRODUCER", parent=tracing.current(), attributes=told)
 
 
-async def _until_gone(receive: Receive) -> None:
+async def until_gone(receive: Receive) -> None:
+    """Returns when the caller has closed the connection. Its body must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
 

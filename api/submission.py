@@ -66,7 +66,7 @@ def compose(
 ) -> Submission:
     """`channel` is the waiting process's, or empty; `etag` the registry's that `ref` was chosen by; `items` how many
     the input has; `carried` goes with the job."""
-    share = _share(new.caller, spec, ref)
+    share = share_of(new.caller, spec, ref)
     deadline_ms = int((new.deadline_s or settings.default_deadline_s) * 1000)
     ttl_ms = int((new.result_ttl_s or settings.result_ttl_s) * 1000)
     payload_keys = [keys.payload_key(job_id, number) for number in range(len(detached.parts))]
@@ -120,7 +120,8 @@ def compose(
     return Submission(job_id, ref, deadline_ms, spec.limits.queue, share, payload_keys, [*stored, submit], carried)
 
 
-def _share(caller: Caller, spec: ModelSpec, ref: Ref) -> scripts.Share:
+def share_of(caller: Caller, spec: ModelSpec, ref: Ref) -> scripts.Share:
+    """Of the caller's key; none without one."""
     if caller.key is None:
         return scripts.NO_SHARE
     refs = [f"{ref.model}@{version}" for version in spec.versions]

@@ -113,6 +113,12 @@ class UnknownJob(ServiceError):
     code = "job_not_found"
 
 
+class UnknownBatch(ServiceError):
+    """No such batch: it never existed, or it has expired."""
+
+    code = "batch_not_found"
+
+
 class BadRequest(ServiceError):
     """The request cannot be read."""
 
