@@ -505,7 +505,7 @@ class Machine(RuleBasedStateMachine):
 
     def _drop(self, name: str) -> None:
         del self.batches[name]
-        left = [key for key in self.client.scan_iter(f"*{name}*")]
+        left = list(self.client.scan_iter(f"*{name}*"))
         assert left == [], "nothing is left behind"
         assert self.client.zscore(keys.BATCHES, f"{name} {REF}") is None
 
