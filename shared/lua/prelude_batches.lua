@@ -38,38 +38,36 @@ local function end_if_done(id)
   if ended >= tonumber(batch[1]) then batch_ended(id, batch[6], batch[5]) end
 end
 
--- How many more of its lines may be in the queue: its window, no more than its part of half of the queue, and no more
--- than half of what its key may have under way (but always one), so that the key's own jobs are not refused for it.
-local function room_for_lines(id, batch, open)
-  local ref, owner = batch.ref, batch.owner
-  local batches = math.max(1, redis.call('SCARD', BATCHES_ON .. ref))
+-- What decides how many lines begin, of a batch that may begin some.
+local function read_for_room(id)
+  local names = { 'window', 'max_jobs', 'max_bytes', 'concurrent', 'model_concurrent', 'deadline_at', 'ttl_ms',
+    'open_bytes' }
+  local batch, values = {}, batch_fields(id, 'ref', 'owner', 'refs', 'cut', unpack(names))
+  batch.ref, batch.owner, batch.refs = values[1], values[2], values[3]
+  for i, name in ipairs(names) do batch[name] = tonumber(values[4 + i] or '0') end
+  if batch.ref and not values[4] and batch.deadline_at > now then return batch end
+end
+
+-- How many more of its lines may be in the queue, and their bytes in all: its window, no more than its part of half of
+-- the queue, and no more than half of what its key may have under way (but always one), so that the key's own jobs are
+-- not refused for it. A few at a time, for what is read once for all of them.
+local function room_for_lines(batch, open)
+  local batches = math.max(1, redis.call('SCARD', BATCHES_ON .. batch.ref))
   local most = math.min(batch.window, math.max(1, math.floor(batch.max_jobs / 2 / batches)))
   local room = most - open
   local function within(limit, active)
     if limit == 0 then return end
-    local more = math.max(math.floor(limit / 2), 1) - active
+    local half = math.max(math.floor(limit / 2), 1)
+    local more = half - active
     if open == 0 and active < limit then more = math.max(more, 1) end
-    room = math.min(room, more)
+    room, most = math.min(room, more), math.min(most, half)
   end
-  if owner ~= '' then
-    within(batch.concurrent, tonumber(redis.call('HGET', ACTIVE, owner) or '0'))
-    within(batch.model_concurrent, active_on(owner, batch.refs))
+  if batch.owner ~= '' then
+    within(batch.concurrent, tonumber(redis.call('HGET', ACTIVE, batch.owner) or '0'))
+    if batch.model_concurrent > 0 then within(batch.model_concurrent, active_on(batch.owner, batch.refs)) end
   end
-  -- A few at a time, for what is read once for all of them.
   if open > 0 and room < math.min(16, math.ceil(most / 8)) then return 0 end
   return room, math.floor(batch.max_bytes / 2 / batches)
-end
-
-local FEED = { 'ref', 'list', 'owner', 'refs', 'template', 'head', 'tail', 'line_fields', 'cut' }
-local FEED_NUMBERS = { 'window', 'max_jobs', 'max_bytes', 'concurrent', 'model_concurrent', 'deadline_at', 'ttl_ms',
-  'open_bytes', 'payloads' }
-
-local function read_for_feed(id)
-  local batch = {}
-  local texts, numbers = batch_fields(id, unpack(FEED)), batch_fields(id, unpack(FEED_NUMBERS))
-  for i, name in ipairs(FEED) do batch[name] = texts[i] end
-  for i, name in ipairs(FEED_NUMBERS) do batch[name] = tonumber(numbers[i] or '0') end
-  return batch
 end
 
 -- An entry of LINES: line, bytes of the input, items (empty: 1), JSON pointers of its payloads (empty: none), and the
@@ -95,11 +93,13 @@ end
 
 -- Lines begin, as many as there is room for, `most` at most. How many did.
 local function feed(id, most)
-  if redis.call('EXISTS', LINES .. id) == 0 then return 0 end
-  local batch = read_for_feed(id)
-  if not batch.ref or batch.cut or batch.deadline_at <= now then return 0 end
+  local batch = redis.call('EXISTS', LINES .. id) == 1 and read_for_room(id)
+  if not batch then return 0 end
   local open = redis.call('SCARD', OPEN .. id)
-  local room, own_bytes = room_for_lines(id, batch, open)
+  local room, own_bytes = room_for_lines(batch, open)
+  if room <= 0 then return 0 end
+  local made_of = batch_fields(id, 'list', 'template', 'head', 'tail', 'line_fields')
+  batch.list, batch.template, batch.head, batch.tail, batch.line_fields = unpack(made_of)
   local fed, bytes = 0, batch.open_bytes
   while fed < math.min(room, most) do
     local entry = redis.call('RPOP', LINES .. id)
