@@ -35,7 +35,8 @@ CONFIGURATION = ROOT / "docs" / "configuration.md"
 API = ROOT / "docs" / "api.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
-PAGES = [README, CONFIGURATION, API, ARCHITECTURE, OPERATIONS, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
+BATCHES = ROOT / "docs" / "batches.md"
+PAGES = [README, CONFIGURATION, API, BATCHES, ARCHITECTURE, OPERATIONS, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
 MODEL_YAML = [
     (page.name, index)
     for page in (README, CONFIGURATION)
@@ -220,7 +221,7 @@ def test_the_http_contract_tells_every_field_of_a_request() -> None:
 
 
 def test_architecture_tells_every_script() -> None:
-    files = {path.stem for path in (ROOT / "shared" / "lua").glob("*.lua")} - {"prelude"}
+    files = {path.stem for path in (ROOT / "shared" / "lua").glob("*.lua")} - {"prelude", "prelude_batches"}
     assert set(table(ARCHITECTURE, "## The scripts")) == files
     without = {name for name in files if "allow-oom" not in (ROOT / "shared" / "lua" / f"{name}.lua").read_text()}
     assert without == {"submit", "retry"}
