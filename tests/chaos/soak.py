@@ -33,6 +33,7 @@ models:
     versions: {"1": {}}
 """
 FULL, GROWTH = 200_000, 0.05
+LEAST = 20_000  # fewer end before there is a sample at 10 % of them
 RESULT_TTL_S = 20  # a result is read at once; so Redis holds the jobs of some seconds only
 _SUBMITTERS, _LOT, _CONNECTIONS = 8, 100, 4
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -132,6 +133,8 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=1500.0, help="seconds it may take")
     parser.add_argument("--out", type=Path, help="for the figures; of a full run: docs/benchmarks/soak.json")
     options = parser.parse_args()
+    if options.jobs < LEAST:
+        parser.error(f"--jobs must be {LEAST} or more: memory is compared between 10 % of them and all")
     env = {"ML_RESULT_TTL_S": str(RESULT_TTL_S)}
     with tempfile.TemporaryDirectory(prefix="ml-soak-") as folder:
         try:
