@@ -17,7 +17,7 @@ export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-update up dev test test-clients fuzz openapi-test audit test-redis7 slow lint types imports check format \
-	bench bench-wake bench-loss chaos soak \
+	bench bench-wake bench-batches bench-loss chaos soak \
 	gpu compose-test alerts monitoring-test clean
 
 help: ## This list
@@ -101,6 +101,9 @@ bench: $(STAMP) ## The figures of docs/benchmarks.md, on the CPU
 
 bench-wake: $(STAMP) ## How fast idle workers wake: docs/benchmarks/wake.md
 	@$(BIN)/python -m benchmarks.wake $(ARGS)
+
+bench-batches: $(STAMP) ## How fast batches are taken in and run: docs/benchmarks/batches.md
+	@$(BIN)/python -m benchmarks.batches $(ARGS)
 
 bench-loss: $(STAMP) ## What stock Celery loses and we do not: docs/benchmarks/loss.md
 	@$(BIN)/python -m benchmarks.stock $(ARGS)

@@ -24,7 +24,7 @@ from shared.depth import MAX_DEPTH, too_deep
 from shared.errors import BadRequest, Fault, InvalidInput, UnsupportedMedia
 
 _MOST_FILES = 2048
-_JSON_LIKE = {"", "application/json", "text/plain", "text/json", "application/x-www-form-urlencoded"}
+JSON_LIKE = {"", "application/json", "text/plain", "text/json", "application/x-www-form-urlencoded"}
 _RAW = ("image/", "audio/", "video/", "application/octet-stream")
 _JSON_FIELDS = {"parameters", "labels", "webhook"}
 _REFERENCES = (f'"{FILE}"'.encode(), f'"{URL}"'.encode())
@@ -50,7 +50,7 @@ async def read_job(request: Request, face: Face, catalog: Catalog) -> NewJob:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     files: list[tuple[str, bytes]] = []
     references = False
-    if kind in _JSON_LIKE or kind.endswith("+json"):
+    if kind in JSON_LIKE or kind.endswith("+json"):
         body = await request.body()
         fields, references = read_json(body), has_references(body)
         if not isinstance(fields, dict):

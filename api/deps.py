@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import redis.asyncio
 from fastapi import Request
 
+from api.batch_upload import Uploads
+from api.batches import BatchService
 from api.dead import DeadLetters
 from api.deliver.bodies import Bodies
 from api.deliver.loop import Deliverer
@@ -64,6 +66,8 @@ class Services:
     outbound: Outbound | None
     jobs: JobService
     listing: JobList
+    uploads: Uploads
+    batches: BatchService
     dead: DeadLetters
     sweeper: Sweeper
     keys: KeyService
@@ -123,6 +127,7 @@ class Services:
         if self.deliverer is not None:
             await self.deliverer.stop(within_s=_DELIVER_S)
         await self.waiter.stop()
+        await self.uploads.close()
         await self.submitter.close()
         self.registry.close()
         self.payloads.close()
@@ -143,17 +148,21 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
     files = FileService(settings, submitter, payloads)
     outbound = _outbound(settings)
     measures = Measures()
+    rates = RateLimiter(client)
+    uploads = Uploads(settings, registry, submitter, presence, rates)
+    batches = BatchService(submitter, waiter, uploads, disk)
     jobs = JobService(
         settings,
         registry,
         submitter,
         waiter,
         presence,
-        rates=RateLimiter(client),
+        rates=rates,
         intake=Intake(settings, References(settings, files, payloads, outbound)),
         payloads=payloads,
         disk=disk,
         waits=measures.waits,
+        lines=batches.line,
     )
     dead = DeadLetters(settings, registry, client, submitter, payloads=payloads, disk=disk)
     sweeper = Sweeper(submitter, catalog, dead_ttl_s=settings.dead_ttl_s)
@@ -175,6 +184,8 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
         outbound=outbound,
         jobs=jobs,
         listing=JobList(submitter, presence),
+        uploads=uploads,
+        batches=batches,
         dead=dead,
         sweeper=sweeper,
         keys=KeyService(submitter),
@@ -183,6 +194,7 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
             Periodic("sweep", sweeper.step),
             Periodic("rollouts", rollouts.step),
             Periodic("payloads", Reaper(submitter, payloads).step),
+            Periodic("batches", batches.step),
         ),
         measures=measures,
         deliverer=deliverer,

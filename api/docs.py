@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from api.bodies import INFERENCE, JOBS, Face
 from api.errors import PROBLEM_JSON
-from api.schemas import ProblemDocument
+from api.schemas import BatchRequest, ProblemDocument
 from shared.types import State
 from shared.webhooks import EVENTS as WEBHOOK_EVENTS
 
@@ -32,7 +32,7 @@ _MEANING = {
     400: "The body cannot be read",
     401: "An API key is needed, or this one is not known",
     403: "This API key may not; or, where keys are off, administration answers only to this machine",
-    404: "Unknown model, version, job, key or dead letter",
+    404: "Unknown model, version, job, batch, key or dead letter",
     406: "The output is not an array of numbers, and JSON was not asked for",
     408: "The request came too slowly",
     409: "The job was canceled or has not ended, the dead letter cannot be retried, the version cannot be changed, "
@@ -107,6 +107,31 @@ def _body(face: Face) -> dict[str, Any]:
 
 INFERENCE_BODY = _body(INFERENCE)
 JOBS_BODY = _body(JOBS)
+BATCH_BODY = {
+    "parameters": [
+        *(
+            {"name": name, "in": "query", "schema": {"type": "string"}, "description": f"{told}; of JSON lines"}
+            for name, told in (
+                ("model", "the model"),
+                ("version", "a version or alias"),
+                ("sticky", "a key of yours"),
+                ("priority", "high, normal or low (the default)"),
+                ("deadline_s", "seconds"),
+                ("result_ttl_s", "seconds"),
+                ("parameters", "a JSON object"),
+                ("labels", "a JSON object"),
+            )
+        ),
+        {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 255}},
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": _self_contained(BatchRequest)},
+            "application/x-ndjson": {"schema": {"type": "string", "description": "one input a line"}},
+        },
+    },
+}
 WAIT_QUERY = {
     "parameters": [
         {"name": "wait", "in": "query", "schema": {"type": "number", "minimum": 0}, "description": "seconds, clamped"}

@@ -35,6 +35,7 @@ STATUS: dict[str, int] = {
     "job_not_found": 404,
     "not_ended": 409,
     "not_acceptable": 406,
+    "batch_not_found": 404,
     "letter_not_found": 404,
     "unauthorized": 401,
     "forbidden": 403,
@@ -83,6 +84,11 @@ _TYPES = {
 def job_url(job_id: str) -> str:
     """Where a job is read; relative, so that it is right behind any proxy."""
     return f"/v1/jobs/{job_id}"
+
+
+def batch_url(batch_id: str) -> str:
+    """Where a batch is read; relative like a job's."""
+    return f"/v1/batches/{batch_id}"
 
 
 def document(code: str, detail: str, *, status: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -74,6 +75,10 @@ class Ticket:
         return job
 
 
+# A line of a batch that is no job yet, or never was one; None: it is one. Raises UnknownJob.
+Lines = Callable[[str, Caller], Awaitable[Job | None]]
+
+
 class CallerGone(Exception):
     """The caller has closed the connection."""
 
@@ -98,7 +103,9 @@ class JobService:
         payloads: ApiPayloads,
         disk: Disk | None,
         waits: Gauge,
+        lines: Lines,
     ) -> None:
+        self._lines = lines
         self._waits = waits
         self._settings = settings
         self._catalog, self._registry = registry.catalog, registry
@@ -122,7 +129,7 @@ class JobService:
 
     async def _submit(self, new: NewJob, *, wait: bool) -> Ticket:
         etag = self._catalog.etag
-        _refuse_foreign(new)
+        refuse_foreign(new)
         ref = self._catalog.resolve(new.model, new.version, sticky=new.sticky)
         spec = self._catalog.spec(ref.model)
         webhook = new.webhook.record(self._callable) if new.webhook else ""
@@ -131,7 +138,7 @@ class JobService:
         stowed = await self._payloads.stow(taken.detached)
         job_id = str(uuid.uuid4())
         waiting = self._waiter.expect(job_id) if wait else None
-        span = _span(job_id, ref)
+        span = submit_span(job_id, ref)
         try:
             channel = self._waiter.channel if waiting else ""
             carried = Carried(origin.current().request_id, span.context)
@@ -236,14 +243,19 @@ class JobService:
 
     async def get(self, job_id: str, caller: Caller) -> Job:
         """Raises UnknownJob, also for another's."""
-        return await self._shown(job_id, await self._submitter.one(scripts.watch(job_id)), caller)
+        return await self._shown(job_id, scripts.watch(job_id), caller)
 
     async def listen(self, job_id: str, caller: Caller) -> Job:
         """The job, of whose start, progress and end this process is told from now on. As `get`."""
         call = scripts.watch(job_id, channel=self._waiter.channel, listen=True)
-        return await self._shown(job_id, await self._submitter.one(call), caller)
+        return await self._shown(job_id, call, caller)
 
-    async def _shown(self, job_id: str, seen: scripts.Seen, caller: Caller) -> Job:
+    async def _shown(self, job_id: str, look: scripts.Call[scripts.Seen], caller: Caller) -> Job:
+        seen: scripts.Seen = await self._submitter.one(look)
+        if not seen.record:
+            if line := await self._lines(job_id, caller):
+                return line
+            seen = await self._submitter.one(look)  # it has begun between the two looks
         job = await self._view(job_id, seen, caller)
         if job.state is State.QUEUED:
             if "delayed" in seen.record:
@@ -284,7 +296,14 @@ class JobService:
         """The job now, and a place in the waiter that must go to `wait`. Raises UnknownJob, also for another's."""
         waiting = self._waiter.expect(job_id)
         try:
-            seen = await self._submitter.one(scripts.watch(job_id, channel=self._waiter.channel))
+            watch = scripts.watch(job_id, channel=self._waiter.channel)
+            seen = await self._submitter.one(watch)
+            if not seen.record:
+                if line := await self._lines(job_id, caller):
+                    if line.state.terminal:
+                        waiting.set_result(None)
+                    return line, waiting  # the waiter looks again until it has begun
+                seen = await self._submitter.one(watch)
             job = await self._view(job_id, seen, caller)
         except BaseException:
             self._waiter.forget(job_id, waiting)
@@ -327,7 +346,7 @@ class JobService:
         return bool(state is State.QUEUED)
 
 
-def _refuse_foreign(new: NewJob) -> None:
+def refuse_foreign(new: NewJob) -> None:
     """Before it is looked up: whether there is such a model is not told either."""
     name = new.model.partition("@")[0]
     if not new.caller.may_use(name):
@@ -344,7 +363,8 @@ def _gone(lost: str, stowed: Stowed) -> ServiceError:
     return PayloadsUnavailable("a part of the input is not in the payload store any more; nothing was accepted")
 
 
-def _span(job_id: str, ref: Ref) -> tracing.Span:
+def submit_span(job_id: str, ref: Ref) -> tracing.Span:
+    """Of what is submitted; to be ended."""
     queue = queue_name(ref.model, ref.version)
     told = tracing.messaging("submit", "send", queue, job_id) | {"ml.model": ref.model, "ml.version": ref.version}
     return tracing.start(f"submit {queue}", "PRODUCER", parent=tracing.current(), attributes=told)

@@ -76,6 +76,21 @@ class JobRequest(_Request):
     input: Any = Field(None, description="the model's input: see `input_schema` in /v1/models")
 
 
+class BatchRequest(_Request):
+    """Many inputs for one model."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"model": "bert", "inputs": [{"text": "one"}, {"text": "two"}]}]},
+    )
+
+    model: str | None = Field(None, description="a model of /v1/models; may be left out where there is only one")
+    inputs: list[Any] | None = Field(
+        None, description="1 to 100,000 inputs: see `input_schema` in /v1/models", min_length=1, max_length=100_000
+    )
+    priority: Literal["high", "normal", "low"] = "low"
+
+
 class InferenceAnswer(BaseModel):
     """The output of a call."""
 

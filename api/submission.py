@@ -75,7 +75,7 @@ def compose(
     """`stowed` tells where the parts of `detached` are; `channel` is the waiting process's, or empty; `etag` the
     registry's that `ref` was chosen by; `items` how many the input has; `carried` goes with the job; `webhook` is the
     record's field."""
-    share = _share(new.caller, spec, ref)
+    share = share_of(new.caller, spec, ref)
     deadline_ms = int((new.deadline_s or settings.default_deadline_s) * 1000)
     ttl_ms = int((new.result_ttl_s or settings.result_ttl_s) * 1000)
     payload_keys = [keys.payload_key(job_id, number) for number in range(len(stowed.rest))]
@@ -134,7 +134,8 @@ def compose(
     )
 
 
-def _share(caller: Caller, spec: ModelSpec, ref: Ref) -> scripts.Share:
+def share_of(caller: Caller, spec: ModelSpec, ref: Ref) -> scripts.Share:
+    """Of the caller's key; none without one."""
     if caller.key is None:
         return scripts.NO_SHARE
     refs = [f"{ref.model}@{version}" for version in spec.versions]

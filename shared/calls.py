@@ -52,6 +52,14 @@ _CONSTANTS = (
     "USAGE_TTL_MS",
     "ANONYMOUS",
     "CELERY",
+    "UPLOAD",
+    "BATCH",
+    "LINES",
+    "REFUSED",
+    "OPEN",
+    "BATCHES",
+    "BATCHES_ON",
+    "BATCHES_OF",
     "DEAD",
     "WORKER",
     "WORKERS",
@@ -69,6 +77,8 @@ _CONSTANTS = (
     "HOOK_SECRETS",
 )
 
+_BEFORE = ("stored.lua", "prelude.lua", "prelude_batches.lua")
+
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -81,11 +91,11 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """`lua/<name>.lua`, behind what all have in common. The shebang stays the first line: Redis reads flags from it."""
+    """`lua/<name>.lua`, behind the preludes. The shebang stays the first line: Redis reads the flags from it."""
     folder = files("shared") / "lua"
     shebang, _, body = (folder / f"{name}.lua").read_text().partition("\n")
     constants = "".join(f"local {name} = '{getattr(keys, name)}'\n" for name in _CONSTANTS)
-    before = "".join((folder / f"{part}.lua").read_text() for part in ("stored", "prelude"))
+    before = "".join((folder / part).read_text() for part in _BEFORE)
     text = f"{shebang}\n{constants}{before}{body}"
     return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 

@@ -125,6 +125,12 @@ class NotAcceptable(ServiceError):
     code = "not_acceptable"
 
 
+class UnknownBatch(ServiceError):
+    """No such batch: it never existed, or it has expired."""
+
+    code = "batch_not_found"
+
+
 class BadRequest(ServiceError):
     """The request cannot be read."""
 

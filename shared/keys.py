@@ -32,6 +32,14 @@ TURNS = "ml.turns:"  # sorted set: ml.turns:<list>, whose lane is served next (s
 OWNED = "ml:owned:"  # hash a version: by owner its jobs that have not ended, and <owner>:bytes of them
 ACTIVE = "ml:active"  # hash: by owner its jobs that have not ended, of all models
 USAGE = "ml:usage:"  # hash: ml:usage:<owner>:<day since 1970>, what workers did for it, for USAGE_TTL_S
+UPLOAD = "ml:upload:"  # hash: a batch whose lines are being sent; renamed to BATCH when it is accepted
+BATCH = "ml:batch:"  # hash: the record of a batch: state, version, times, counts, and what its lines' jobs are made of
+LINES = "ml:lines:"  # list: of a batch the lines that have not begun, the next at its right end
+REFUSED = "ml:lines_refused:"  # hash: of a batch by line the error (JSON) of an input that does not fit
+OPEN = "ml:lines_open:"  # set: of a batch the lines that are jobs now, and have not ended
+BATCHES = "ml:batches"  # sorted set: "<batch> <ref>" of all that have not ended, by when to look at it next, ms
+BATCHES_ON = "ml:batches_on:"  # set: ml:batches_on:<model>@<version>, its batches that have not ended
+BATCHES_OF = "ml:batches_of:"  # sorted set: ml:batches_of:<owner>, its batches by when they were accepted, ms
 DEAD = "ml:dead"  # stream: dead letters; the old are swept
 WORKER = "ml:worker:"  # string: one worker process, alive while the key is
 WORKERS = "ml:workers"  # sorted set: worker processes by last sign of life, ms; lives as long as any of them
@@ -84,10 +92,31 @@ LATENCY_BOUNDS = " ".join(map(str, LATENCY_BOUNDS_MS))
 
 NO_TTL = re.compile(
     r"^(ml\.unacked(_holder|_index)?|ml\.delayed(_index)?|ml:deadlines|ml:stored|ml:doomed|ml:registry|ml:dead|ml:count:.*"
-    r"|ml:(keys|owned:.*|active|webhooks(:.*)?|hook_counts|hook_secrets)|ml\.(lane|turns):.*"
+    r"|ml:(keys|owned:.*|active|batches|batches_on:.*|webhooks(:.*)?|hook_counts|hook_secrets)|ml\.(lane|turns):.*"
     r"|ml(\x06\x16\d)?|ml\.[^.]+\..*"  # queue lists
     r"|_kombu\.binding(_permanent)?\..*|_kombu\.binding_deadlines)$"
 )
+
+
+MOST_LINES = 100_000  # of one batch
+_BATCH = re.compile(r"batch_[0-9a-f]{32}")
+_LINE = re.compile(rf"({_BATCH.pattern})-(0|[1-9][0-9]{{0,4}})")
+
+
+def is_batch(name: str) -> bool:
+    """Whether this has the form of a batch's id."""
+    return _BATCH.fullmatch(name) is not None
+
+
+def line_id(batch_id: str, line: int) -> str:
+    """The id of the job that a batch's line becomes; lines count from 0."""
+    return f"{batch_id}-{line}"
+
+
+def parse_line(job_id: str) -> tuple[str, int] | None:
+    """The batch and the line of such an id; None: it is not a line's."""
+    found = _LINE.fullmatch(job_id)
+    return (found[1], int(found[2])) if found else None
 
 
 def queue_name(model: str, version: str) -> str:

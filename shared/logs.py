@@ -48,6 +48,7 @@ class Event(enum.StrEnum):
     STRAYS_MENDED = enum.auto()
     LETTER_RETRIED = enum.auto()
     LETTER_DROPPED = enum.auto()
+    BATCH_ACCEPTED = enum.auto()
     BATCH_DONE = enum.auto()
     BATCH_FAILED = enum.auto()
     BATCH_HALVED = enum.auto()

@@ -51,6 +51,10 @@ class Settings(BaseSettings):
     """The longest `Prefer: wait` and `?wait=`; more is clamped and told in `Preference-Applied`."""
     max_body_bytes: int = Field(32_000_000, gt=0)
     """Of any request; a model's own `limits.input_bytes` may be lower."""
+    max_batch_bytes: int = Field(512_000_000, gt=0)
+    """Of a batch sent as JSON lines; each of its lines may have `max_body_bytes`."""
+    batch_upload_s: float = Field(3600.0, gt=0)
+    """How long a batch may take to be sent."""
     header_timeout_s: float = Field(10.0, gt=0)
     """How long the head of a request may take, from its first byte."""
     body_timeout_s: float = Field(30.0, gt=0)
@@ -104,6 +108,8 @@ class Settings(BaseSettings):
     input_urls: Literal["on", "off"] = "off"
     """Whether an input may name a URL in the place of bytes, which the API then fetches."""
     input_url_timeout_s: float = Field(10.0, gt=0)
+    batch_window: int = Field(1000, ge=1)
+    """So many lines of a batch are in the queue at a time; never more than half of what the model's queue takes."""
     max_attempts: int = Field(3, ge=1)
     """A job whose worker process died this often while it ran alone has failed."""
     dead_ttl_s: float = Field(float(keys.DEAD_TTL_S), gt=0)

@@ -11,6 +11,8 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- Of a version's counters: how fast its queue is served (see `measure`).
 local MEASURE = { 'mark', 'busy_ms', 'served' }
 
+local line_ended -- prelude_batches.lua
+
 local terminal = { succeeded = true, failed = true, canceled = true }
 
 -- Of a job's record, as HMGET. A key that is no hash (somebody's hand) is no record: it must not end a script that is
@@ -220,8 +222,10 @@ end
 local function end_job(id, state, code, meta)
   local key = JOB .. id
   local job = fields(id, 'state', 'ref', 'size', 'ttl_ms', 'waiters', 'payloads', 'idem', 'delayed',
-    'created_at', 'owner', 'stored', 'files', 'webhook')
+    'created_at', 'owner', 'stored', 'files', 'webhook', 'batch', 'line', 'deadline_at')
   local ttl = tonumber(job[4])
+  -- The lines of a batch are read together: the first is there still when the last has ended.
+  if job[14] then ttl = math.max(1, tonumber(job[16]) + ttl - now) end
   local kept = ttl
   local hash = job[13] and notify('job', key, id, state)
   if hash then
@@ -245,7 +249,8 @@ local function end_job(id, state, code, meta)
   redis.call('HINCRBY', counters, 'bytes', -job[3])
   redis.call('HINCRBY', counters, state, 1)
   count_owned(named(job[10]), job[2], -1, -job[3])
-  if state == 'succeeded' then record_latency(counters, now - tonumber(job[9])) end
+  -- How long a batch's line takes tells how many are before it, and nothing of how the service is.
+  if state == 'succeeded' and not job[11] then record_latency(counters, now - tonumber(job[9])) end
   for n = 0, tonumber(job[6] or '0') - 1 do
     -- A failed job's input is kept as long as its outcome, for a retry from the dead letters.
     if state == 'failed' then redis.call('PEXPIRE', PAYLOAD .. id .. ':' .. n, ttl)
@@ -263,6 +268,26 @@ local function end_job(id, state, code, meta)
   local news = id .. '\n' .. now .. '\n' .. state .. '\n' .. (#meta <= 65536 and meta or '')
   for channel in string.gmatch(job[5] or '', '[^\n]+') do redis.call('PUBLISH', channel, news) end
   redis.call('PUBLISH', OUTCOME .. id, meta)
+  if job[14] then line_ended(job[14], job[15], job[1], state, tonumber(job[3])) end
+end
+
+-- Nobody else's jobs keep a key out that has less than an equal share of the queue: the owners there are, and one for
+-- all that came without a key.
+local function has_share(owner, ref, size, max_jobs, max_bytes)
+  if owner == '' then return false end
+  local own = redis.call('HMGET', OWNED .. ref, owner, owner .. ':bytes')
+  local shares = redis.call('HLEN', OWNED .. ref) / 2 + (own[1] and 1 or 2)
+  return (tonumber(own[1] or '0') + 1) * shares <= max_jobs
+    and (tonumber(own[2] or '0') + size) * shares <= max_bytes
+end
+
+-- What a key has under way of all versions of one model (each ref followed by a newline).
+local function active_on(owner, refs)
+  local active = 0
+  for version in string.gmatch(refs, '[^\n]+') do
+    active = active + tonumber(redis.call('HGET', OWNED .. version, owner) or '0')
+  end
+  return active
 end
 
 -- What is told of a job beside its end goes to those who listen to all of it.
