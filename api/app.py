@@ -18,7 +18,7 @@ from api.measure import Measure
 from api.metrics import Metrics
 from api.middleware import BodyCap, PlainPath, RequestId
 from api.observe import Observe
-from api.routes import batches, dead, inference, jobs, keys, models, ops, registry
+from api.routes import batches, dead, events, inference, jobs, keys, models, ops, output, registry
 from shared import tracing
 from shared.catalog import ModelsFile, ModelSpec, VersionSpec, load_catalog
 from shared.logs import get_logger
@@ -73,7 +73,7 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
     app.add_middleware(Measure, measures=parts.measures)
     if settings.access_log or tracing.on():
         app.add_middleware(Observe, access_log=settings.access_log)
-    for face in (inference, jobs, batches, models, registry, ops, dead, keys):
+    for face in (inference, jobs, events, output, batches, models, registry, ops, dead, keys):
         app.include_router(face.router)
     add_error_handlers(app)
     bodies = (ModelsFile, ModelSpec, VersionSpec, registry.Traffic, keys.KeyRequest, keys.RotateRequest)

@@ -100,6 +100,7 @@ class DeadLetters:
             state=State.QUEUED,
             created_at=datetime.fromtimestamp(made.created_at / 1000, UTC),
             deadline_at=from_ms(made.deadline_at),
+            priority=asked.priority,
             labels=asked.labels,
             retried_from=entry.text("id"),
             request_id=carried.request_id or None,

@@ -15,6 +15,7 @@ from api.dead import DeadLetters
 from api.disk import Disk
 from api.jobs import JobService
 from api.keys import KeyService
+from api.listing import JobList
 from api.measure import Measures
 from api.periodic import Periodic
 from api.presence import Presence
@@ -47,6 +48,7 @@ class Services:
     jobs: JobService
     uploads: Uploads
     batches: BatchService
+    listing: JobList
     dead: DeadLetters
     sweeper: Sweeper
     keys: KeyService
@@ -77,6 +79,11 @@ class Services:
         self.waiter.start()
         for one in self.periodic:
             one.start()
+
+    def drain(self) -> None:
+        """The process ends when the calls in hand are answered. Who only follows a job can do so elsewhere."""
+        self.draining = True
+        self.waiter.let_go()
 
     def release(self) -> None:
         """The drain is over: who waits for an outcome, or for the disk, is answered now."""
@@ -133,6 +140,7 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
         jobs=jobs,
         uploads=uploads,
         batches=batches,
+        listing=JobList(submitter, presence),
         dead=dead,
         sweeper=sweeper,
         keys=KeyService(submitter),

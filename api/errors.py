@@ -34,6 +34,8 @@ STATUS: dict[str, int] = {
     "model_not_found": 404,
     "job_not_found": 404,
     "batch_not_found": 404,
+    "not_ended": 409,
+    "not_acceptable": 406,
     "letter_not_found": 404,
     "unauthorized": 401,
     "forbidden": 403,

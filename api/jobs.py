@@ -22,7 +22,7 @@ from api.rates import RateLimiter
 from api.registry import LiveRegistry
 from api.submission import NewJob, Submission, compose
 from api.submitter import Command, Submitter, refusal
-from api.waiter import News, Waiter, Waiting
+from api.waiter import News, Waiter, Waiting, until_gone
 from api.waits import wait_of
 from shared import origin, scripts, tracing
 from shared.catalog import Ref
@@ -37,7 +37,7 @@ from shared.errors import (
     TooLarge,
     UnknownJob,
 )
-from shared.keys import queue_name
+from shared.keys import PriorityName, queue_name
 from shared.origin import Carried
 from shared.outcomes import job_view
 from shared.payloads import detach
@@ -56,6 +56,7 @@ class Ticket:
     created_at: int = 0
     deadline_at: int = 0
     labels: dict[str, str] = field(default_factory=dict)
+    priority: PriorityName = "normal"
     waiting: Waiting | None = None
     request_id: str = ""
 
@@ -67,7 +68,7 @@ class Ticket:
         job = Job(
             id=self.job_id, model=self.ref.model, version=self.ref.version, state=State.QUEUED, created_at=created_at
         )
-        job.deadline_at, job.labels = from_ms(self.deadline_at), self.labels
+        job.deadline_at, job.labels, job.priority = from_ms(self.deadline_at), self.labels, self.priority
         job.request_id = self.request_id or None
         return job
 
@@ -156,7 +157,7 @@ class JobService:
                 items=items,
                 carried=carried,
             )
-            ticket = await self._accept(asked, new.labels, waiting)
+            ticket = await self._accept(asked, new, waiting)
         except BaseException as error:
             if waiting:
                 self._waiter.forget(job_id, waiting)
@@ -177,7 +178,7 @@ class JobService:
         if self._disk is not None:
             await self._disk.holds(job_id)
 
-    async def _accept(self, asked: Submission, labels: dict[str, str], waiting: Waiting | None) -> Ticket:
+    async def _accept(self, asked: Submission, new: NewJob, waiting: Waiting | None) -> Ticket:
         try:
             *sets, submitted = await self._submitter.run(*asked.calls)
         except StoreUnavailable:
@@ -206,13 +207,28 @@ class JobService:
             raise refused(asked.ref, submitted, asked.deadline_ms, asked.max_jobs)
         # `existing` with our own id: the connection broke after the first try, and the second found the job.
         origin.about(submitted.job_id)
-        times = submitted.created_at, submitted.deadline_at
-        request_id = asked.carried.request_id
-        return Ticket(submitted.job_id, asked.ref, accepted, *times, labels, waiting if accepted else None, request_id)
+        return Ticket(
+            submitted.job_id,
+            asked.ref,
+            accepted,
+            submitted.created_at,
+            submitted.deadline_at,
+            labels=new.labels,
+            priority=new.priority,
+            waiting=waiting if accepted else None,
+            request_id=asked.carried.request_id,
+        )
 
     async def get(self, job_id: str, caller: Caller) -> Job:
         """Raises UnknownJob, also for another's."""
-        seen: scripts.Seen = await self._submitter.one(scripts.watch(job_id))
+        return await self._shown(job_id, await self._submitter.one(scripts.watch(job_id)), caller)
+
+    async def listen(self, job_id: str, caller: Caller) -> Job:
+        """The job, of whose start, progress and end this process is told from now on. As `get`."""
+        call = scripts.watch(job_id, channel=self._waiter.channel, listen=True)
+        return await self._shown(job_id, await self._submitter.one(call), caller)
+
+    async def _shown(self, job_id: str, seen: scripts.Seen, caller: Caller) -> Job:
         if not seen.record:
             if line := await self._lines(job_id, caller):
                 return line
@@ -308,12 +324,6 @@ def submit_span(job_id: str, ref: Ref) -> tracing.Span:
     queue = queue_name(ref.model, ref.version)
     told = tracing.messaging("submit", "send", queue, job_id) | {"ml.model": ref.model, "ml.version": ref.version}
     return tracing.start(f"submit {queue}", "PRODUCER", parent=tracing.current(), attributes=told)
-
-
-async def until_gone(receive: Receive) -> None:
-    """Returns when the caller has closed the connection. Its body must have been read."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def prefixed(error: InvalidInput, field_name: str) -> InvalidInput:

@@ -115,6 +115,7 @@ class Retry:
     job_id: str
     ref: Ref
     labels: dict[str, str]
+    priority: keys.PriorityName
     call: scripts.Call[scripts.Retried]
 
 
@@ -150,7 +151,7 @@ def compose_retry(entry: Entry, job_id: str, *, catalog: Catalog, settings: Sett
             **carried.fields(),
         },
     )
-    return Retry(job_id, ref, orjson.loads(kept.get("labels", "{}")), call)
+    return Retry(job_id, ref, orjson.loads(kept.get("labels", "{}")), keys.PRIORITY_WORDS[priority], call)
 
 
 def obstacle(entry: Entry, catalog: Catalog) -> str | None:

@@ -9,10 +9,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from shared.api_keys import Scope
 from shared.errors import Fault
-from shared.keys import MAX_DEADLINE_S
+from shared.keys import MAX_DEADLINE_S, MOST_LINES, PriorityName
 from shared.rates import Rates
 from shared.registry_diff import Difference
-from shared.types import Timing
+from shared.types import Job, Timing
 
 _MOST_S = MAX_DEADLINE_S
 
@@ -37,7 +37,7 @@ class _Request(BaseModel):
         None, description="a key of yours: the traffic weights give the same key the same version, call after call"
     )
     parameters: dict[str, Any] | None = Field(None, description="the task's own; and `partial`: keep the good items")
-    priority: Literal["high", "normal", "low"] = "normal"
+    priority: PriorityName = "normal"
     deadline_s: Seconds | None = Field(
         None, gt=0, le=_MOST_S, description="after this the output is worthless: the job ends as deadline_exceeded"
     )
@@ -81,8 +81,11 @@ class BatchRequest(_Request):
     )
 
     model: str | None = Field(None, description="a model of /v1/models; may be left out where there is only one")
-    inputs: list[Any] | None = Field(
-        None, description="1 to 100,000 inputs: see `input_schema` in /v1/models", min_length=1, max_length=100_000
+    inputs: list[Any] = Field(
+        default_factory=list,
+        description="1 to 100,000 inputs: see `input_schema` in /v1/models",
+        min_length=1,
+        max_length=MOST_LINES,
     )
     priority: Literal["high", "normal", "low"] = "low"
 
@@ -185,6 +188,13 @@ class Health(BaseModel):
     )
     workers: int = 0
     queue_depth: int = 0
+
+
+class JobPage(BaseModel):
+    """Jobs, the newest first."""
+
+    data: list[Job] = Field(description="without their output")
+    next: str | None = Field(None, description="`cursor` of the next page; null: this is the last")
 
 
 class Letter(BaseModel):

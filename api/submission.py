@@ -26,7 +26,7 @@ class NewJob:
     version: str | None = None
     sticky: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
-    priority: str = "normal"
+    priority: keys.PriorityName = "normal"
     deadline_s: float | None = None
     result_ttl_s: float | None = None
     labels: dict[str, str] = field(default_factory=dict)

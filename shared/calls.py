@@ -32,6 +32,7 @@ _CONSTANTS = (
     "IDEMPOTENCY",
     "COUNTERS",
     "DEADLINES",
+    "JOBS",
     "UNACKED",
     "HOLDERS",
     "LEASES",

@@ -119,6 +119,18 @@ class UnknownBatch(ServiceError):
     code = "batch_not_found"
 
 
+class NotEnded(ServiceError):
+    """The job has no output yet."""
+
+    code = "not_ended"
+
+
+class NotAcceptable(ServiceError):
+    """This output is not an array of numbers: ask for application/json."""
+
+    code = "not_acceptable"
+
+
 class BadRequest(ServiceError):
     """The request cannot be read."""
 

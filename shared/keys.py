@@ -7,12 +7,14 @@ only those of `NO_TTL`; a test fixture fails on any other.
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 JOB = "ml:job:"  # hash: the record
 OUTCOME = "celery-task-meta-"  # string: the outcome in Celery's result format; also the channel it is published on
 PAYLOAD = "ml:in:"  # string: ml:in:<job id>:<n>, large or binary inputs
 IDEMPOTENCY = "ml:idem:"  # string: job id and fingerprint
 COUNTERS = "ml:count:"  # hash a version: queued, running, bytes (now); succeeded, failed, canceled (ever)
+JOBS = "ml:jobs:"  # sorted set: ml:jobs:<owner>, its jobs (without those of batches) by when they came, ms
 DEADLINES = "ml:deadlines"  # sorted set: job id by deadline, ms
 UNACKED = "ml.unacked"  # hash: delivery tag -> list name, newline, raw message
 HOLDERS = "ml.unacked_holder"  # hash: delivery tag -> the worker process that holds it
@@ -60,7 +62,9 @@ CELERY = "celery"
 # Priorities in Celery's Redis numbers: 0 is the highest (the other way round than AMQP).
 HIGH, NORMAL, LOW = 0, 3, 6
 PRIORITIES = (HIGH, NORMAL, LOW)
-PRIORITY_NAMES = {"high": HIGH, "normal": NORMAL, "low": LOW}
+PriorityName = Literal["high", "normal", "low"]
+PRIORITY_NAMES: dict[PriorityName, int] = {"high": HIGH, "normal": NORMAL, "low": LOW}
+PRIORITY_WORDS = {number: name for name, number in PRIORITY_NAMES.items()}
 _SEPARATOR = "\x06\x16"  # kombu's, between a queue's name and its priority
 
 # After a list's name, with a message version: where an older worker puts what it does not understand. Nothing in it is

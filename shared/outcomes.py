@@ -21,7 +21,8 @@ import orjson
 
 from shared.calls import iso_now
 from shared.errors import RecordUnreadable
-from shared.types import Job, Outcome, Problem, State, Timing, from_ms
+from shared.keys import NORMAL, PRIORITY_WORDS, nearest_priority
+from shared.types import Job, Outcome, Problem, Progress, State, Timing, from_ms
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
@@ -95,10 +96,22 @@ def job_view(job_id: str, record: dict[str, str], meta: bytes) -> Job:
         started_at=from_ms(started_at),
         finished_at=from_ms(record.get("finished_at")),
         deadline_at=from_ms(record.get("deadline_at")),
+        progress=_progress(record, state),
         attempt=int(ours.get("attempt") or record.get("attempt", 0)),
+        priority=PRIORITY_WORDS[nearest_priority(int(record.get("priority", NORMAL)))],
+        batch=record.get("batch"),
         timing=timing,
         labels=orjson.loads(record.get("labels", "{}")),
         letter=record.get("letter"),
         retried_from=record.get("retried_from"),
         request_id=record.get("request_id"),
     )
+
+
+def _progress(record: dict[str, str], state: State) -> Progress | None:
+    if "progress" not in record:
+        return None
+    told = Progress.model_validate(orjson.loads(record["progress"]) | {"at": from_ms(record["progress_at"])})
+    if state is State.SUCCEEDED:  # the last that was told came before the end
+        told.fraction = 1.0
+    return told

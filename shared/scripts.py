@@ -231,14 +231,15 @@ class Seen:
     meta: bytes
 
 
-def watch(job_id: str, *, channel: str = "") -> Call[Seen]:
-    """Read a job, and be told on `channel` when it ends."""
-    return Call(script("watch"), (), [job_id, channel], _seen)
+def watch(job_id: str, *, channel: str = "", listen: bool = False) -> Call[Seen]:
+    """Read a job, and be told on `channel` when it ends; with `listen` also of its start and its progress."""
+    return Call(script("watch"), (), [job_id, channel, "1" if listen else ""], lambda reply: seen(*reply))
 
 
-def _seen(reply: list[Any]) -> Seen:
-    flat = [part.decode() for part in reply[0]]
-    return Seen(dict(zip(flat[::2], flat[1::2], strict=True)), reply[1])
+def seen(pairs: list[bytes], meta: bytes) -> Seen:
+    """A record as a script gives it, and an outcome."""
+    flat = [part.decode() for part in pairs]
+    return Seen(dict(zip(flat[::2], flat[1::2], strict=True)), meta)
 
 
 def renew(tags: Sequence[str], *, process: str, sign: bytes, sign_ms: int) -> Call[list[str]]:

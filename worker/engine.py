@@ -23,6 +23,7 @@ from worker.finisher import Finisher
 from worker.holdings import Holdings
 from worker.metrics import WorkerMetrics
 from worker.preparer import Preparer
+from worker.progress import ProgressTeller
 from worker.queues import Queues
 from worker.registry import RegistryReader
 from worker.report import Reporter
@@ -62,11 +63,13 @@ class Engine:
         self.holdings = Holdings(process, self._room, on_waiting=self._on_waiting, on_etag=on_etag)
         self.queues = Queues(lambda: list(self._refs))
         self.reporter = Reporter()
+        self._progress = ProgressTeller(client, process)
         self._finisher = Finisher(
             client,
             self.holdings,
             self.reporter,
             metrics,
+            self._progress,
             worker=settings.worker_name,
             result_ttl_s=settings.result_ttl_s,
             on_gone=self._gone,
@@ -76,6 +79,7 @@ class Engine:
             self._finisher,
             self.reporter,
             metrics,
+            self._progress,
             process=process,
             worker=settings.worker_name,
             max_attempts=settings.max_attempts,
@@ -96,6 +100,7 @@ class Engine:
     def start(self) -> None:
         """The threads run; nothing comes in before Celery consumes."""
         self._finisher.start()
+        self._progress.start()
         self._runner.start()
 
     def accept(self, request: Any) -> None:

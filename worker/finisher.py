@@ -21,6 +21,7 @@ from shared.types import Outcome, State
 from worker.handler import ItemError, with_notes
 from worker.holdings import Holdings
 from worker.metrics import WorkerMetrics
+from worker.progress import ProgressTeller
 from worker.report import Reporter
 from worker.spans import end_job, end_with
 from worker.vital import vital_thread
@@ -56,12 +57,14 @@ class Finisher:
         holdings: Holdings,
         reporter: Reporter,
         metrics: WorkerMetrics,
+        progress: ProgressTeller,
         *,
         worker: str,
         result_ttl_s: float,
         on_gone: Callable[[Work], None],
     ) -> None:
         self._client, self._holdings, self._reporter, self._metrics = client, holdings, reporter, metrics
+        self._progress = progress
         self._worker, self._ttl_ms, self._on_gone = worker, int(result_ttl_s * 1000), on_gone
         self._inbox: queue.SimpleQueue[_Batch | _End | threading.Event | None] = queue.SimpleQueue()
         self._thread = vital_thread("finish", self._loop)
@@ -150,6 +153,8 @@ class Finisher:
             if work.open_items == 0 or (failed and not work.partial):
                 work.ended = True
                 ends.append(_End(work, _outcome(work), batch.at))
+            else:
+                self._progress.changed(work)
         return ends
 
     def _write(self, ends: list[_End]) -> None:
@@ -228,6 +233,7 @@ def _fill(unit: Unit, output: Any) -> None:
         _fail(work, unit.item, output)
         return
     item.outputs[unit.chunk] = output
+    item.begun.pop(unit.chunk, None)
     if unit.prepared.notes:
         item.notes.update(unit.prepared.notes)
     item.missing -= 1

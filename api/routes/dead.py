@@ -9,9 +9,8 @@ from pydantic import BaseModel
 from api.admin import admin_only
 from api.deps import services
 from api.docs import DEAD_QUERY, problems
-from api.routes.jobs import job_response
+from api.routes.jobs import job_response, limit_of
 from api.schemas import LetterDetail, LetterPage
-from shared.errors import InvalidInput
 from shared.types import Job
 
 router = APIRouter(prefix="/v1/dead", dependencies=[Depends(admin_only)])
@@ -30,18 +29,11 @@ async def page(request: Request) -> Response:
     """Messages that nobody could work on, the newest first. `next` is the `after` of the next page: with a filter a
     page may be short, or empty, and yet not the last."""
     query = request.query_params
+    limit = limit_of(query.get("limit"), default=_DEFAULT, most=_MOST)
     found = await services(request).dead.page(
-        _limit(query.get("limit")), after=query.get("after"), reason=query.get("reason"), model=query.get("model")
+        limit, after=query.get("after"), reason=query.get("reason"), model=query.get("model")
     )
     return _json(found)
-
-
-def _limit(given: str | None) -> int:
-    if given is None:
-        return _DEFAULT
-    if not (given.isascii() and given.isdigit() and len(given) < 4 and 1 <= int(given) <= _MOST):
-        raise InvalidInput(f"limit must be a number from 1 to {_MOST}, not {given[:40]!r}")
-    return int(given)
 
 
 @router.get(

@@ -14,7 +14,7 @@ local worker, name, limit, solo, iso = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV
 local function claim(id)
   local key = JOB .. id
   local job = fields(id, 'state', 'deadline_at', 'runner', 'solo', 'crashes', 'suspect', 'attempt', 'ref',
-    'canceled', 'started_at', 'created_at', 'queued_at', 'batch')
+    'canceled', 'started_at', 'created_at', 'queued_at', 'listeners', 'batch')
   local state, attempt = job[1], tonumber(job[7] or '0')
   if not state then return { 'missing', 0, '' } end
   if terminal[state] then return { 'ended', attempt, state } end
@@ -56,9 +56,10 @@ local function claim(id)
       if mark and now - mark > 10000 then redis.call('HSET', counters, 'mark', now - 10000) end
     end
   end
-  if state == 'queued' and job[13] then line_started(job[13]) end
+  if state == 'queued' and job[14] then line_started(job[14]) end
   redis.call('HSET', key, 'state', 'running', 'attempt', attempt + 1, 'runner', worker, 'worker', name,
     'solo', solo, 'started_at', now)
+  if job[13] then tell(job[13], id, 'running', '') end
   return { 'run', attempt + 1, tostring(now), queued_at }
 end
 

@@ -1,6 +1,7 @@
 -- Put in front of every script by shared/calls.py, after the constants of shared/keys.py (JOB, OUTCOME, PAYLOAD,
--- IDEMPOTENCY, COUNTERS, DEADLINES, UNACKED, HOLDERS, LEASES, DELAYED, DUE, BEAT, LANE, TURNS, OWNED, ACTIVE, USAGE,
--- USAGE_TTL_MS, ANONYMOUS, CELERY, DEAD, WORKER, WORKERS, REGISTRY, PARKED, LATENCY_BOUNDS).
+-- IDEMPOTENCY, COUNTERS, DEADLINES, JOBS, UNACKED, HOLDERS, LEASES, DELAYED, DUE, BEAT, LANE, TURNS, OWNED, ACTIVE,
+-- USAGE, USAGE_TTL_MS, ANONYMOUS, CELERY, UPLOAD, BATCH, LINES, REFUSED, OPEN, BATCHES, BATCHES_ON, BATCHES_OF, DEAD,
+-- WORKER, WORKERS, REGISTRY, PARKED, LATENCY_BOUNDS).
 -- Time is Redis TIME in ms, never a host's clock.
 
 local time = redis.call('TIME')
@@ -46,8 +47,7 @@ local function join_turns(list, owner)
   redis.call('ZADD', turns, (tonumber(first[2]) or 0) + 1, owner)
 end
 
-local function push_far(list, id, raw)
-  local owner = owner_of(id)
+local function push_far(list, owner, raw)
   if owner ~= '' then join_turns(list, owner) end
   redis.call('LPUSH', lane_of(list, owner), raw)
 end
@@ -212,6 +212,12 @@ local function active_on(owner, refs)
   return active
 end
 
+-- What is told of a job beside its end goes to those who listen to all of it.
+local function tell(listeners, id, what, text)
+  local news = id .. '\n' .. now .. '\n' .. what .. '\n' .. text
+  for channel in string.gmatch(listeners, '[^\n]+') do redis.call('PUBLISH', channel, news) end
+end
+
 -- How fast a version's queue is served, measured only while others wait (an idle queue tells how fast jobs come, not how
 -- fast they could go): `served` jobs have ended in `busy_ms`, `mark` is the last end. Old ends lose weight.
 local function measure(counters)
@@ -236,6 +242,23 @@ local function time_for(counters, jobs)
   return math.floor(jobs * busy / served)
 end
 
+-- An owner's jobs by when they came, for its list of them. It lives as long as the last of them can be read: a job that
+-- ends in the last moment can be for its TTL from then. (The minutes on top are for the next ones, which need not move
+-- it.) Entries of records that are gone leave by chance: eight are looked at for every fourth job that comes, so there
+-- are about as many of them as of the others at most.
+local function index_job(id, owner, ends)
+  local index = JOBS .. owner
+  redis.call('ZADD', index, now, id)
+  if redis.call('PEXPIRETIME', index) < ends then redis.call('PEXPIREAT', index, ends + 600000) end
+  if time[2] % 4 > 0 then return end
+  local some, records = redis.call('ZRANDMEMBER', index, -8), {}
+  for i, one in ipairs(some) do records[i] = JOB .. one end
+  if redis.call('EXISTS', unpack(records)) == #records then return end
+  for i, record in ipairs(records) do
+    if redis.call('EXISTS', record) == 0 then redis.call('ZREM', index, some[i]) end
+  end
+end
+
 -- A new record, counted, due at `deadline` (ms), with its message pushed at the far end of its list; or, where `start`
 -- (ms) is given and not yet, kept until then. (While it is, it is queued to its caller, and no part of the queue.)
 local function begin_job(id, list, raw, ref, deadline, ttl_ms, size, more, start)
@@ -245,7 +268,10 @@ local function begin_job(id, list, raw, ref, deadline, ttl_ms, size, more, start
   redis.call('PEXPIREAT', key, deadline + ttl_ms)
   redis.call('ZADD', DEADLINES, deadline, id)
   redis.call('HINCRBY', COUNTERS .. ref, 'bytes', size)
-  count_owned(owner_of(id), ref, 1, size)
+  local job = fields(id, 'owner', 'batch')
+  local owner = named(job[1])
+  count_owned(owner, ref, 1, size)
+  if not job[2] then index_job(id, job[1] or ANONYMOUS, deadline + 2 * ttl_ms) end -- a batch lists its own
   if start and start > now then
     redis.call('HSET', key, 'delayed', '1')
     redis.call('HINCRBY', COUNTERS .. ref, 'delayed', 1)
@@ -253,7 +279,7 @@ local function begin_job(id, list, raw, ref, deadline, ttl_ms, size, more, start
     redis.call('ZADD', DUE, start, id)
   else
     redis.call('HINCRBY', COUNTERS .. ref, 'queued', 1)
-    push_far(list, id, raw)
+    push_far(list, owner, raw)
   end
 end
 
@@ -270,7 +296,7 @@ local function start_due()
       redis.call('HINCRBY', COUNTERS .. job[1], 'delayed', -1)
       redis.call('HINCRBY', COUNTERS .. job[1], 'queued', 1)
       local newline = string.find(kept, '\n', 1, true)
-      push_far(string.sub(kept, 1, newline - 1), id, string.sub(kept, newline + 1))
+      push_far(string.sub(kept, 1, newline - 1), owner_of(id), string.sub(kept, newline + 1))
     end
   end
 end

@@ -58,6 +58,7 @@ for i = #tags, 1, -1 do
     push_near(string.sub(held, 1, newline - 1), tag, string.sub(held, newline + 1))
     if state == 'running' then
       redis.call('HSET', JOB .. tag, 'state', 'queued')
+      redis.call('HDEL', JOB .. tag, 'progress', 'progress_at')
       count(tag, 'running', -1)
       count(tag, 'queued', 1)
       if job[3] then line_back(job[3]) end
