@@ -29,6 +29,7 @@ logger = get_logger("api")
 _STEP = 250  # lines at a time: some milliseconds of Redis
 _MOST_STEPS = 400  # in a row
 _CURSOR = re.compile(r"([0-9]{1,15})-(batch_[0-9a-f]{32})")
+MOST_LISTED = 200  # of a page
 _AT_ONCE = 32  # of one caller's batches in the same millisecond
 
 
@@ -181,7 +182,7 @@ def _line_view(job_id: str, batch: Batch, refused: bytes | None, code: str, reco
         state = State.CANCELED if code == "canceled" else State.FAILED
         error, finished_at = cut_error(code), record["cut_at"]
     job = Job(id=job_id, model=batch.model, version=batch.version, state=state, created_at=batch.created_at)
-    job.deadline_at = batch.deadline_at
+    job.deadline_at, job.batch, job.priority = batch.deadline_at, batch.id, batch.priority
     job.request_id = record.get("request_id")
     if error:
         job.error, job.finished_at = Problem.model_validate(orjson.loads(error)), from_ms(finished_at)

@@ -122,15 +122,34 @@ BATCH_BODY = {
                 ("labels", "a JSON object"),
             )
         ),
-        {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 255}},
+        {"name": "Idempotency-Key", "in": "header", "schema": _KEY},
     ],
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": _self_contained(BatchRequest)},
+            "application/json": {"schema": _self_contained(BatchRequest) | {"required": ["inputs"]}},
             "application/x-ndjson": {"schema": {"type": "string", "description": "one input a line"}},
         },
     },
+}
+_CURSOR = r"^[0-9]{1,15}-batch_[0-9a-f]{32}$"
+BATCHES_QUERY = {
+    "parameters": [
+        {"name": name, "in": "query", "schema": schema, "description": told}
+        for name, schema, told in (
+            ("limit", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}, "batches of a page"),
+            ("cursor", {"type": "string", "pattern": _CURSOR}, "`next` of the page before"),
+        )
+    ]
+}
+RESULTS_QUERY = {
+    "parameters": [
+        {"name": name, "in": "query", "schema": schema, "description": told}
+        for name, schema, told in (
+            ("start", {"type": "integer", "minimum": 0, "maximum": MOST_LINES, "default": 0}, "the first line to tell"),
+            ("follow", {"type": "boolean", "default": False}, "wait for the lines that have not ended"),
+        )
+    ]
 }
 WAIT_QUERY = {
     "parameters": [

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from shared.api_keys import Scope
 from shared.errors import Fault
-from shared.keys import MAX_DEADLINE_S, PriorityName
+from shared.keys import MAX_DEADLINE_S, MOST_LINES, PriorityName
 from shared.rates import Rates
 from shared.registry_diff import Difference
 from shared.types import Job, Timing
@@ -85,8 +85,11 @@ class BatchRequest(_Request):
     )
 
     model: str | None = Field(None, description="a model of /v1/models; may be left out where there is only one")
-    inputs: list[Any] | None = Field(
-        None, description="1 to 100,000 inputs: see `input_schema` in /v1/models", min_length=1, max_length=100_000
+    inputs: list[Any] = Field(
+        default_factory=list,
+        description="1 to 100,000 inputs: see `input_schema` in /v1/models",
+        min_length=1,
+        max_length=MOST_LINES,
     )
     priority: Literal["high", "normal", "low"] = "low"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from datetime import datetime
+from typing import Literal
 
 import orjson
 from pydantic import BaseModel, Field
@@ -56,7 +57,7 @@ class Batch(BaseModel):
     finished_at: datetime | None = Field(None, description="of a canceled batch: when its last line has ended")
     deadline_at: datetime
     expires_at: datetime = Field(description="until when it and its results can be read")
-    priority: str
+    priority: Literal["high", "normal", "low"]
     labels: dict[str, str] = Field(default_factory=dict)
     results: str = Field(description="where the results are", examples=["/v1/batches/batch_0b0f.../results"])
 
@@ -66,9 +67,6 @@ class BatchPage(BaseModel):
 
     data: list[Batch]
     next: str | None = Field(None, description="`cursor` of the next page; null: this is the last")
-
-
-_PRIORITIES = {number: name for name, number in keys.PRIORITY_NAMES.items()}
 
 
 @readable()
@@ -102,7 +100,7 @@ def batch_view(batch_id: str, seen: BatchSeen) -> Batch:
         finished_at=from_ms(finished),
         deadline_at=_instant(record, "deadline_at"),
         expires_at=_instant(record, "expires_at"),
-        priority=_PRIORITIES[int(record["priority"])],
+        priority=keys.PRIORITY_WORDS[keys.nearest_priority(int(record["priority"]))],
         labels=orjson.loads(record.get("labels", "{}")),
         results=f"/v1/batches/{batch_id}/results",
     )

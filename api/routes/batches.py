@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
+from starlette.datastructures import QueryParams
 
 from api.auth import caller_of
 from api.batch_bodies import read_batch
+from api.batches import MOST_LISTED
 from api.deps import Services, services
-from api.docs import BATCH_BODY, WAIT_QUERY, problems
+from api.docs import BATCH_BODY, BATCHES_QUERY, RESULTS_QUERY, WAIT_QUERY, links, problems
 from api.errors import batch_url
 from api.jobs import CallerGone
-from api.routes.jobs import idempotency_key, wait_of
+from api.routes.jobs import idempotency_key, limit_of, wait_of
 from shared.api_keys import Scope
 from shared.batches import Batch, BatchPage
+from shared.errors import InvalidInput
 from shared.keys import MOST_LINES
 
 router = APIRouter(prefix="/v1/batches")
+
+_LINKS = links(
+    {"batch_id": "id"},
+    "GET /v1/batches/{batch_id}",
+    "GET /v1/batches/{batch_id}/results",
+    "DELETE /v1/batches/{batch_id}",
+)
 
 
 def _response(batch: Batch, *, status: int = 200, applied: str | None = None) -> Response:
@@ -34,9 +42,13 @@ def _response(batch: Batch, *, status: int = 200, applied: str | None = None) ->
     status_code=202,
     response_model=None,
     responses={
-        202: {"model": Batch, "description": "Accepted"},
-        200: {"model": Batch, "description": "It has ended already (a repeated Idempotency-Key, or no input fits)"},
-        **problems(400, 401, 403, 404, 413, 415, 422, 429, 503),
+        202: {"model": Batch, "links": _LINKS, "description": "Accepted"},
+        200: {
+            "model": Batch,
+            "links": _LINKS,
+            "description": "It has ended already (a repeated Idempotency-Key, or no input fits)",
+        },
+        **problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
     },
     openapi_extra=BATCH_BODY,
 )
@@ -52,14 +64,19 @@ async def submit(request: Request) -> Response:
     return _response(batch, status=200 if batch.state.terminal else 202)
 
 
-@router.get("", summary="List batches", response_model=BatchPage, responses={**problems(401, 403, 422, 503)})
-async def list_batches(
-    request: Request,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    cursor: Annotated[str | None, Query(description="`next` of the page before")] = None,
-) -> BatchPage:
-    """Your own, the newest first."""
-    return await services(request).batches.page(caller_of(request, Scope.READ), limit=limit, cursor=cursor)
+@router.get(
+    "",
+    summary="Your batches",
+    response_model=None,
+    responses={200: {"model": BatchPage}, **problems(401, 403, 422, 503)},
+    openapi_extra=BATCHES_QUERY,
+)
+async def page(request: Request) -> Response:
+    """Those of your key, the newest first. `next` is the `cursor` of the next page."""
+    query, caller = request.query_params, caller_of(request, Scope.READ)
+    limit = limit_of(query.get("limit"), default=50, most=MOST_LISTED)
+    found = await services(request).batches.page(caller, limit=limit, cursor=query.get("cursor"))
+    return Response(found.model_dump_json(), media_type="application/json")
 
 
 @router.get(
@@ -102,15 +119,22 @@ async def cancel(request: Request, batch_id: str) -> Response:
         200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}, "description": "One line an input"},
         **problems(401, 403, 404, 422, 503),
     },
+    openapi_extra=RESULTS_QUERY,
 )
-async def results(
-    request: Request,
-    batch_id: str,
-    start: Annotated[int, Query(ge=0, le=MOST_LINES, description="the first line to tell")] = 0,
-    follow: Annotated[bool, Query(description="wait for the lines that have not ended")] = False,
-) -> Response:
+async def results(request: Request, batch_id: str) -> Response:
     """In the order of the inputs, up to the first that has not ended; with `follow=true` to the end, as it comes."""
     parts: Services = services(request)
-    found = await parts.batches.results(batch_id, caller_of(request, Scope.READ), lambda: parts.draining)
+    caller = caller_of(request, Scope.READ)
+    start, follow = _asked(request.query_params)
+    found = await parts.batches.results(batch_id, caller, lambda: parts.draining)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(found.stream(start, follow=follow), media_type="application/x-ndjson", headers=headers)
+
+
+def _asked(query: QueryParams) -> tuple[int, bool]:
+    start, follow = query.get("start", "0"), query.get("follow", "false")
+    if not (start.isascii() and start.isdigit() and len(start) < 7 and int(start) <= MOST_LINES):
+        raise InvalidInput(f"start must be a number from 0 to {MOST_LINES}, not {start[:40]!r}")
+    if follow not in ("true", "false"):
+        raise InvalidInput(f"follow must be true or false, not {follow[:40]!r}")
+    return int(start), follow == "true"
