@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from api.bodies import INFERENCE, JOBS, Face
 from api.errors import PROBLEM_JSON
 from api.schemas import BatchRequest, ProblemDocument
+from shared.keys import MOST_LINES
 from shared.types import State
 from shared.webhooks import EVENTS as WEBHOOK_EVENTS
 
