@@ -8,6 +8,7 @@ https://docs.celeryq.dev/en/stable/internals/protocol.html
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ VERSION = 2
 PLAIN = 1
 # Where the worker's transport puts a plain producer's `expires` and `eta`, out of Celery's sight.
 HIDDEN = {"expires": "ml_expires", "eta": "ml_eta"}
+_NUMBER = re.compile(r"[0-9]{1,6}")
 _CARRIED = {"ml_request_id", "traceparent", "tracestate"}  # of the request that asked for the job
 
 
@@ -61,7 +63,7 @@ def _by_number(stored: Any) -> Any:
     """JSON's keys are text. What is no such mapping is left for the model to refuse."""
     if stored is None:
         return {}
-    if isinstance(stored, dict) and all(str(name).isdecimal() and str(name).isascii() for name in stored):
+    if isinstance(stored, dict) and all(_NUMBER.fullmatch(name) for name in stored):
         return {int(name): ref for name, ref in stored.items()}
     return stored
 
