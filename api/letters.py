@@ -53,7 +53,9 @@ class Entry:
     def stored(self) -> dict[int, str]:
         """References of those that lie in the payload store, by number."""
         found = self.message[0]["headers"].get("ml_stored") if self.message else None
-        return {int(number): str(ref) for number, ref in found.items()} if isinstance(found, dict) else {}
+        if not isinstance(found, dict):
+            return {}
+        return {n: str(found[str(n)]) for n in range(len(self.pointers)) if str(n) in found}
 
     @property
     def ref(self) -> str:

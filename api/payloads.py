@@ -149,9 +149,9 @@ class ApiPayloads:
         known = [size for size in sizes if size is not None]
         return sum(known) if len(known) == len(sizes) else None
 
-    async def delete(self, ref: Ref) -> None:
+    async def delete(self, refs: list[Ref]) -> None:
         """Raises PayloadsUnavailable."""
-        await self._run(lambda: self.store.delete(ref))
+        await self._run(lambda: self.store.delete(refs))
 
     async def _run(self, action: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, action)

@@ -13,7 +13,7 @@ from shared.scripts_payloads import reap
 
 logger = get_logger("api")
 
-_MOST = 50
+_MOST = 200
 _AGAIN_S = 60.0
 
 
@@ -34,26 +34,21 @@ class Reaper:
 
     async def _reap(self) -> int:
         due: list[str] = await self._submitter.one(reap(limit=_MOST, again_s=_AGAIN_S))
-        gone = [text for text in due if await self._delete(text)]
+        refs = [ref for text in due if (ref := _ref(text)) is not None and self._payloads.store.has(ref)]
+        if refs:
+            try:
+                await self._payloads.delete(refs)
+            except PayloadsUnavailable as error:
+                self._tell(False, error.message)
+                return len(due)
+            self._tell(True)
+        # What is in a store that other processes know, or have known, is left to them; what is no reference is a
+        # hand's.
+        gone = [*map(str, refs), *(text for text in due if _ref(text) is None)]
         if gone:
             await self._submitter.one(Command("ZREM", keys.DOOMED, *gone))
             logger.info(Event.PAYLOADS_REAPED, payloads=len(gone))
         return len(due)
-
-    async def _delete(self, text: str) -> bool:
-        try:
-            ref = Ref.parse(text)
-        except ValueError:  # a hand's
-            return True
-        if not self._payloads.store.has(ref):  # of a store that other processes know, or have known
-            return False
-        try:
-            await self._payloads.delete(ref)
-        except PayloadsUnavailable as error:
-            self._tell(False, error.message)
-            return False
-        self._tell(True)
-        return True
 
     def _tell(self, up: bool, why: str = "") -> None:
         if up != self.store_up:
@@ -62,3 +57,10 @@ class Reaper:
                 logger.info(Event.PAYLOADS_BACK)
             else:
                 logger.warning(Event.PAYLOADS_LOST, part="reaper", error=why)
+
+
+def _ref(text: str) -> Ref | None:
+    try:
+        return Ref.parse(text)
+    except ValueError:
+        return None

@@ -8,6 +8,7 @@ https://docs.celeryq.dev/en/stable/internals/protocol.html
 from __future__ import annotations
 
 import base64
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ PLAIN = 1
 HIDDEN = {"expires": "ml_expires", "eta": "ml_eta"}
 _NOTHING: dict[int, str] = {}
 _NO_CALLBACKS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+_NUMBER = re.compile(r"[0-9]{1,6}")
 _CARRIED = {"ml_request_id", "traceparent", "tracestate"}  # of the request that asked for the job
 
 
@@ -65,7 +67,7 @@ def _by_number(stored: Any) -> Any:
     """JSON's keys are text. What is no such mapping is left for the model to refuse."""
     if stored is None:
         return {}
-    if isinstance(stored, dict) and all(str(name).isdecimal() and str(name).isascii() for name in stored):
+    if isinstance(stored, dict) and all(_NUMBER.fullmatch(name) for name in stored):
         return {int(name): ref for name, ref in stored.items()}
     return stored
 

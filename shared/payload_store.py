@@ -103,9 +103,11 @@ class Payloads:
         """Of one object. Raises PayloadsUnavailable."""
         return self._of(ref).size(ref.object(number))
 
-    def delete(self, ref: Ref) -> None:
-        """What is there of it. Raises PayloadsUnavailable."""
-        self._of(ref).delete(ref.objects)
+    def delete(self, refs: Sequence[Ref]) -> None:
+        """What is there of them. Raises PayloadsUnavailable: then some may be gone."""
+        for kind in dict.fromkeys(ref.kind for ref in refs):
+            mine = [ref for ref in refs if ref.kind == kind]
+            self._of(mine[0]).delete([name for ref in mine for name in ref.objects])
 
     def signed_url(self, ref: Ref, seconds: float) -> str | None:
         """None where there is none: another store, or more than one object. Raises PayloadsUnavailable."""

@@ -20,7 +20,7 @@ from shared.logs import Event, get_logger
 from shared.payload_place import Ref
 from shared.payload_store import PayloadGone, Payloads
 from shared.scripts import Verdict
-from shared.types import State
+from shared.types import Outcome, State
 from worker.finisher import Finisher
 from worker.work import Work
 
@@ -74,6 +74,10 @@ class Fetcher:
             pass
         except (PayloadsUnavailable, redis.RedisError) as error:
             return self._put_off(work, then, waited_s, error)
+        except Exception as error:
+            logger.error(Event.JOB_FAILED, step="fetch", exc_info=error)
+            message = f"{type(error).__name__}: {error}"
+            return self._finisher.end(work, Outcome(State.FAILED, code="predict_error", message=message))
         if self._away:
             self._away = False
             logger.info(Event.PAYLOADS_BACK)

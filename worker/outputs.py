@@ -60,7 +60,10 @@ class Outputs:
 
     def _run(self, work: Work, outcome: Outcome, size: int, then: Callable[[], None]) -> None:
         try:
-            self._store(work, outcome, size)
+            try:
+                self._store(work, outcome, size)
+            except Exception as error:  # a bug of ours, or of a library: Redis takes it
+                logger.error(Event.JOB_FAILED, **work.names, step="output", exc_info=error)
             then()
         finally:
             with self._idle:

@@ -37,14 +37,14 @@ def test_what_is_put_is_there_until_it_is_deleted(place: Place, payloads: Payloa
     assert payloads.get(ref) == b"one" + bytes(range(256)) * 5000
     assert list(payloads.chunks(other)) == [b"{}"]
     assert place.objects() == sorted([*ref.objects, *other.objects])
-    payloads.delete(ref)
-    payloads.delete(ref)
+    payloads.delete([ref])
+    payloads.delete([ref])
     assert place.objects() == other.objects
     assert payloads.get(other) == b"{}"
     assert payloads.size(ref, 0) is None
     with pytest.raises(PayloadGone):
         payloads.get(ref)
-    payloads.delete(other)
+    payloads.delete([other])
     assert place.objects() == []
 
 
@@ -65,7 +65,7 @@ def test_many_at_once(place: Place, payloads: Payloads) -> None:
         payloads.put(ref, 0, str(ref).encode())
         passing = Ref(place.kind, ref.stem.replace("ab", "ac", 1))
         payloads.put(passing, 0, b"x")
-        payloads.delete(passing)
+        payloads.delete([passing])
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(come_and_go, kept))
@@ -82,7 +82,7 @@ def test_away_and_back(place: Place, payloads: Payloads) -> None:
             lambda: payloads.put(Ref.new(place.kind), 0, b"x"),
             lambda: payloads.get(ref),
             lambda: payloads.size(ref, 0),
-            lambda: payloads.delete(ref),
+            lambda: payloads.delete([ref]),
         ):
             with pytest.raises(PayloadsUnavailable):
                 ask()

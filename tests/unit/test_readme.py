@@ -232,7 +232,8 @@ def test_the_http_contract_tells_every_field_of_a_request() -> None:
 
 
 def test_architecture_tells_every_script() -> None:
-    files = {path.stem for path in (ROOT / "shared" / "lua").glob("*.lua")} - {"prelude", "prelude_batches"}
+    preludes = {"prelude", "prelude_batches", "stored"}
+    files = {path.stem for path in (ROOT / "shared" / "lua").glob("*.lua")} - preludes
     assert set(table(ARCHITECTURE, "## The scripts")) == files
     without = {name for name in files if "allow-oom" not in (ROOT / "shared" / "lua" / f"{name}.lua").read_text()}
     assert without == {"submit", "retry", "progress", "batch_open", "batch_append", "batch_seal"}
