@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sized
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sized
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -189,6 +189,7 @@ class MLServiceClient:
             for flight in flights:
                 flight.cancel()
             await asyncio.gather(*flights, return_exceptions=True)
+            await source.aclose()
 
     async def batch(self, model: str | None, inputs: Iterable[Any] | Path, **options: Unpack[BatchOptions]) -> Batch:
         """Hand in up to 100,000 inputs in one call (an iterable, or the path of a file of JSON lines)."""
@@ -339,7 +340,7 @@ class MLServiceClient:
 _NO_MORE = object()
 
 
-async def _each(inputs: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
+async def _each(inputs: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
     if isinstance(inputs, AsyncIterable):
         async for one in inputs:
             yield one

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -75,7 +76,9 @@ def spooled(chunks: Iterable[bytes]) -> OpenSource:
     for chunk in chunks:
         file.write(chunk)
     file.seek(0)
-    return OpenSource(file)
+    made = OpenSource(file)
+    weakref.finalize(made, file.close)
+    return made
 
 
 def lines(inputs: Iterable[Any]) -> OpenSource:
