@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from misbehaving import Proxy
 
@@ -33,6 +34,19 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         api(server.url, MODELS) as found,
     ):
         yield found
+
+
+@pytest.fixture(scope="session")
+def paths(url: str) -> frozenset[str]:
+    """Of the service's OpenAPI."""
+    return frozenset(httpx.get(f"{url}/openapi.json", timeout=30).json()["paths"])
+
+
+@pytest.fixture
+def route(request: pytest.FixtureRequest, paths: frozenset[str]) -> None:
+    """Skips a module whose ROUTE the service does not have."""
+    if request.module.ROUTE not in paths:
+        pytest.skip(f"this service has no {request.module.ROUTE}")
 
 
 @pytest.fixture
