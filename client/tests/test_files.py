@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -49,9 +48,10 @@ def test_a_lost_answer(make: Make, proxy: Proxy, content: Any) -> None:
 
 
 def test_a_file_as_input(client: Any) -> None:
-    file = client.upload(b"\xff\xd8 cat", "image/jpeg")
-    job = client.submit("echo", {"image": file}, wait_s=20)
-    assert job.result() == {"image": base64.b64encode(b"\xff\xd8 cat").decode()}
+    file = client.upload(CONTENT, "image/jpeg")
+    job = client.submit("digest", {"image": file}, wait_s=20)
+    assert job.result() == hashlib.sha256(CONTENT).hexdigest()
+    assert list(client.map("digest", [{"image": file}] * 3)) == [job.result()] * 3
 
 
 def test_delete(client: Any) -> None:
