@@ -37,6 +37,13 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def bert(url: str) -> None:
+    """The model is loaded, which on a busy machine takes longer than a caller waits."""
+    with SyncMLServiceClient(url) as client:
+        client.wait(client.submit("bert", {"text": "load it"}), timeout_s=100).result()
+
+
+@pytest.fixture(scope="session")
 def paths(url: str) -> frozenset[str]:
     """Of the service's OpenAPI."""
     return frozenset(httpx.get(f"{url}/openapi.json", timeout=30).json()["paths"])

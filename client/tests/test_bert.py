@@ -9,9 +9,10 @@ import pytest
 
 from ml_service_client import InvalidInput, MLServiceError
 
+pytestmark = pytest.mark.usefixtures("bert")
+
 
 def test_inference(client: Any) -> None:
-    client.wait(client.submit("bert", {"text": "load it"}))
     found = client.inference("bert", {"text": "A queue keeps what it was given."}, labels={"tenant": "acme"})
     assert len(found["output"]["embedding"]) == 384
     assert (found.model, found.version) == ("bert", "1")
