@@ -24,5 +24,5 @@ def test_the_client_needs_httpx_alone() -> None:
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=env)
     loaded = done.stdout.split()
     assert "httpx" in loaded
-    for other in ("pydantic", "yaml", "typer", "rich", "tqdm", "numpy", "redis", "orjson", "shared", "api"):
+    for other in ("pydantic", "yaml", "typer", "tqdm", "numpy", "redis", "orjson", "shared", "api"):
         assert other not in loaded, other

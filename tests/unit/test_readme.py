@@ -35,7 +35,8 @@ CONFIGURATION = ROOT / "docs" / "configuration.md"
 API = ROOT / "docs" / "api.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
-PAGES = [README, CONFIGURATION, API, ARCHITECTURE, OPERATIONS, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
+PAGES = [README, CONFIGURATION, API, ARCHITECTURE, OPERATIONS, ROOT / "docs" / "client.md", ROOT / "CHANGELOG.md"]
+PAGES.append(ROOT / "CONTRIBUTING.md")
 MODEL_YAML = [
     (page.name, index)
     for page in (README, CONFIGURATION)
@@ -140,7 +141,7 @@ def test_options_of_up_are_told() -> None:
 
 def test_python_can_be_read() -> None:
     sources = blocks(README, "python")
-    assert len(sources) == 4
+    assert len(sources) == 5
     for source in sources:
         ast.parse(source)
 
