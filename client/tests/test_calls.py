@@ -92,13 +92,8 @@ def test_an_output_that_is_null() -> None:
 def test_a_batchs_envelope_is_the_query() -> None:
     raw = {"id": "batch_1", "model": "m", "version": "1", "state": "queued", "counts": {"total": 2}}
     world = World(raw)
-    options = {
-        "labels": {"a": "b"},
-        "parameters": {"x": 1},
-        "webhook": "https://h/",
-        "deadline_s": 60,
-        "priority": "low",
-    }
+    options = {"labels": {"a": "b"}, "parameters": {"x": 1}, "webhook": "https://h/"}
+    options |= {"deadline_s": 60, "priority": "low"}
     made = world.run(batches.batch(POLICY, "m", bodies.lines([1, {"t": "é"}]), options))
     (request,) = world.asked
     assert request.params == {

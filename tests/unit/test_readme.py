@@ -35,13 +35,14 @@ CONFIGURATION = ROOT / "docs" / "configuration.md"
 API = ROOT / "docs" / "api.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
-PAGES = [README, CONFIGURATION, API, ARCHITECTURE, OPERATIONS, ROOT / "docs" / "client.md", ROOT / "CHANGELOG.md"]
-PAGES.append(ROOT / "CONTRIBUTING.md")
+PAGES = [README, CONFIGURATION, API, ARCHITECTURE, OPERATIONS, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
 MODEL_YAML = [
     (page.name, index)
     for page in (README, CONFIGURATION)
     for index in range(len(page.read_text().split("```yaml")) - 1)
 ]
+
+PAGES.append(ROOT / "docs" / "client.md")
 
 
 def blocks(page: Path, language: str) -> list[str]:
