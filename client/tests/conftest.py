@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with (
         EmbeddedServer(tmp_path_factory.mktemp("redis")) as server,
         worker(server.url, MODELS),
-        api(server.url, MODELS) as found,
+        api(server.url, MODELS, ML_OUTBOUND_ALLOW="127.0.0.0/8") as found,
     ):
         yield found
 
@@ -61,6 +62,14 @@ def proxy(url: str) -> Iterator[Proxy]:
     """Before the service; passes all on until told otherwise."""
     with Proxy(url) as running:
         yield running
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Look again until it is true."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 class Blocking:
@@ -125,12 +134,3 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
 def client(make: Make, url: str) -> Any:
     """A client of the service."""
     return make(url)
-
-
-@pytest.fixture(scope="session")
-def pages() -> Path:
-    """The repository's docs/; skipped where only the wheel is."""
-    found = Path(__file__).parents[2] / "docs"
-    if not (found / "client.md").exists():
-        pytest.skip("no checkout here")
-    return found

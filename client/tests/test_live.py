@@ -7,13 +7,11 @@ import json
 import re
 import socket
 import threading
-import time
-from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
-from conftest import Make
+from conftest import Make, wait_until
 from misbehaving import Proxy, answer
 
 import ml_service_client
@@ -32,13 +30,6 @@ from ml_service_client import (
 )
 
 SLOW = {"sleep_ms": 1500}
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_inference(client: Any) -> None:
