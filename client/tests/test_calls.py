@@ -100,7 +100,7 @@ def test_a_batchs_envelope_is_the_query() -> None:
         "model": "m",
         "labels": '{"a":"b"}',
         "parameters": '{"x":1}',
-        "webhook": "https://h/",
+        "webhook": '"https://h/"',
         "deadline_s": "60",
         "priority": "low",
     }
