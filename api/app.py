@@ -17,7 +17,7 @@ from api.measure import Measure
 from api.metrics import Metrics
 from api.middleware import BodyCap, PlainPath, RequestId
 from api.observe import Observe
-from api.routes import dead, inference, jobs, keys, models, ops, registry
+from api.routes import dead, inference, jobs, keys, models, operators, ops, registry
 from shared import tracing
 from shared.catalog import load_catalog
 from shared.logs import get_logger
@@ -62,7 +62,7 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
         telemetry=_NO_TELEMETRY,
     )
     app.state.services = parts
-    app.state.metrics = Metrics(parts.submitter, parts.catalog, parts.presence, parts.measures)
+    app.state.metrics = Metrics(parts.submitter, parts.catalog, parts.presence, parts.pauses, parts.measures)
     # The last added is the outermost.
     app.add_middleware(Inflate, most=settings.max_body_bytes)
     app.add_middleware(BodyCap, most=settings.max_body_bytes)
@@ -72,7 +72,7 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
     app.add_middleware(Measure, measures=parts.measures)
     if settings.access_log or tracing.on():
         app.add_middleware(Observe, access_log=settings.access_log)
-    for face in (inference, jobs, models, registry, ops, dead, keys):
+    for face in (inference, jobs, models, registry, operators, ops, dead, keys):
         app.include_router(face.router)
     add_error_handlers(app)
     describe(app)

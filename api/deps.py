@@ -14,14 +14,17 @@ from api.disk import Disk
 from api.jobs import JobService
 from api.keys import KeyService
 from api.measure import Measures
+from api.pauses import Pauses
 from api.periodic import Periodic
 from api.presence import Presence
+from api.purge import Purge
 from api.rates import RateLimiter
 from api.registry import LiveRegistry
 from api.rollouts import Rollouts
 from api.submitter import LOST, Submitter
 from api.sweeper import Sweeper
 from api.waiter import Waiter
+from api.workers import WorkerService
 from shared import keys
 from shared.catalog import Catalog
 from shared.errors import ConfigError, StoreUnavailable
@@ -41,6 +44,9 @@ class Services:
     submitter: Submitter
     waiter: Waiter
     presence: Presence
+    pauses: Pauses
+    purge: Purge
+    workers: WorkerService
     disk: Disk | None
     jobs: JobService
     dead: DeadLetters
@@ -98,6 +104,7 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
     presence = Presence(client, submitter, catalog)
     disk = Disk(client) if settings.durability == "fsync" else None
     registry = LiveRegistry(RegistryStore(connect(settings), Catalog(catalog.models)), submitter, catalog)
+    pauses = Pauses(registry, submitter)
     measures = Measures()
     jobs = JobService(
         settings,
@@ -105,13 +112,14 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
         submitter,
         waiter,
         presence,
+        pauses=pauses,
         rates=RateLimiter(client),
         disk=disk,
         waits=measures.waits,
     )
     dead = DeadLetters(settings, registry, client, submitter, disk=disk)
     sweeper = Sweeper(submitter, catalog, dead_ttl_s=settings.dead_ttl_s)
-    rollouts = Rollouts(registry, presence, submitter)
+    rollouts = Rollouts(registry, presence, submitter, pauses)
     return Services(
         settings=settings,
         catalog=catalog,
@@ -120,6 +128,9 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
         submitter=submitter,
         waiter=waiter,
         presence=presence,
+        pauses=pauses,
+        purge=Purge(registry, submitter),
+        workers=WorkerService(presence, submitter),
         disk=disk,
         jobs=jobs,
         dead=dead,

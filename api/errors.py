@@ -33,6 +33,7 @@ STATUS: dict[str, int] = {
     "model_not_found": 404,
     "job_not_found": 404,
     "letter_not_found": 404,
+    "worker_not_found": 404,
     "unauthorized": 401,
     "forbidden": 403,
     "key_not_found": 404,

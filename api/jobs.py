@@ -16,6 +16,7 @@ from api.auth import Caller
 from api.backlog import refused, too_many
 from api.disk import Disk
 from api.inputs import InInput, place
+from api.pauses import Pauses
 from api.presence import Presence
 from api.rates import RateLimiter
 from api.registry import LiveRegistry
@@ -90,6 +91,7 @@ class JobService:
         waiter: Waiter,
         presence: Presence,
         *,
+        pauses: Pauses,
         rates: RateLimiter,
         disk: Disk | None,
         waits: Gauge,
@@ -100,6 +102,7 @@ class JobService:
         self._submitter = submitter
         self._waiter = waiter
         self._presence = presence
+        self._pauses = pauses
         self._rates = rates
         self._disk = disk
 
@@ -212,7 +215,8 @@ class JobService:
                 job.waiting_for = Wait(code="start", message="its start: it was sent with a countdown or an eta")
             else:
                 with contextlib.suppress(StoreUnavailable):  # the job itself is known
-                    job.waiting_for = wait_of(job, await self._presence.workers())
+                    paused = job.model in await self._pauses.read()
+                    job.waiting_for = wait_of(job, await self._presence.workers(), paused=paused)
         return job
 
     async def outcome(self, job_id: str) -> bytes:

@@ -33,6 +33,8 @@ LOADING = "ml:loading:"  # string: ml:loading:<model>@<version>, the worker that
 KEYS = "ml:keys"  # hash: SHA-256 of an API key's secret -> the key as JSON (shared/api_keys.py)
 RATE = "ml:rate"  # strings: the windows of rate limits
 REGISTRY = "ml:registry"  # hash: which models there are to be (shared/registry.py), as JSON, and the etag of that
+PAUSED = "ml:paused"  # hash: the models that workers start no job of -> since when, ms
+DRAIN = "ml:drain:"  # string: ml:drain:<worker process>, which is to finish what it has and leave
 SCHEMA = "ml:schema:"  # string: a version's input schema, for 30 days
 REPLY = "ml:reply:"  # channel: one API process
 PROBE = "ml:probe"  # string: written by readiness checks, for seconds
@@ -42,6 +44,7 @@ CONTROL_EXCHANGE = "ml.pidbox"
 EVENT_EXCHANGE = "ml.ev"
 
 SCHEMA_TTL_S = 30 * 24 * 3600
+DRAIN_TTL_S = 600
 DEAD_TTL_S = 7 * 24 * 3600
 USAGE_TTL_S = 400 * 24 * 3600
 USAGE_TTL_MS = USAGE_TTL_S * 1000
@@ -67,7 +70,7 @@ LATENCY_BOUNDS = " ".join(map(str, LATENCY_BOUNDS_MS))
 
 NO_TTL = re.compile(
     r"^(ml\.unacked(_holder|_index)?|ml\.delayed(_index)?|ml:deadlines|ml:registry|ml:dead|ml:count:.*"
-    r"|ml:(keys|owned:.*|active)|ml\.(lane|turns):.*"
+    r"|ml:(keys|owned:.*|active|paused)|ml\.(lane|turns):.*"
     r"|ml(\x06\x16\d)?|ml\.[^.]+\..*"  # queue lists
     r"|_kombu\.binding(_permanent)?\..*|_kombu\.binding_deadlines)$"
 )

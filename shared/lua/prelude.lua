@@ -1,6 +1,6 @@
 -- Put in front of every script by shared/calls.py, after the constants of shared/keys.py (JOB, OUTCOME, PAYLOAD,
 -- IDEMPOTENCY, COUNTERS, DEADLINES, UNACKED, HOLDERS, LEASES, DELAYED, DUE, BEAT, LANE, TURNS, OWNED, ACTIVE, USAGE,
--- USAGE_TTL_MS, ANONYMOUS, CELERY, DEAD, WORKER, WORKERS, REGISTRY, PARKED, LATENCY_BOUNDS).
+-- USAGE_TTL_MS, ANONYMOUS, CELERY, DEAD, WORKER, WORKERS, REGISTRY, PAUSED, PARKED, LATENCY_BOUNDS).
 -- Time is Redis TIME in ms, never a host's clock.
 
 local time = redis.call('TIME')
@@ -74,6 +74,13 @@ end
 -- The caller has chosen a version by a registry that is not the one any more: it may choose another one now.
 local function outdated(etag)
   return (redis.call('HGET', REGISTRY, 'etag') or '') ~= etag
+end
+
+-- The models that workers start no job of, by name.
+local function paused_models()
+  local paused = {}
+  for _, model in ipairs(redis.call('HKEYS', PAUSED)) do paused[model] = true end
+  return paused
 end
 
 local function field(id, name)
