@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shared.calls import Call, iso_now, script
+from shared.messages import VERSION
 
 Where = Literal["lists", "held", "delayed"]
 
@@ -26,5 +27,5 @@ class Purged:
 
 def purge(lists: Sequence[str], refs: Sequence[str], *, where: Where, cursor: str = "0", most: int) -> Call[Purged]:
     """About `most` jobs of `refs` (whose lists are `lists`) that have not started end as canceled."""
-    args: list[str | int] = [where, cursor, most, iso_now(), *refs]
+    args: list[str | int] = [where, cursor, most, iso_now(), VERSION, *refs]
     return Call(script("purge"), lists, args, lambda reply: Purged(reply[0], reply[1].decode()))

@@ -28,11 +28,8 @@ local function file(list, raw)
   local properties = readable and type(message) == 'table' and message.properties
   local tag = type(properties) == 'table' and properties.delivery_tag
   local headers = readable and type(message) == 'table' and message.headers
-  local version = type(headers) == 'table' and tonumber(headers.ml)
-  if version and version > known then
-    local parked = list .. PARKED .. version
-    redis.call('LPUSH', parked, raw)
-    redis.call('PEXPIRE', parked, PARKED_TTL_MS)
+  if parked(list, raw, headers, known) then
+    return
   elseif type(tag) == 'string' and type(headers) == 'table' then
     redis.call('HSET', UNACKED, tag, list .. '\n' .. raw)
     redis.call('HSET', HOLDERS, tag, holder)

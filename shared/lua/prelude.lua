@@ -1,6 +1,6 @@
 -- Put in front of every script by shared/calls.py, after the constants of shared/keys.py (JOB, OUTCOME, PAYLOAD,
 -- IDEMPOTENCY, COUNTERS, DEADLINES, UNACKED, HOLDERS, LEASES, DELAYED, DUE, BEAT, LANE, TURNS, OWNED, ACTIVE, USAGE,
--- USAGE_TTL_MS, ANONYMOUS, CELERY, DEAD, WORKER, WORKERS, REGISTRY, PAUSED, PARKED, LATENCY_BOUNDS).
+-- USAGE_TTL_MS, ANONYMOUS, CELERY, DEAD, WORKER, WORKERS, REGISTRY, PAUSED, PARKED, PARKED_TTL_MS, LATENCY_BOUNDS).
 -- Time is Redis TIME in ms, never a host's clock.
 
 local time = redis.call('TIME')
@@ -90,6 +90,16 @@ end
 local function count(id, name, by)
   local ref = field(id, 'ref')
   if ref then redis.call('HINCRBY', COUNTERS .. ref, name, by) end
+end
+
+-- A message that is newer than its taker understands waits aside for those who do. Whether it is.
+local function parked(list, raw, headers, known)
+  local version = type(headers) == 'table' and tonumber(headers.ml)
+  if not version or version <= known then return false end
+  local aside = list .. PARKED .. version
+  redis.call('LPUSH', aside, raw)
+  redis.call('PEXPIRE', aside, PARKED_TTL_MS)
+  return true
 end
 
 local function forget_message(tag)
