@@ -26,7 +26,7 @@ async def list_workers(request: Request) -> Response:
 
 
 @router.post(
-    "/v1/workers/{name}/drain",
+    "/v1/workers/{worker}/drain",
     summary="Let a worker leave",
     status_code=202,
     response_model=None,
@@ -35,10 +35,10 @@ async def list_workers(request: Request) -> Response:
         **problems(403, 404, 503),
     },
 )
-async def drain(request: Request, name: str) -> Response:
+async def drain(request: Request, worker: str) -> Response:
     """As on SIGTERM: it takes nothing more, finishes the batch on its device, gives the rest back and exits with 0.
-    Whoever keeps it running may start another. `name`, or the `id` of one process."""
-    return _json(Draining(draining=await services(request).workers.drain(name)), status=202)
+    Whoever keeps it running may start another. Its name, or the `id` of one process."""
+    return _json(Draining(draining=await services(request).workers.drain(worker)), status=202)
 
 
 @router.post(

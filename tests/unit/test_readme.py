@@ -195,7 +195,7 @@ def test_the_readmes_curl_bodies_are_requests() -> None:
 
 
 def test_the_http_contracts_examples_are_what_the_code_takes_and_gives() -> None:
-    asked, answered, queued, job = (json.loads(block) for block in blocks(API, "json"))
+    asked, answered, queued, job, worker = (json.loads(block) for block in blocks(API, "json"))
     InferenceRequest.model_validate(asked)
     JobRequest.model_validate(queued)
     InferenceAnswer.model_validate(answered)
