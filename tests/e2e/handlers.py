@@ -28,6 +28,7 @@ class Moody(Handler[Order, Order]):
 
     task = "moody"
     example = [Order()]
+    uses_torch = False
 
     def prepare(self, item: Order, parameters: Any) -> Any:
         """Refuses `refuse` before the device."""
@@ -80,8 +81,6 @@ class Broken(Moody):
 class Large(Moody):
     """Takes `mb` of memory as long as it is loaded, and a second to load."""
 
-    uses_torch = False
-
     def load(self, ctx: Context) -> None:
         """Every page is touched."""
         if Path(ctx.options.get("broken", "")).is_file():
@@ -106,6 +105,7 @@ class Brittle(Handler[Note, Note]):
 
     task = "brittle"
     example = [Note(text="hello")]
+    uses_torch = False
 
     def load(self, ctx: Context) -> None:
         """The file's path is an option in models.yaml."""
@@ -129,12 +129,6 @@ class Threads(Handler[Order, Order]):
         import torch
 
         return [Order(n=torch.get_num_threads()) for _ in batch]
-
-
-class Light(Moody):
-    """The same, sooner ready."""
-
-    uses_torch = False
 
 
 class Quoting(Handler[Note, Note]):

@@ -19,6 +19,7 @@ class Words(Handler[Text, Text]):
     task = "words"
     example = [Text(text="one two")]
     padded = True
+    uses_torch = False
 
     def prepare(self, item: Text, parameters: Any) -> Prepared:
         """A word costs one."""

@@ -28,7 +28,7 @@ models:
     task: echo
     versions: {"1": {}}
   light:
-    handler: tests/e2e/handlers.py:Light
+    handler: tests/e2e/handlers.py:Moody
     versions: {"1": {}}
 """
 SPAN = "00f067aa0ba902b7"  # the caller's own

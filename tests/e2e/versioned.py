@@ -29,6 +29,7 @@ class Versioned(Handler[Call, Answer]):
 
     task = "versioned"
     example = [Call()]
+    uses_torch = False
 
     def load(self, ctx: Context) -> None:
         """Raises while it is broken."""
