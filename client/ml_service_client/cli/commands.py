@@ -8,10 +8,12 @@ import sys
 
 import typer
 
-from ml_service_client.cli import admin, keys
+from ml_service_client.cli import admin, bulk, dead, jobs, keys, models, operators, top, webhooks
+from ml_service_client.cli.ending import Group
 
 app = typer.Typer(
     name="ml-service",
+    cls=Group,
     help="Run and use ml-service: models behind a queue, batched, with nothing accepted ever lost.",
     no_args_is_help=True,
     add_completion=False,
@@ -50,9 +52,16 @@ def pull(context: typer.Context) -> None:
     _become("worker", ["pull", *context.args])
 
 
-app.command()(admin.apply)
-app.command()(admin.rollback)
-app.add_typer(keys.app, name="keys")
+_JOBS, _MODELS, _OPERATE = "Jobs", "Models", "Operate"
+for command in (jobs.submit, jobs.wait, jobs.get, jobs.cancel, bulk.bulk, jobs.jobs):
+    app.command(rich_help_panel=_JOBS)(command)
+app.add_typer(webhooks.app, name="webhooks", rich_help_panel=_JOBS)
+for command in (models.models, admin.apply, admin.rollback):
+    app.command(rich_help_panel=_MODELS)(command)
+for command in (top.top, operators.pause, operators.resume, operators.purge, operators.drain, operators.requeue):
+    app.command(rich_help_panel=_OPERATE)(command)
+app.add_typer(dead.app, name="dead", rich_help_panel=_OPERATE)
+app.add_typer(keys.app, name="keys", rich_help_panel=_OPERATE)
 
 
 def _become(package: str, arguments: list[str]) -> None:
