@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -52,14 +53,16 @@ def pull(context: typer.Context) -> None:
     _become("worker", ["pull", *context.args])
 
 
+def _add(panel: str, *commands: Callable[..., None]) -> None:
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+
+
 _JOBS, _MODELS, _OPERATE = "Jobs", "Models", "Operate"
-for command in (jobs.submit, jobs.wait, jobs.get, jobs.cancel, bulk.bulk, jobs.jobs):
-    app.command(rich_help_panel=_JOBS)(command)
+_add(_JOBS, jobs.submit, jobs.wait, jobs.get, jobs.cancel, bulk.bulk, jobs.jobs)
 app.add_typer(webhooks.app, name="webhooks", rich_help_panel=_JOBS)
-for command in (models.models, admin.apply, admin.rollback):
-    app.command(rich_help_panel=_MODELS)(command)
-for command in (top.top, operators.pause, operators.resume, operators.purge, operators.drain, operators.requeue):
-    app.command(rich_help_panel=_OPERATE)(command)
+_add(_MODELS, models.models, admin.apply, admin.rollback)
+_add(_OPERATE, top.top, operators.pause, operators.resume, operators.purge, operators.drain, operators.requeue)
 app.add_typer(dead.app, name="dead", rich_help_panel=_OPERATE)
 app.add_typer(keys.app, name="keys", rich_help_panel=_OPERATE)
 

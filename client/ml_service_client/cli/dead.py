@@ -10,7 +10,7 @@ import typer
 from ml_service_client.cli.operators import filters
 from ml_service_client.cli.service import HERE, Url, client
 from ml_service_client.cli.terminal import AsJson, ago, say, show_json, table
-from ml_service_client.types import instant
+from ml_service_client.types import Json, instant
 
 app = typer.Typer(
     help="Dead letters: messages that nobody could work on. List, show, retry, drop.", no_args_is_help=True
@@ -32,7 +32,8 @@ def list_letters(
     url: Url = HERE,
 ) -> None:
     """The newest first. With --json one a line."""
-    params, found, after = filters(wanted), [], None
+    params, after = filters(wanted), None
+    found: list[Json] = []
     with client(url) as service:
         while len(found) < limit:
             more = {"limit": str(min(_PAGE, limit - len(found))), **({"after": after} if after else {})}
@@ -60,7 +61,7 @@ def list_letters(
     table(["LETTER", "REASON", "MODEL", ">AGE", ">ATTEMPTS", "WORKER", "JOB"], rows)
 
 
-def _ref(letter: dict[str, object]) -> str | None:
+def _ref(letter: Json) -> str | None:
     model, version = letter["model"], letter["version"]
     return f"{model}@{version}" if version else str(model) if model else None
 

@@ -66,7 +66,7 @@ def usage(message: str) -> Failure:
 def _tell_service(error: MLServiceError) -> None:
     hint = "; set ML_SERVICE_API_KEY" if isinstance(error, Unauthorized) else ""
     faults = [{"pointer": fault.pointer, "code": fault.code, "message": fault.message} for fault in error.errors]
-    told = {"code": error.code, "detail": error.detail, "errors": faults, "job": error.job}
+    told: dict[str, Any] = {"code": error.code, "detail": error.detail, "errors": faults, "job": error.job}
     told |= {"status": error.status, "request_id": error.request_id}
     where = f" (job {error.job})" if error.job else ""
     _tell(f"{error.detail}{where}{hint}", told, [f"{fault['pointer'] or '/'}: {fault['message']}" for fault in faults])

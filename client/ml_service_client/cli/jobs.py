@@ -46,6 +46,8 @@ def submit(
 ) -> None:
     """Queue a job, and print its id; with --wait its output."""
     options = job_options(version, parameters, priority, deadline, result_ttl, label)
+    if timeout is not None and not wait:
+        raise usage("--timeout: only with --wait")
     with client(url) as service:
         value = _input(service, model, inputs.read(given))
         held_s = 0.0 if not wait else 25.0 if timeout is None else min(25.0, timeout)
@@ -125,7 +127,7 @@ def _end(job: Job, *, as_json: bool) -> None:
 
 
 def wait(ids: Ids, *, timeout: Timeout = None, as_json: AsJson = False, url: Url = HERE) -> None:
-    """Wait for jobs, and print their outputs, one a line in the order of the ids. Exit code 3 if one did not succeed."""
+    """Wait for jobs, and print their outputs, one a line in the order of the ids. Exit code 3 where one has none."""
     failed = False
     end = None if timeout is None else time.monotonic() + timeout
     with client(url) as service:
@@ -137,9 +139,9 @@ def wait(ids: Ids, *, timeout: Timeout = None, as_json: AsJson = False, url: Url
             elif job.succeeded:
                 show_json(job.output)
             else:
-                assert job.error or job.state == "canceled"  # noqa: S101 - it has ended
                 show_json(None)
-                note(f"job {job.id}: {job.error.code}: {job.error.message}" if job.error else f"job {job.id}: canceled")
+                error = job.failure()
+                note(f"job {job.id}: {error.code}: {error.detail}", "red")
     if failed:
         raise typer.Exit(FAILED)
 

@@ -85,10 +85,11 @@ def requeue(
     if bool(wanted) == all_:
         raise usage("requeue: say which by --filter, or --all")
     params = filters(wanted)
-    retried, failed, after = 0, [], None
+    retried, after = 0, None
+    failed: list[dict[str, Any]] = []
     with client(url, timeout=_PURGE_S, retries=0) as service:
         while True:
-            more = {"after": after} if after else {}
+            more: dict[str, str | list[str]] = {"after": after} if after else {}
             done = service.request("POST", "/v1/dead/requeue", params=params | more)
             retried, after = retried + done["retried"], done["next"]
             failed += done["failed"]

@@ -1,6 +1,7 @@
 """What a command says, and how: people get tables and colours, programs JSON and plain text.
 
-Results go to stdout, all else to stderr. Rich leaves colours away where there is no terminal, and where NO_COLOR is set.
+Results go to stdout, all else to stderr. Rich leaves colours away where there is no terminal, and where
+NO_COLOR is set.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ def top(
     as_json: AsJson = False,
     url: Url = HERE,
 ) -> None:
-    """Workers, devices, memory, queues, rates and batch sizes, live; Ctrl-C ends it. Needs a key of the scope admin. With
-    --json a line for each look."""
+    """Workers, devices, memory, queues, rates and batch sizes, live; Ctrl-C ends it. Needs a key of the scope admin.
+    With --json a line for each look."""
     screen = console()
     with client(url) as service:
         seen = look(service, None)
