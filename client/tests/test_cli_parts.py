@@ -70,7 +70,6 @@ def test_values_of_the_command_line(tmp_path: Path) -> None:
         (b"plain words", {"text": "plain words"}),
         (b'"quoted"', {"text": "quoted"}),
         (b"42", {"text": "42"}),
-        (b'{"broken', {"text": '{"broken'}),
         (b"\xff", bulk.Bad("the line is not UTF-8")),
         (b'"half', bulk.Bad("the line is no JSON")),
     ],
@@ -80,6 +79,9 @@ def test_values_of_lines(raw: bytes, value: Any) -> None:
 
 
 def test_a_line_that_is_no_input_of_this_model() -> None:
+    broken = bulk.value_of(b'{"broken', inputs.Shape(text="text"))
+    assert isinstance(broken, bulk.Bad)
+    assert broken.message.startswith("the input begins like JSON")
     assert isinstance(bulk.value_of(b"words", inputs.Shape()), bulk.Bad)
     assert bulk.value_of(b"7", inputs.Shape(open=True)) == 7
 

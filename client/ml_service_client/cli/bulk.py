@@ -158,7 +158,10 @@ def value_of(raw: bytes, shape: inputs.Shape) -> Any:
         text = raw.decode()
     except UnicodeDecodeError:
         return Bad("the line is not UTF-8")
-    value = inputs.as_json(text)
+    try:
+        value = inputs.as_json(text)
+    except Failure as error:
+        return Bad(str(error))
     if value is not None:
         return value
     if shape.text and text[:1] == '"':

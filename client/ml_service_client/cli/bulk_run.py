@@ -102,9 +102,16 @@ class Results:
         what a run has written."""
         self.path.touch()
         self._file = self.path.open("r+b")
-        _lock(self._file, self.path)
+        try:
+            self._go_on(self._file)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _go_on(self, file: IO[bytes]) -> None:
+        _lock(file, self.path)
         good = 0
-        for line in self._file:
+        for line in file:
             if not line.endswith(b"\n"):
                 break
             if not line.startswith(b'{"index":%d,"state":"' % self.done):
@@ -112,8 +119,8 @@ class Results:
             self.failed += not line.startswith(b'{"index":%d,"state":"succeeded"' % self.done)
             self.done += 1
             good += len(line)
-        self._file.seek(good)
-        self._file.truncate()
+        file.seek(good)
+        file.truncate()
 
     def write(self, state: str, **more: Any) -> None:
         """The next line."""

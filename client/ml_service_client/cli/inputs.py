@@ -54,13 +54,14 @@ def _resolved(part: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_json(text: str) -> Any:
-    """A JSON object or list; None: it is none."""
+    """A JSON object or list; None: it is another text. Raises Failure for what begins like one and is none: that is a
+    mistake, rather than a text."""
     if text.lstrip()[:1] not in ("{", "["):
         return None
     try:
         return json.loads(text)
-    except ValueError:
-        return None
+    except ValueError as error:
+        raise Failure(f"the input begins like JSON, and is none: {error}") from None
 
 
 def read(given: str) -> str | bytes:
