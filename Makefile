@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-update up dev test fuzz audit test-redis7 slow lint types imports check format bench bench-wake bench-loss chaos soak \
+.PHONY: help install demo demo-update up dev test fuzz openapi-test audit test-redis7 slow lint types imports check format bench bench-wake bench-loss chaos soak \
 	gpu compose-test alerts monitoring-test clean
 
 help: ## This list
@@ -56,6 +56,11 @@ test: $(STAMP) ## The tests
 
 fuzz: $(STAMP) ## Hostile inputs for every decoder, for SECONDS (600) and more; fails at the first that is not refused cleanly
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
+
+openapi-test: $(STAMP) ## Schemathesis on a live service: every answer is the one that /openapi.json tells (about 5 minutes)
+	@test -x .venv-openapi/bin/st || { $(BIN)/python -m venv .venv-openapi && \
+		.venv-openapi/bin/python -m pip install --disable-pip-version-check --no-input --quiet 'schemathesis>=4.32,<5'; }
+	@$(BIN)/python -m tests.contract --checks all $(ARGS)
 
 audit: $(STAMP) ## Known vulnerabilities of what is installed, by pip-audit; fails on any
 	@scripts/audit.sh $(ARGS)
@@ -113,6 +118,6 @@ monitoring-test: $(STAMP) ## A real Prometheus on a real stack: every query of t
 	@$(BIN)/python -m pytest -m slow tests/e2e/test_metrics.py $(ARGS)
 
 clean: ## Remove .venv and what the tools left (not .ml-service, which holds accepted jobs)
-	rm -rf .venv .venv-audit build dist *.egg-info client/*.egg-info client/build .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf .venv .venv-audit .venv-openapi build dist *.egg-info client/*.egg-info client/build .pytest_cache .mypy_cache .ruff_cache \
 		.import_linter_cache .hypothesis demo.png demo-update.png
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

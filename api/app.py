@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
-from api.auth import Authenticate, Keyring
+from api.auth import OPEN, Authenticate, Keyring
 from api.deps import make_services
 from api.docs import describe
 from api.errors import add_error_handlers
@@ -19,7 +19,7 @@ from api.middleware import BodyCap, PlainPath, RequestId
 from api.observe import Observe
 from api.routes import dead, inference, jobs, keys, models, operators, ops, registry
 from shared import tracing
-from shared.catalog import load_catalog
+from shared.catalog import ModelsFile, ModelSpec, VersionSpec, load_catalog
 from shared.logs import get_logger
 from shared.loopback import needs_keys
 from shared.settings import Settings
@@ -75,5 +75,6 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
     for face in (inference, jobs, models, registry, operators, ops, dead, keys):
         app.include_router(face.router)
     add_error_handlers(app)
-    describe(app)
+    bodies = (ModelsFile, ModelSpec, VersionSpec, registry.Traffic, keys.KeyRequest, keys.RotateRequest)
+    describe(app, *bodies, open_paths=OPEN)
     return app

@@ -144,6 +144,8 @@ class DeadLetters:
         return size if size or await self._submitter.one(Command("EXISTS", key)) else None
 
     async def _older(self, after: str | None, count: int) -> list[Entry]:
+        if after is not None and not after.replace("-", "").strip("0"):
+            return []  # nothing is older than 0-0, which Redis calls an error
         # Not among the submits: a page of letters is large, and theirs would wait for it.
         try:
             found: Any = await self._client.xrevrange(keys.DEAD, max=f"({after}" if after else "+", count=count)

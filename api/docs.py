@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from fastapi import FastAPI
@@ -10,14 +11,15 @@ from pydantic import BaseModel
 
 from api.bodies import INFERENCE, JOBS, Face
 from api.errors import PROBLEM_JSON
-from api.schemas import Problem
+from api.schemas import ProblemDocument
 
+_KEY = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]*[!-~][ -~]*$"}
 _FILE = {"type": "string", "format": "binary"}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The problem answers of a route."""
-    schema = {"$ref": "#/components/schemas/Problem"}
+    schema = {"$ref": "#/components/schemas/ProblemDocument"}
     return {
         status: {"content": {PROBLEM_JSON: {"schema": schema}}, "description": _MEANING[status]} for status in statuses
     }
@@ -47,18 +49,42 @@ def _self_contained(model: type[BaseModel]) -> dict[str, Any]:
     return schema
 
 
+def links(names: dict[str, str], *targets: str) -> dict[str, Any]:
+    """OpenAPI's links to `METHOD path`s: their parameters by the fields of the answer that they are taken from."""
+    found = {}
+    for target in targets:
+        method, _, path = target.partition(" ")
+        escaped = path.replace("~", "~0").replace("/", "~1")
+        told = {name: f"$response.body#/{field}" for name, field in names.items()}
+        found[target] = {"operationRef": f"#/paths/{escaped}/{method.lower()}", "parameters": told}
+    return found
+
+
+def json_body(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
+    """`openapi_extra` of a route that reads `model` from its body itself; `describe` must be told of the model too."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
+
+
 def _body(face: Face) -> dict[str, Any]:
-    schema = _self_contained(face.schema)
-    fields = {face.model_field: {"type": "string"}, "image": _FILE}
-    for name in (face.input_field, "parameters"):
-        fields[name] = {"type": "string", "description": "JSON"}
+    schema = _self_contained(face.schema) | {"required": [face.input_field]}
+    parts = {face.input_field: "the input's other fields", "parameters": "", "labels": ""}
+    form = {
+        "schema": {
+            "type": "object",
+            "anyOf": [{"required": [face.input_field]}, {"required": ["image"]}],
+            "properties": {face.model_field: {"type": "string"}, "image": _FILE}
+            | {name: {"type": "object", "description": told or "as in JSON"} for name, told in parts.items()},
+        },
+        "encoding": {name: {"contentType": "application/json"} for name in parts},
+    }
     query = [
         {"name": name, "in": "query", "required": False, "schema": {"type": "string"}, "description": told}
         for name, told in ((face.model_field, "the model, for a raw file"), ("version", "its version"))
     ]
     headers = [
         {"name": "Prefer", "in": "header", "schema": {"type": "string"}, "description": "respond-async, wait=N"},
-        {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 255}},
+        {"name": "Idempotency-Key", "in": "header", "schema": _KEY},
     ]
     return {
         "parameters": [*query, *headers],
@@ -67,7 +93,7 @@ def _body(face: Face) -> dict[str, Any]:
             "content": {
                 "application/json": {"schema": schema},
                 "image/*": {"schema": _FILE},
-                "multipart/form-data": {"schema": {"type": "object", "properties": fields}},
+                "multipart/form-data": form,
             },
         },
     }
@@ -85,7 +111,7 @@ DEAD_QUERY = {
         {"name": name, "in": "query", "schema": schema, "description": told}
         for name, schema, told in (
             ("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 50}, "letters of a page"),
-            ("after", {"type": "string"}, "`next` of the page before"),
+            ("after", {"type": "string", "pattern": r"^\d{1,19}-\d{1,19}$"}, "`next` of the page before"),
             ("reason", {"type": "string"}, "only these"),
             ("model", {"type": "string"}, "only of this model, or `name@version`"),
             ("label", {"type": "string"}, "only with this label, as `name:value`; may be given again"),
@@ -101,15 +127,20 @@ REQUEUE_QUERY = {
 }
 
 
-def describe(app: FastAPI) -> None:
-    """The app's OpenAPI, with the parts that routes name by reference."""
+def describe(app: FastAPI, *models: type[BaseModel], open_paths: Collection[str] = ()) -> None:
+    """The app's OpenAPI, with the models that routes name by reference, and what its middleware answers."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             told = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             schemas = told.setdefault("components", {}).setdefault("schemas", {})
-            schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas |= schema.pop("$defs", {}) | {"Problem": schema}
+            named: list[type[BaseModel]] = [ProblemDocument, *models]
+            for model in named:
+                schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
+            for path, operations in told["paths"].items():
+                for operation in operations.values():
+                    _add_middleware(operation, is_open=path in open_paths)
             told["components"]["securitySchemes"] = {
                 "bearer": {"type": "http", "scheme": "bearer", "description": "an API key, where keys are on"},
                 "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -119,3 +150,15 @@ def describe(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+_PLAIN = r"^[^\x00-\x1f\x7f]+$"  # PlainPath refuses control characters
+
+
+def _add_middleware(operation: dict[str, Any], *, is_open: bool) -> None:
+    """What may be answered before a route is reached: 400 to a path that cannot be, 401 without a key."""
+    for status, told in problems(400, *(() if is_open else (401,))).items():
+        operation["responses"].setdefault(str(status), told)
+    for parameter in operation.get("parameters", ()):
+        if parameter["in"] == "path" and parameter["schema"].get("type") == "string":
+            parameter["schema"].setdefault("pattern", _PLAIN)

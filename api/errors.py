@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from shared.errors import DeadlineImpossible, Fault, QueueFull, RateLimited, ServiceError, Unauthorized, WaitEnded
 
@@ -153,8 +154,19 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
     headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(sorted(_allowed(request)))  # Starlette's own tells of one route, not of the path
     detail = f"no such path: {request.url.path}" if error.status_code == 404 else str(error.detail)
     return problem(request, code, detail, headers=headers, status=error.status_code)
+
+
+def _allowed(request: Request) -> set[str]:
+    routes = request.app.routes
+    return {
+        method
+        for method in ("DELETE", "GET", "PATCH", "POST", "PUT")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    }
 
 
 async def _gone(request: Request, error: Exception) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from shared.api_keys import Scope
 from shared.errors import Fault
@@ -16,6 +16,14 @@ from shared.types import Timing
 
 _MOST_S = MAX_DEADLINE_S
 
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")  # pydantic would read true as 1
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_number)]
 Label = Annotated[str, StringConstraints(max_length=256)]
 
 
@@ -30,10 +38,10 @@ class _Request(BaseModel):
     )
     parameters: dict[str, Any] | None = Field(None, description="the task's own; and `partial`: keep the good items")
     priority: Literal["high", "normal", "low"] = "normal"
-    deadline_s: float | None = Field(
+    deadline_s: Seconds | None = Field(
         None, gt=0, le=_MOST_S, description="after this the output is worthless: the job ends as deadline_exceeded"
     )
-    result_ttl_s: float | None = Field(None, ge=1, le=_MOST_S, description="how long the finished job can be read")
+    result_ttl_s: Seconds | None = Field(None, ge=1, le=_MOST_S, description="how long the finished job can be read")
     labels: dict[Label, Label] = Field(default_factory=dict, max_length=32, description="yours; returned with the job")
 
 
@@ -75,7 +83,7 @@ class InferenceAnswer(BaseModel):
     errors: list[Fault] | None = Field(None, description="failed positions of a call with `parameters.partial`")
 
 
-class Problem(BaseModel):
+class ProblemDocument(BaseModel):
     """RFC 9457."""
 
     type: str = "about:blank"
@@ -155,12 +163,15 @@ class OpenAIError(BaseModel):
 
 
 class Health(BaseModel):
-    """`status` is degraded while Redis is away: nothing can be queued."""
+    """`status` is degraded while Redis is away: nothing can be queued. The rest is told to who shows a key, where keys
+    are on."""
 
     status: Literal["ok", "degraded"]
-    models: dict[str, dict[str, Any]] = Field(examples=[{"bert": {"workers": 2, "queue_depth": 0}}])
-    workers: int
-    queue_depth: int
+    models: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, examples=[{"bert": {"workers": 2, "queue_depth": 0}}]
+    )
+    workers: int = 0
+    queue_depth: int = 0
 
 
 class Letter(BaseModel):

@@ -25,7 +25,7 @@ _REQUEUE_DEFAULT, _REQUEUE_MOST = 1000, 10_000
     "",
     summary="Dead letters",
     response_model=None,
-    responses={200: {"model": LetterPage}, **problems(403, 422, 503)},
+    responses={200: {"model": LetterPage}, **problems(401, 403, 422, 503)},
     openapi_extra=DEAD_QUERY,
 )
 async def page(request: Request) -> Response:
@@ -71,7 +71,7 @@ def _limit(given: str | None, default: int, most: int) -> int:
     "/{letter}",
     summary="One dead letter",
     response_model=None,
-    responses={200: {"model": LetterDetail}, **problems(403, 404, 503)},
+    responses={200: {"model": LetterDetail}, **problems(401, 403, 404, 503)},
 )
 async def read(request: Request, letter: str) -> Response:
     """With its message, the input in it, and where the rest of the input lies."""
@@ -83,7 +83,7 @@ async def read(request: Request, letter: str) -> Response:
     summary="Retry a dead letter",
     status_code=202,
     response_model=None,
-    responses={202: {"model": Job, "description": "The new job"}, **problems(403, 404, 409, 503)},
+    responses={202: {"model": Job, "description": "The new job"}, **problems(401, 403, 404, 409, 503)},
 )
 async def retry(request: Request, letter: str) -> Response:
     """A new job with the same input, under a new id; the letter is gone. It runs alone, with the service's default
@@ -96,7 +96,7 @@ async def retry(request: Request, letter: str) -> Response:
     summary="Drop a dead letter",
     status_code=204,
     response_model=None,
-    responses={204: {"description": "The letter and its payloads are gone"}, **problems(403, 404, 503)},
+    responses={204: {"description": "The letter and its payloads are gone"}, **problems(401, 403, 404, 503)},
 )
 async def drop(request: Request, letter: str) -> Response:
     """For good. Its job, if there is one, has failed and stays readable as long as any."""

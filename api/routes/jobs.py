@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from api.auth import Caller, caller_of
 from api.bodies import JOBS, read_job
 from api.deps import Services, services
-from api.docs import JOBS_BODY, WAIT_QUERY, problems
+from api.docs import JOBS_BODY, WAIT_QUERY, links, problems
 from api.errors import job_url
 from api.jobs import CallerGone, Ticket, prefixed
 from api.prefer import parse_prefer
@@ -19,6 +19,8 @@ from shared.errors import BadRequest, InvalidInput, StoreUnavailable
 from shared.types import Job
 
 router = APIRouter(prefix="/v1/jobs")
+
+_LINKS = links({"job_id": "id"}, "GET /v1/jobs/{job_id}", "DELETE /v1/jobs/{job_id}")
 
 
 def idempotency_key(request: Request) -> str | None:
@@ -58,8 +60,12 @@ async def accepted(parts: Services, ticket: Ticket, caller: Caller, *, applied: 
     status_code=202,
     response_model=None,
     responses={
-        202: {"model": Job, "description": "Accepted"},
-        200: {"model": Job, "description": "It has ended already (Prefer: wait, or a repeated Idempotency-Key)"},
+        202: {"model": Job, "links": _LINKS, "description": "Accepted"},
+        200: {
+            "model": Job,
+            "links": _LINKS,
+            "description": "It has ended already (Prefer: wait, or a repeated Idempotency-Key)",
+        },
         **problems(400, 401, 403, 404, 413, 415, 422, 429, 503),
     },
     openapi_extra=JOBS_BODY,

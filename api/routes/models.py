@@ -11,6 +11,8 @@ from fastapi.responses import Response
 
 from api.auth import caller_of, needs
 from api.deps import Services, services
+from api.docs import problems
+from api.paths import MODEL
 from api.presence import Workers
 from api.rollouts import rollout
 from api.schemas import ModelEntry, ModelList, OpenAIError
@@ -22,7 +24,7 @@ from shared.tasks import BUILT_IN
 router = APIRouter(prefix="/v1/models", dependencies=[needs(Scope.READ)])
 
 
-@router.get("", summary="All models", response_model=None, responses={200: {"model": ModelList}})
+@router.get("", summary="All models", response_model=None, responses={200: {"model": ModelList}, **problems(401, 403)})
 async def list_models(request: Request) -> Response:
     """What is configured, and which versions have a living worker; of a key with a list of models, these."""
     parts, caller = services(request), caller_of(request)
@@ -35,23 +37,23 @@ async def list_models(request: Request) -> Response:
 
 
 @router.get(
-    "/{model_id:path}",
+    f"/{MODEL}",
     summary="One model",
     response_model=None,
-    responses={200: {"model": ModelEntry}, 404: {"model": OpenAIError}},
+    responses={200: {"model": ModelEntry}, 404: {"model": OpenAIError}, **problems(401, 403)},
 )
-async def read_model(request: Request, model_id: str) -> Response:
+async def read_model(request: Request, model: str) -> Response:
     """By name, or `name@version` (or alias): then that version's schemas."""
     parts = services(request)
     workers, paused = await _look(parts)
     try:
-        if not caller_of(request).may_use(model_id.partition("@")[0]):
+        if not caller_of(request).may_use(model.partition("@")[0]):
             raise UnknownModel
-        ref = parts.catalog.resolve(model_id)
+        ref = parts.catalog.resolve(model)
     except UnknownModel as error:
         told = {"message": error.message, "type": "invalid_request_error", "param": None, "code": error.code}
         return _json({"error": told}, parts.registry.known.etag, 404)
-    pin = ref.version if "@" in model_id else None
+    pin = ref.version if "@" in model else None
     spec = parts.catalog.spec(ref.model)
     return _json(_entry(parts, ref.model, spec, workers, paused=paused, pin=pin), parts.registry.known.etag)
 

@@ -155,6 +155,8 @@ async def test_pages_and_filters(api: Api, hands: Hands, store: redis.Redis) -> 
     assert await letters(api, model="bert@1") == await letters(api, model="ber") == []
     assert await letters(api, model="bert", reason="unparsable") == []
     first = (await api.client.get("/v1/dead", params={"reason": "rejected", "limit": 3})).json()
+    none = (await api.client.get("/v1/dead", params={"after": "0-0"})).json()
+    assert none == {"letters": [], "next": None}
     rest = (await api.client.get("/v1/dead", params={"reason": "rejected", "after": first["next"]})).json()
     assert [letter["job_id"] for letter in first["letters"] + rest["letters"]] == [f"r{n}" for n in range(6, -1, -1)]
     assert rest["next"] is None
