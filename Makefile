@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-update up dev test fuzz openapi-test audit test-redis7 slow lint types imports check format bench bench-wake bench-loss chaos soak \
+.PHONY: help install demo demo-update up dev test fuzz openapi-test audit wheel-test test-redis7 slow lint types imports check format bench bench-wake bench-loss chaos soak \
 	gpu compose-test alerts monitoring-test clean
 
 help: ## This list
@@ -68,6 +68,9 @@ audit: $(STAMP) ## Known vulnerabilities of what is installed, by pip-audit; fai
 slow: $(STAMP) ## The tests that take minutes
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
+wheel-test: $(STAMP) ## The client as a wheel, alone in a new environment (Python 3.10 if there is one), on a live service
+	@$(BIN)/python -m scripts.wheel_test
+
 test-redis7: $(STAMP) ## The tests that speak to a server, on Redis 7 instead of Valkey
 	@scripts/redis7.sh $(ARGS)
 
@@ -75,8 +78,9 @@ lint: $(STAMP) ## Style and common faults
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 
-types: $(STAMP) ## Types, strictly
+types: $(STAMP) ## Types, strictly; the client's also as the oldest Python that it supports has them
 	@$(BIN)/mypy
+	@$(BIN)/mypy --python-version 3.10 --cache-dir .mypy_cache/client -p ml_service_client
 
 imports: $(STAMP) ## Who may import whom
 	@$(BIN)/lint-imports --no-logo

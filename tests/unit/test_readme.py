@@ -43,6 +43,8 @@ MODEL_YAML = [
     for index in range(len(page.read_text().split("```yaml")) - 1)
 ]
 
+PAGES.append(ROOT / "docs" / "client.md")
+
 
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
@@ -141,7 +143,7 @@ def test_options_of_up_are_told() -> None:
 
 def test_python_can_be_read() -> None:
     sources = blocks(README, "python")
-    assert len(sources) == 4
+    assert len(sources) == 5
     for source in sources:
         ast.parse(source)
 

@@ -29,8 +29,7 @@ def batch(
     """`POST /v1/batches`."""
     params: dict[str, str | list[str]] = {} if model is None else {"model": model}
     for name, value in envelope(options).items():
-        as_json = name in _IN_QUERY_AS_JSON and not isinstance(value, str)
-        params[name] = encode(value).decode() if as_json else str(value)
+        params[name] = encode(value).decode() if name in _IN_QUERY_AS_JSON else str(value)
     headers = {"Content-Type": "application/x-ndjson", **key_header(options)}
     request = Request("POST", "/v1/batches", params=params, headers=headers, content=content)
     return Batch.of(dict_of((yield from exchange(request, policy))))
