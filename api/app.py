@@ -18,7 +18,21 @@ from api.measure import Measure
 from api.metrics import Metrics
 from api.middleware import BodyCap, PlainPath, RequestId
 from api.observe import Observe
-from api.routes import batches, dead, events, files, inference, jobs, keys, models, ops, output, registry, webhooks
+from api.routes import (
+    batches,
+    dead,
+    events,
+    files,
+    inference,
+    jobs,
+    keys,
+    models,
+    operators,
+    ops,
+    output,
+    registry,
+    webhooks,
+)
 from shared import tracing
 from shared.catalog import ModelsFile, ModelSpec, VersionSpec, load_catalog
 from shared.logs import get_logger
@@ -66,7 +80,7 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
         telemetry=_NO_TELEMETRY,
     )
     app.state.services = parts
-    app.state.metrics = Metrics(parts.submitter, parts.catalog, parts.presence, parts.measures)
+    app.state.metrics = Metrics(parts.submitter, parts.catalog, parts.presence, parts.pauses, parts.measures)
     # The last added is the outermost.
     app.add_middleware(Inflate, most=body_cap(settings))
     app.add_middleware(BodyCap, most=body_cap(settings))
@@ -76,7 +90,8 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
     app.add_middleware(Measure, measures=parts.measures)
     if settings.access_log or tracing.on():
         app.add_middleware(Observe, access_log=settings.access_log)
-    for face in (inference, jobs, events, output, batches, files, models, registry, ops, dead, keys, webhooks):
+    faces = (inference, jobs, events, output, batches, files, models, registry, operators, ops, dead, keys, webhooks)
+    for face in faces:
         app.include_router(face.router)
     add_error_handlers(app)
     bodies = (ModelsFile, ModelSpec, VersionSpec, registry.Traffic, keys.KeyRequest, keys.RotateRequest)

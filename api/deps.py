@@ -25,9 +25,11 @@ from api.jobs import JobService
 from api.keys import KeyService
 from api.listing import JobList
 from api.measure import Measures
+from api.pauses import Pauses
 from api.payloads import ApiPayloads
 from api.periodic import Periodic
 from api.presence import Presence
+from api.purge import Purge
 from api.rates import RateLimiter
 from api.reaper import Reaper
 from api.references import References
@@ -36,6 +38,7 @@ from api.rollouts import Rollouts
 from api.submitter import LOST, Submitter
 from api.sweeper import Sweeper
 from api.waiter import Waiter
+from api.workers import WorkerService
 from shared import keys
 from shared.addresses import Rules
 from shared.catalog import Catalog
@@ -60,6 +63,9 @@ class Services:
     submitter: Submitter
     waiter: Waiter
     presence: Presence
+    pauses: Pauses
+    purge: Purge
+    workers: WorkerService
     disk: Disk | None
     payloads: ApiPayloads
     files: FileService
@@ -147,6 +153,7 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
     payloads = ApiPayloads(settings, Payloads(settings, connect(settings)), submitter)
     files = FileService(settings, submitter, payloads)
     outbound = _outbound(settings)
+    pauses = Pauses(registry, submitter)
     measures = Measures()
     rates = RateLimiter(client)
     uploads = Uploads(settings, registry, submitter, presence, rates)
@@ -157,6 +164,7 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
         submitter,
         waiter,
         presence,
+        pauses=pauses,
         rates=rates,
         intake=Intake(settings, References(settings, files, payloads, outbound)),
         payloads=payloads,
@@ -166,7 +174,7 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
     )
     dead = DeadLetters(settings, registry, client, submitter, payloads=payloads, disk=disk)
     sweeper = Sweeper(submitter, catalog, dead_ttl_s=settings.dead_ttl_s)
-    rollouts = Rollouts(registry, presence, submitter)
+    rollouts = Rollouts(registry, presence, submitter, pauses)
     secrets = WebhookSecrets(submitter)
     bodies = Bodies(submitter, most=settings.webhook_output_bytes)
     deliverer = Deliverer(settings, client, submitter, bodies, secrets) if settings.webhook_delivery == "api" else None
@@ -178,12 +186,15 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
         submitter=submitter,
         waiter=waiter,
         presence=presence,
+        pauses=pauses,
+        purge=Purge(registry, submitter),
+        workers=WorkerService(presence, submitter),
         disk=disk,
         payloads=payloads,
         files=files,
         outbound=outbound,
         jobs=jobs,
-        listing=JobList(submitter, presence),
+        listing=JobList(submitter, presence, pauses),
         uploads=uploads,
         batches=batches,
         dead=dead,

@@ -209,7 +209,15 @@ DEAD_QUERY = {
             ("after", {"type": "string", "pattern": r"^\d{1,19}-\d{1,19}$"}, "`next` of the page before"),
             ("reason", {"type": "string"}, "only these"),
             ("model", {"type": "string"}, "only of this model, or `name@version`"),
+            ("label", {"type": "string"}, "only with this label, as `name:value`; may be given again"),
         )
+    ]
+}
+REQUEUE_QUERY = {
+    "parameters": [
+        {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 10_000}}
+        | {"description": "letters to look at (1000)"},
+        *DEAD_QUERY["parameters"][1:],
     ]
 }
 

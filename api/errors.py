@@ -37,6 +37,7 @@ STATUS: dict[str, int] = {
     "not_acceptable": 406,
     "batch_not_found": 404,
     "letter_not_found": 404,
+    "worker_not_found": 404,
     "unauthorized": 401,
     "forbidden": 403,
     "key_not_found": 404,

@@ -18,6 +18,7 @@ from api.backlog import refused, too_many
 from api.disk import Disk
 from api.inputs import InInput, InputCheck
 from api.intake import Intake, Taken
+from api.pauses import Pauses
 from api.payloads import ApiPayloads, Stowed
 from api.presence import Presence
 from api.rates import RateLimiter
@@ -98,6 +99,7 @@ class JobService:
         waiter: Waiter,
         presence: Presence,
         *,
+        pauses: Pauses,
         rates: RateLimiter,
         intake: Intake,
         payloads: ApiPayloads,
@@ -112,6 +114,7 @@ class JobService:
         self._submitter = submitter
         self._waiter = waiter
         self._presence = presence
+        self._pauses = pauses
         self._rates = rates
         self._intake, self._payloads = intake, payloads
         self._disk = disk
@@ -262,7 +265,8 @@ class JobService:
                 job.waiting_for = Wait(code="start", message="its start: it was sent with a countdown or an eta")
             else:
                 with contextlib.suppress(StoreUnavailable):  # the job itself is known
-                    job.waiting_for = wait_of(job, await self._presence.workers())
+                    paused = job.model in await self._pauses.read()
+                    job.waiting_for = wait_of(job, await self._presence.workers(), paused=paused)
         return job
 
     async def _view(self, job_id: str, seen: scripts.Seen, caller: Caller) -> Job:

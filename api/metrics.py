@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from api.measure import Measures
+from api.pauses import Pauses
 from api.presence import Presence, Workers
 from api.submitter import Command, Submitter
 from shared import keys, scripts
@@ -103,6 +104,7 @@ class _Seen:
     limits: dict[tuple[str, str], int] = field(default_factory=dict)
     oldest: dict[tuple[str, str], float] = field(default_factory=dict)
     lines: dict[tuple[str, str], int] = field(default_factory=dict)
+    paused: dict[str, bool] = field(default_factory=dict)
     workers: Workers = field(default_factory=Workers)
     letters: int | None = None
     webhooks: Backlog | None = None
@@ -119,6 +121,10 @@ class _Store(Collector):
         seen = self._seen
         yield GaugeMetricFamily("ml_store_up", "Whether Redis answers this API process", value=float(seen.up))
         yield from self._queues()
+        paused = GaugeMetricFamily("ml_model_paused", "1: workers start no job of it, see pause", labels=["model"])
+        for model, is_paused in seen.paused.items():
+            paused.add_metric([model], is_paused)
+        yield paused
         took = HistogramMetricFamily(
             "ml_job_seconds", "Succeeded jobs, from their submit to their end", labels=_VERSION
         )
@@ -216,8 +222,11 @@ def _worker_info(signs: list[dict[str, Any]]) -> Metric:
 class Metrics:
     """For one event loop."""
 
-    def __init__(self, submitter: Submitter, catalog: Catalog, presence: Presence, measures: Measures) -> None:
-        self._submitter, self._catalog, self._presence, self._measures = submitter, catalog, presence, measures
+    def __init__(
+        self, submitter: Submitter, catalog: Catalog, presence: Presence, pauses: Pauses, measures: Measures
+    ) -> None:
+        self._submitter, self._catalog, self._presence = submitter, catalog, presence
+        self._pauses, self._measures = pauses, measures
 
     async def text(self) -> bytes:
         """The exposition; without the queues while Redis is away. (What Redis knows is told by the process that is
@@ -225,6 +234,10 @@ class Metrics:
         store = CollectorRegistry()
         store.register(_Store(await self._look()))
         return generate_latest(self._measures.registry()) + generate_latest(store)
+
+    async def _paused(self) -> dict[str, bool]:
+        paused = await self._pauses.read()
+        return {name: name in paused for name in self._catalog.models}
 
     async def _look(self) -> _Seen:
         try:
@@ -235,6 +248,7 @@ class Metrics:
                 limits={(ref.model, ref.version): spec.limits.queue for ref, spec, _ in self._catalog.refs()},
                 oldest=await read_oldest(self._submitter, self._catalog),
                 lines=await read_waiting_lines(self._submitter, self._catalog),
+                paused=await self._paused(),
                 workers=await self._presence.workers(),
                 letters=await self._submitter.one(Command("XLEN", keys.DEAD)),
                 webhooks=await self._submitter.one(backlog()),

@@ -158,6 +158,8 @@ class ModelEntry(BaseModel):
     aliases: dict[str, str] = Field(default_factory=dict)
     traffic: dict[str, float] = Field(default_factory=dict)
     ready: int = Field(description="living workers that serve a version of it")
+    paused: bool = Field(False, description="workers start no job of it: an operator has paused it")
+    paused_since: datetime | None = None
     rollout: Rollout | None = Field(None, description="a change of it on its way")
     limits: dict[str, Any] = Field(default_factory=dict)
     input_schema: dict[str, Any] | None = None
@@ -257,6 +259,22 @@ class LetterPage(BaseModel):
 
     letters: list[Letter]
     next: str | None = Field(None, description="`after` of the next page; null: this is the last")
+
+
+class RequeueFailure(BaseModel):
+    """A letter that could not be retried, and stays."""
+
+    letter: str
+    code: str = Field(examples=["cannot_retry"])
+    detail: str
+
+
+class Requeued(BaseModel):
+    """Dead letters that were retried at once."""
+
+    retried: int = 0
+    failed: list[RequeueFailure] = Field(default_factory=list)
+    next: str | None = Field(None, description="`after` of the next call, for older ones; null: there are none")
 
 
 class KeyTold(BaseModel):

@@ -64,6 +64,7 @@ _CONSTANTS = (
     "WORKER",
     "WORKERS",
     "REGISTRY",
+    "PAUSED",
     "PARKED",
     "PARKED_TTL_MS",
     "LATENCY_BOUNDS",

@@ -233,6 +233,12 @@ class UnknownKey(ServiceError):
     code = "key_not_found"
 
 
+class UnknownWorker(ServiceError):
+    """No living worker has this name."""
+
+    code = "worker_not_found"
+
+
 class UnknownLetter(ServiceError):
     """No such dead letter: it never existed, was retried or dropped, or was too old."""
 

@@ -54,6 +54,8 @@ HOOK = "ml:hook:"  # hash: ml:hook:<webhook-id>, a delivery: of what, where to, 
 HOOK_OFF = "ml:hook_off:"  # string: ml:hook_off:<owner>:<SHA-1 of a URL>, a receiver that has answered 410
 HOOK_COUNTS = "ml:hook_counts"  # hash: attempts to deliver ever, by what came of them
 HOOK_SECRETS = "ml:hook_secrets"  # hash: by owner what its webhooks are signed with, as JSON
+PAUSED = "ml:paused"  # hash: the models that workers start no job of -> since when, ms
+DRAIN = "ml:drain:"  # string: ml:drain:<worker process>, which is to finish what it has and leave
 SCHEMA = "ml:schema:"  # string: a version's input schema, for 30 days
 REPLY = "ml:reply:"  # channel: one API process
 PROBE = "ml:probe"  # string: written by readiness checks, for seconds
@@ -63,6 +65,7 @@ CONTROL_EXCHANGE = "ml.pidbox"
 EVENT_EXCHANGE = "ml.ev"
 
 SCHEMA_TTL_S = 30 * 24 * 3600
+DRAIN_TTL_S = 600
 DEAD_TTL_S = 7 * 24 * 3600
 USAGE_TTL_S = 400 * 24 * 3600
 USAGE_TTL_MS = USAGE_TTL_S * 1000
@@ -92,7 +95,7 @@ LATENCY_BOUNDS = " ".join(map(str, LATENCY_BOUNDS_MS))
 
 NO_TTL = re.compile(
     r"^(ml\.unacked(_holder|_index)?|ml\.delayed(_index)?|ml:deadlines|ml:stored|ml:doomed|ml:registry|ml:dead|ml:count:.*"
-    r"|ml:(keys|owned:.*|active|batches|batches_on:.*|webhooks(:.*)?|hook_counts|hook_secrets)|ml\.(lane|turns):.*"
+    r"|ml:(keys|owned:.*|active|paused|batches|batches_on:.*|webhooks(:.*)?|hook_counts|hook_secrets)|ml\.(lane|turns):.*"
     r"|ml(\x06\x16\d)?|ml\.[^.]+\..*"  # queue lists
     r"|_kombu\.binding(_permanent)?\..*|_kombu\.binding_deadlines)$"
 )

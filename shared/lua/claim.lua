@@ -8,7 +8,8 @@
 --       outcomes written here, 6... job ids
 -- RETURNS for each id {verdict, attempt, started_at, queued_at}: 'run' | 'suspect' (run it alone; not started) |
 --         'ended' (has an outcome, perhaps written here; third is the state) | 'missing' |
---         'lost' (its message is not this worker's any more: the lease ran out)
+--         'paused' (its model is; not started) | 'lost' (its message is not this worker's any more: the lease ran out)
+local paused = paused_models()
 local worker, name, limit, solo, iso = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 
 local function claim(id)
@@ -47,6 +48,7 @@ local function claim(id)
     end
   end
   if suspect and solo ~= '1' then return { 'suspect', attempt, '' } end
+  if paused[string.match(job[8] or '', '^(.*)@')] then return { 'paused', attempt, '' } end
   if state == 'queued' then
     local counters = COUNTERS .. job[8]
     redis.call('HINCRBY', counters, 'queued', -1)

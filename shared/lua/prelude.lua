@@ -1,8 +1,8 @@
 -- Put in front of every script by shared/calls.py, after stored.lua and the constants of shared/keys.py (JOB, OUTCOME,
 -- PAYLOAD, OBJECT, STORED, DOOMED, FILE, FILES, IDEMPOTENCY, COUNTERS, DEADLINES, JOBS, UNACKED, HOLDERS, LEASES,
 -- DELAYED, DUE, BEAT, LANE, TURNS, OWNED, ACTIVE, USAGE, USAGE_TTL_MS, ANONYMOUS, CELERY, DEAD, WORKER, WORKERS,
--- REGISTRY, PARKED, LATENCY_BOUNDS, WEBHOOKS, HOST, HOOK, HOOK_OFF, HOOK_TTL_MS, HOOK_OFF_TTL_MS, HOOK_COUNTS,
--- HOOK_SECRETS).
+-- REGISTRY, PAUSED, PARKED, PARKED_TTL_MS, LATENCY_BOUNDS, WEBHOOKS, HOST, HOOK, HOOK_OFF, HOOK_TTL_MS,
+-- HOOK_OFF_TTL_MS, HOOK_COUNTS, HOOK_SECRETS).
 -- Time is Redis TIME in ms, never a host's clock.
 
 local time = redis.call('TIME')
@@ -79,6 +79,13 @@ local function outdated(etag)
   return (redis.call('HGET', REGISTRY, 'etag') or '') ~= etag
 end
 
+-- The models that workers start no job of, by name.
+local function paused_models()
+  local paused = {}
+  for _, model in ipairs(redis.call('HKEYS', PAUSED)) do paused[model] = true end
+  return paused
+end
+
 local function field(id, name)
   return fields(id, name)[1]
 end
@@ -86,6 +93,16 @@ end
 local function count(id, name, by)
   local ref = field(id, 'ref')
   if ref then redis.call('HINCRBY', COUNTERS .. ref, name, by) end
+end
+
+-- A message that is newer than its taker understands waits aside for those who do. Whether it is.
+local function parked(list, raw, headers, known)
+  local version = type(headers) == 'table' and tonumber(headers.ml)
+  if not version or version <= known then return false end
+  local aside = list .. PARKED .. version
+  redis.call('LPUSH', aside, raw)
+  redis.call('PEXPIRE', aside, PARKED_TTL_MS)
+  return true
 end
 
 local function forget_message(tag)

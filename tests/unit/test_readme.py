@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from api.app import create_app
 from api.errors import STATUS
 from api.schemas import InferenceAnswer, InferenceRequest, JobRequest
+from api.schemas_operators import Worker
 from local.__main__ import parse
 from shared.catalog import BatchSpec, Limits, ModelSpec, VersionSpec, load_catalog
 from shared.settings import Settings
@@ -37,11 +38,13 @@ OPERATIONS = ROOT / "docs" / "operations.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PAYLOADS = ROOT / "docs" / "payloads.md"
 BATCHES = ROOT / "docs" / "batches.md"
+CLI = ROOT / "docs" / "cli.md"
 PAGES = [
     README,
     CONFIGURATION,
     API,
     BATCHES,
+    CLI,
     ARCHITECTURE,
     OPERATIONS,
     PAYLOADS,
@@ -209,12 +212,14 @@ def test_the_readmes_curl_bodies_are_requests() -> None:
 
 
 def test_the_http_contracts_examples_are_what_the_code_takes_and_gives() -> None:
-    asked, answered, queued, job = (json.loads(block) for block in blocks(API, "json"))
+    asked, answered, queued, job, worker = (json.loads(block) for block in blocks(API, "json"))
     InferenceRequest.model_validate(asked)
     JobRequest.model_validate(queued)
     InferenceAnswer.model_validate(answered)
     TypeAdapter(Job).validate_python(job)
     assert set(job) == set(Job.model_fields)
+    Worker.model_validate(worker)
+    assert set(worker) == set(Worker.model_fields)
 
 
 def test_the_http_contract_tells_every_code_with_its_status() -> None:
