@@ -9,11 +9,11 @@ from typing import Any
 
 import orjson
 
+from api.payloads import ApiPayloads
 from api.submitter import Command, Submitter
 from shared import keys
-from shared.batches import BatchState
 from shared.errors import StoreUnavailable
-from shared.outcomes import readable
+from shared.outcomes import output_url, readable, stored_output
 from shared.scripts_batches import BatchSeen, look_at_batch
 
 _FEWEST, _MOST = 10, 200  # lines of a slice
@@ -32,8 +32,8 @@ _LOST = orjson.dumps({"code": "internal_error", "message": "what became of this 
 class Results:
     """Reads the results of one batch. `ended`: whether the process ends, so that nobody should wait for more."""
 
-    def __init__(self, submitter: Submitter, batch_id: str, ended: Callable[[], bool]) -> None:
-        self._submitter, self._batch_id, self._ended = submitter, batch_id, ended
+    def __init__(self, submitter: Submitter, payloads: ApiPayloads, batch_id: str, ended: Callable[[], bool]) -> None:
+        self._submitter, self._payloads, self._batch_id, self._ended = submitter, payloads, batch_id, ended
 
     async def stream(self, start: int, *, follow: bool) -> AsyncIterator[bytes]:
         """Lines from number `start` on, up to the first that has not ended, or, to `follow`, to the end. Raises
@@ -87,19 +87,28 @@ class Results:
         total = int(seen.record.get("total", 0))
         lines: list[bytes] = []
         for number, error, meta in zip(numbers, refused, metas, strict=True):
-            line = result(number, error, meta, seen.record) if number < total else None
+            url = await self._url(number, meta) if meta else None
+            line = result(number, error, meta, seen.record, url) if number < total else None
             if line is None:
                 break
             lines.append(line)
         return seen, lines
 
+    async def _url(self, number: int, meta: bytes) -> str | None:
+        ref = stored_output(meta)
+        return (
+            None if ref is None else await self._payloads.url(ref) or output_url(keys.line_id(self._batch_id, number))
+        )
 
-def result(number: int, refused: bytes | None, meta: bytes | None, record: dict[str, str]) -> bytes | None:
-    """One line of the results; None: it has not ended."""
+
+def result(
+    number: int, refused: bytes | None, meta: bytes | None, record: dict[str, str], url: str | None = None
+) -> bytes | None:
+    """One line of the results; None: it has not ended. `url`: where its output is, if not in `meta`, its outcome."""
     if refused:
         return _failed(number, "failed", refused)
     if meta:
-        return _ended(number, meta)
+        return _ended(number, meta, url)
     code = not_begun(number, record)
     if code:
         return _failed(number, "canceled" if code == "canceled" else "failed", cut_error(code))
@@ -119,17 +128,14 @@ def cut_error(code: str) -> bytes:
     return orjson.dumps({"code": code, "message": _CUT[code]})
 
 
-def is_over(record: dict[str, str]) -> bool:
-    """Whether no line of it will begin."""
-    return BatchState(record["state"]).terminal
-
-
 @readable()
-def _ended(number: int, meta: bytes) -> bytes:
+def _ended(number: int, meta: bytes, url: str | None) -> bytes:
     outcome: dict[str, Any] = orjson.loads(meta)
     ours = outcome.get("ml", {})
     if outcome["status"] == "SUCCESS":
-        line = {"index": number, "state": "succeeded", "output": outcome["result"]}
+        line = {"index": number, "state": "succeeded", "output": None if url else outcome["result"]}
+        if url:
+            line["output_url"] = url
         if ours.get("faults"):
             line["errors"] = ours["faults"]
         return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)

@@ -14,6 +14,7 @@ from api.batch_results import Results, cut_error, not_begun
 from api.batch_upload import Slices, Uploads
 from api.disk import Disk
 from api.jobs import CallerGone
+from api.payloads import ApiPayloads
 from api.submission import NewJob
 from api.submitter import Command, Submitter
 from api.waiter import Waiter, until_gone
@@ -36,8 +37,11 @@ _AT_ONCE = 32  # of one caller's batches in the same millisecond
 class BatchService:
     """For one event loop. All methods raise StoreUnavailable when Redis is away or takes no writes."""
 
-    def __init__(self, submitter: Submitter, waiter: Waiter, uploads: Uploads, disk: Disk | None) -> None:
+    def __init__(
+        self, submitter: Submitter, waiter: Waiter, uploads: Uploads, payloads: ApiPayloads, disk: Disk | None
+    ) -> None:
         self._submitter, self._waiter, self._uploads, self._disk = submitter, waiter, uploads, disk
+        self._payloads = payloads
 
     async def accept(self, new: NewJob, slices: Slices) -> Batch:
         """Take a batch in. Raises as `Uploads.accept`."""
@@ -126,7 +130,7 @@ class BatchService:
     async def results(self, batch_id: str, caller: Caller, ended: Any) -> Results:
         """Raises UnknownBatch, also for another's."""
         await self._look(batch_id, caller)
-        return Results(self._submitter, batch_id, ended)
+        return Results(self._submitter, self._payloads, batch_id, ended)
 
     async def line(self, job_id: str, caller: Caller) -> Job | None:
         """A line that has not begun, as the job that it is to be, or would have been; None: it has begun. Raises
@@ -144,7 +148,7 @@ class BatchService:
             if isinstance(reply, Exception):
                 raise StoreUnavailable(str(reply))
         record = seen.record
-        if not record or not caller.owns(record["caller"]) or number >= int(record["total"]):
+        if not record or not caller.owns(record["owner"]) or number >= int(record["total"]):
             raise UnknownJob
         origin.about(job_id)
         code = not_begun(number, record)
@@ -168,7 +172,7 @@ class BatchService:
         if not keys.is_batch(batch_id):
             raise UnknownBatch
         seen: BatchSeen = await self._submitter.one(look_at_batch(batch_id, channel=channel))
-        if not seen.record or not caller.owns(seen.record.get("caller")):
+        if not seen.record or not caller.owns(seen.record.get("owner")):
             raise UnknownBatch
         origin.about(batch_id)
         return seen

@@ -13,7 +13,7 @@ from shared.keys import MAX_DEADLINE_S, MOST_LINES, PriorityName
 from shared.rates import Rates
 from shared.registry_diff import Difference
 from shared.types import Job, Timing
-from shared.webhooks import JobWebhook, webhook_schema
+from shared.webhooks import BatchWebhook, JobWebhook, webhook_schema
 
 _MOST_S = MAX_DEADLINE_S
 
@@ -44,12 +44,15 @@ class _Request(BaseModel):
     )
     result_ttl_s: Seconds | None = Field(None, ge=1, le=_MOST_S, description="how long the finished job can be read")
     labels: dict[Label, Label] = Field(default_factory=dict, max_length=32, description="yours; returned with the job")
+
+
+class _JobRequest(_Request):
     webhook: Annotated[JobWebhook | None, WithJsonSchema(webhook_schema("job"))] = Field(
         None, description="where the job's events are sent, signed: a URL, or with the events that are wanted"
     )
 
 
-class InferenceRequest(_Request):
+class InferenceRequest(_JobRequest):
     """One call, one answer."""
 
     model_config = ConfigDict(
@@ -62,7 +65,7 @@ class InferenceRequest(_Request):
     data: Any = Field(None, description="the model's input: see `input_schema` in /v1/models")
 
 
-class JobRequest(_Request):
+class JobRequest(_JobRequest):
     """A job for the queue."""
 
     model_config = ConfigDict(
@@ -91,7 +94,10 @@ class BatchRequest(_Request):
         min_length=1,
         max_length=MOST_LINES,
     )
-    priority: Literal["high", "normal", "low"] = "low"
+    priority: PriorityName = "low"
+    webhook: Annotated[BatchWebhook | None, WithJsonSchema(webhook_schema("batch"))] = Field(
+        None, description="where the batch's events are sent, signed: a URL, or with the events that are wanted"
+    )
 
 
 class InferenceAnswer(BaseModel):

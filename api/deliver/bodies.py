@@ -12,8 +12,10 @@ import orjson
 from api.errors import job_url
 from api.submitter import Submitter
 from shared import scripts
+from shared.batches import batch_view
 from shared.errors import UnknownJob
 from shared.outcomes import job_view
+from shared.scripts_batches import BatchSeen, look_at_batch
 from shared.scripts_webhooks import Taken
 from shared.types import State
 
@@ -28,7 +30,7 @@ class Bodies:
 
     def __init__(self, submitter: Submitter, *, most: int) -> None:
         self._submitter, self._most = submitter, most
-        self.data: dict[str, Data] = {"job": self._job}
+        self.data: dict[str, Data] = {"job": self._job, "batch": self._batch}
 
     async def compose(self, taken: Taken) -> bytes:
         """Raises as Data."""
@@ -43,6 +45,12 @@ class Bodies:
         if len(seen.meta) > _LARGE:
             return await asyncio.to_thread(self._view, taken, seen)
         return self._view(taken, seen)
+
+    async def _batch(self, taken: Taken) -> dict[str, Any]:
+        seen: BatchSeen = await self._submitter.one(look_at_batch(taken.of))
+        if not seen.record:
+            raise UnknownJob("the batch had expired before its webhook could be sent")
+        return batch_view(taken.of, seen).model_dump(mode="json")
 
     def _view(self, taken: Taken, seen: scripts.Seen) -> dict[str, Any]:
         if taken.event == "running":  # it may have ended since
