@@ -40,6 +40,7 @@ __all__ = [
     "UnknownKey",
     "UnknownLetter",
     "UnknownModel",
+    "UnknownWorker",
     "UnsupportedMedia",
     "UriTooLong",
     "VersionExists",
@@ -143,6 +144,13 @@ class UnknownLetter(Refused):
     """No such dead letter: it never existed, was retried or dropped, or was too old."""
 
     code = "letter_not_found"
+    default_status = 404
+
+
+class UnknownWorker(Refused):
+    """No living worker has this name."""
+
+    code = "worker_not_found"
     default_status = 404
 
 
@@ -329,6 +337,7 @@ PROBLEMS: Final[dict[str, type[MLServiceError]]] = {
     "model_not_found": UnknownModel,
     "job_not_found": UnknownJob,
     "letter_not_found": UnknownLetter,
+    "worker_not_found": UnknownWorker,
     "unauthorized": Unauthorized,
     "forbidden": Forbidden,
     "key_not_found": UnknownKey,
