@@ -10,6 +10,7 @@ from api.admin import admin_only
 from api.deps import services
 from api.docs import DEAD_QUERY, REQUEUE_QUERY, problems
 from api.letters import Filter
+from api.paths import LETTER
 from api.routes.jobs import job_response
 from api.schemas import LetterDetail, LetterPage, Requeued
 from shared.errors import InvalidInput
@@ -42,7 +43,7 @@ async def page(request: Request) -> Response:
     "/requeue",
     summary="Retry many dead letters",
     response_model=None,
-    responses={200: {"model": Requeued}, **problems(403, 422, 503)},
+    responses={200: {"model": Requeued}, **problems(401, 403, 422, 503)},
     openapi_extra=REQUEUE_QUERY,
 )
 async def requeue(request: Request) -> Response:
@@ -68,7 +69,7 @@ def _limit(given: str | None, default: int, most: int) -> int:
 
 
 @router.get(
-    "/{letter}",
+    f"/{LETTER}",
     summary="One dead letter",
     response_model=None,
     responses={200: {"model": LetterDetail}, **problems(401, 403, 404, 503)},
@@ -79,7 +80,7 @@ async def read(request: Request, letter: str) -> Response:
 
 
 @router.post(
-    "/{letter}/retry",
+    f"/{LETTER}/retry",
     summary="Retry a dead letter",
     status_code=202,
     response_model=None,
@@ -92,7 +93,7 @@ async def retry(request: Request, letter: str) -> Response:
 
 
 @router.delete(
-    "/{letter}",
+    f"/{LETTER}",
     summary="Drop a dead letter",
     status_code=204,
     response_model=None,
