@@ -11,6 +11,7 @@ import redis.asyncio
 
 from api.disk import Disk
 from api.letters import ALL, Entry, Filter, compose_retry, detail, obstacle, summary
+from api.payloads import ApiPayloads
 from api.registry import LiveRegistry
 from api.schemas import LetterDetail, LetterPage, Requeued, RequeueFailure
 from api.submitter import LOST, Command, Submitter, refusal
@@ -38,10 +39,12 @@ class DeadLetters:
         client: redis.asyncio.Redis,
         submitter: Submitter,
         *,
+        payloads: ApiPayloads,
         disk: Disk | None,
     ) -> None:
         self._settings, self._catalog, self._registry = settings, registry.catalog, registry
         self._client, self._submitter, self._disk = client, submitter, disk
+        self._payloads = payloads
 
     async def page(self, limit: int, *, after: str | None = None, wanted: Filter = ALL) -> LetterPage:
         """The newest first, at most `limit`, older than `after`. Where a filter lets few through a page may be short,
@@ -66,7 +69,7 @@ class DeadLetters:
     async def get(self, letter: str) -> LetterDetail:
         """Raises UnknownLetter."""
         entry = await self._entry(letter)
-        sizes = [await self._size(key) for key in entry.payload_keys]
+        sizes = [await self._size(place) for place in entry.payloads]
         why = obstacle(entry, self._catalog)
         if why is None and None in sizes:
             why = _GONE
@@ -98,6 +101,7 @@ class DeadLetters:
             state=State.QUEUED,
             created_at=datetime.fromtimestamp(made.created_at / 1000, UTC),
             deadline_at=from_ms(made.deadline_at),
+            priority=asked.priority,
             labels=asked.labels,
             retried_from=entry.text("id"),
             request_id=carried.request_id or None,
@@ -140,6 +144,8 @@ class DeadLetters:
         return _entry(*found[0])
 
     async def _size(self, key: str) -> int | None:
+        if not key.startswith(keys.PAYLOAD):
+            return await self._payloads.size(key)
         size = int(await self._submitter.one(Command("STRLEN", key)))
         return size if size or await self._submitter.one(Command("EXISTS", key)) else None
 

@@ -50,6 +50,14 @@ class Entry:
         return [str(pointer) for pointer in found] if isinstance(found, list) else []
 
     @property
+    def stored(self) -> dict[int, str]:
+        """References of those that lie in the payload store, by number."""
+        found = self.message[0]["headers"].get("ml_stored") if self.message else None
+        if not isinstance(found, dict):
+            return {}
+        return {n: str(found[str(n)]) for n in range(len(self.pointers)) if str(n) in found}
+
+    @property
     def ref(self) -> str:
         """`model@version` of its job, or of what the message asks for where there is no record; or empty."""
         if ref := self.text("ref"):
@@ -59,8 +67,15 @@ class Entry:
 
     @property
     def payload_keys(self) -> list[str]:
-        """Where its payloads lie."""
-        return [keys.payload_key(self.text("id"), number) for number in range(len(self.pointers))]
+        """Where its other payloads lie."""
+        count = len(self.pointers) - len(self.stored)
+        return [keys.payload_key(self.text("id"), number) for number in range(count)]
+
+    @property
+    def payloads(self) -> list[str]:
+        """Where each of its payloads lies: a key, or a reference of the payload store."""
+        stored, rest = self.stored, iter(self.payload_keys)
+        return [stored.get(number) or next(rest, "") for number in range(len(self.pointers))]
 
     @property
     def labels(self) -> dict[str, str]:
@@ -100,7 +115,7 @@ def detail(entry: Entry, sizes: list[int | None], obstacle: str | None) -> Lette
         text, encoding = entry.raw.decode(), "utf-8"
     except UnicodeDecodeError:
         text, encoding = base64.b64encode(entry.raw).decode(), "base64"
-    parts = zip(entry.payload_keys, entry.pointers, sizes, strict=True)
+    parts = zip(entry.payloads, entry.pointers, sizes, strict=True)
     return LetterDetail(
         **_summary(entry),
         obstacle=obstacle,
@@ -124,7 +139,7 @@ def _summary(entry: Entry) -> dict[str, Any]:
         "attempts": int(entry.text("attempt") or 0),
         "crashes": int(entry.text("crashes") or 0),
         "worker": entry.text("worker") or None,
-        "input_bytes": int(entry.text("size")) if entry.text("size") else None,
+        "input_bytes": int(entry.text("size")) + int(entry.text("stored_bytes") or 0) if entry.text("size") else None,
         "message_bytes": len(entry.raw),
         "labels": entry.labels,
     }
@@ -137,6 +152,7 @@ class Retry:
     job_id: str
     ref: Ref
     labels: dict[str, str]
+    priority: keys.PriorityName
     call: scripts.Call[scripts.Retried]
 
 
@@ -146,12 +162,12 @@ def compose_retry(entry: Entry, job_id: str, *, catalog: Catalog, settings: Sett
     etag = catalog.etag
     message, ref = _retriable(entry, catalog)
     priority = keys.nearest_priority(message["properties"].get("priority"))
-    names = ("labels", "owner", "items", "weight", "timeout_ms")
+    names = ("labels", "owner", "items", "weight", "timeout_ms", "stored", "files", "stored_bytes", "webhook")
     kept = {name: entry.text(name) for name in names if entry.text(name)}
     call = scripts.retry(
         entry.id,
         old_id=entry.text("id"),
-        payloads=len(entry.pointers),
+        payloads=len(entry.payload_keys),
         job_id=job_id,
         list_name=keys.queue_list(keys.queue_name(ref.model, ref.version), priority),
         raw=messages.reissue(message, job_id, carried.headers()),
@@ -164,7 +180,7 @@ def compose_retry(entry: Entry, job_id: str, *, catalog: Catalog, settings: Sett
             "model": ref.model,
             "version": ref.version,
             "priority": priority,
-            "payloads": len(entry.pointers),
+            "payloads": len(entry.payload_keys),
             "dead_ttl_ms": int(settings.dead_ttl_s * 1000),
             "retried_from": entry.text("id"),
             "suspect": "1",
@@ -172,7 +188,7 @@ def compose_retry(entry: Entry, job_id: str, *, catalog: Catalog, settings: Sett
             **carried.fields(),
         },
     )
-    return Retry(job_id, ref, orjson.loads(kept.get("labels", "{}")), call)
+    return Retry(job_id, ref, orjson.loads(kept.get("labels", "{}")), keys.PRIORITY_WORDS[priority], call)
 
 
 def obstacle(entry: Entry, catalog: Catalog) -> str | None:

@@ -61,9 +61,10 @@ class Rollouts:
     async def _idle(self, name: str) -> bool:
         ref = ref_of(name)
         queue = keys.queue_name(ref.model, ref.version)
+        batches = Command("SCARD", keys.BATCHES_ON + name)
         counted = Command("HMGET", keys.COUNTERS + name, "queued", "running", "delayed")
         lengths = [Command("LLEN", keys.queue_list(queue, priority)) for priority in keys.PRIORITIES]
-        replies: list[Any] = await self._submitter.run(counted, *lengths)
+        replies: list[Any] = await self._submitter.run(counted, batches, *lengths)
         if any(isinstance(reply, Exception) for reply in replies):
             return False
         return not any(replies[1:]) and not any(int(number or 0) for number in replies[0])

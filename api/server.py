@@ -9,7 +9,7 @@ callers who wait. Ours, on the first signal:
 2. answers whatever still comes on the open connections, with `Connection: close` (api/middleware.py), and gives idle
    ones `LINGER_S` to send it;
 3. holds the waiting callers for their outcome, ML_DRAIN_S at most from the signal; then they get 202 or 504 with
-   their job's URL.
+   their job's URL. Streams of events are ended at once: their clients go on elsewhere with `Last-Event-ID`.
 
 A second signal ends 2 and 3 now, a third ends the process without an answer.
 """
@@ -20,6 +20,7 @@ import asyncio
 import math
 import select
 import socket
+from contextvars import Context
 from types import FrameType
 
 import uvicorn
@@ -52,7 +53,8 @@ class Server(uvicorn.Server):
             self.force_exit = True
         elif self._loop is not None:
             # At once: uvicorn looks at should_exit ten times a second, and accepts meanwhile.
-            self._loop.call_soon_threadsafe(self._begin if self._signals == 1 else self._parts.release)
+            do = self._begin if self._signals == 1 else self._parts.release
+            self._loop.call_soon_threadsafe(do, context=Context())  # not of the request that it interrupts
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Tells the port, which may have been chosen by the system. Raises what `check_store` raises, before anything
@@ -68,7 +70,7 @@ class Server(uvicorn.Server):
         """Accept nobody any more; the waiting callers are released at the time returned."""
         if self._end is None:
             parts, loop = self._parts, asyncio.get_running_loop()
-            parts.draining = True
+            parts.drain()
             drain_s, connections = parts.settings.drain_s, len(self.server_state.connections)
             logger.info(Event.STOPPING, waiting=len(parts.waiter), connections=connections, drain_s=drain_s)
             for server in self.servers:

@@ -113,6 +113,24 @@ class UnknownJob(ServiceError):
     code = "job_not_found"
 
 
+class NotEnded(ServiceError):
+    """The job has no output yet."""
+
+    code = "not_ended"
+
+
+class NotAcceptable(ServiceError):
+    """This output is not an array of numbers: ask for application/json."""
+
+    code = "not_acceptable"
+
+
+class UnknownBatch(ServiceError):
+    """No such batch: it never existed, or it has expired."""
+
+    code = "batch_not_found"
+
+
 class BadRequest(ServiceError):
     """The request cannot be read."""
 
@@ -233,6 +251,12 @@ class CannotRetry(ServiceError):
     code = "cannot_retry"
 
 
+class CannotRedeliver(ServiceError):
+    """There is nothing to deliver again."""
+
+    code = "cannot_redeliver"
+
+
 class VersionExists(ServiceError):
     """There is a version of that name with other contents."""
 
@@ -269,6 +293,18 @@ class CallFailed(ServiceError):
     code = "call_failed"
 
 
+class UnknownFile(ServiceError):
+    """No such file: it never existed, was deleted, or has expired."""
+
+    code = "file_not_found"
+
+
+class FilesFull(ServiceError):
+    """This caller has uploaded as much as it may have at a time."""
+
+    code = "files_full"
+
+
 class RecordUnreadable(ServiceError):
     """What Redis holds of this job is not what this service writes."""
 
@@ -279,6 +315,12 @@ class StoreUnavailable(ServiceError):
     """Redis does not answer or takes no writes; nothing was accepted."""
 
     code = "store_unavailable"
+
+
+class PayloadsUnavailable(StoreUnavailable):
+    """The payload store does not answer or takes no writes; nothing was accepted."""
+
+    code = "payloads_unavailable"
 
 
 class StoreTooOld(ServiceError):

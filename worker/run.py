@@ -20,6 +20,7 @@ from celery.worker import state as celery_state
 from shared import health, keys, tracing
 from shared.catalog import load_catalog
 from shared.logs import Event, flush_logs, get_logger
+from shared.payload_store import open_payloads
 from shared.queue import make_celery, queue
 from shared.registry_store import RegistryStore
 from shared.settings import Settings
@@ -57,6 +58,7 @@ def run(settings: Settings) -> int:
     device = claim_device(settings)
     client = connect(settings)
     check_server(client)
+    payloads = open_payloads(settings, connect(settings))
     process = f"{settings.worker_name}-{uuid.uuid4().hex[:12]}"
     told = partial(tell_failed, client, settings, process=process, device=device)
     reader = RegistryReader(RegistryStore(client, file))
@@ -96,7 +98,16 @@ def run(settings: Settings) -> int:
         evicted=lambda ref: metrics.of(ref).evicted(),
     )
     engine = Engine(
-        settings, reader, shelf, client, metrics, process=process, share=share, want=loader.want, on_etag=saw
+        settings,
+        reader,
+        shelf,
+        client,
+        metrics,
+        payloads=payloads,
+        process=process,
+        share=share,
+        want=loader.want,
+        on_etag=saw,
     )
     pulse = Pulse(settings.health_path(), health.limit_s(interval_s(settings)), engine.healthy)
     presence = Presence(

@@ -16,6 +16,7 @@ from worker.finisher import Finisher
 from worker.handler import DeviceLost, ItemError
 from worker.metrics import WorkerMetrics
 from worker.predict import predict
+from worker.progress import ProgressTeller
 from worker.report import Reporter
 from worker.spans import begin_batch
 from worker.vital import vital_thread
@@ -36,6 +37,7 @@ class Runner:
         finisher: Finisher,
         reporter: Reporter,
         metrics: WorkerMetrics,
+        progress: ProgressTeller,
         *,
         process: str,
         worker: str,
@@ -45,6 +47,7 @@ class Runner:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client, self._finisher, self._reporter, self._metrics = client, finisher, reporter, metrics
+        self._progress = progress
         self._process, self._worker, self._max_attempts = process, worker, max_attempts
         self._on_paused, self._before, self._clock = on_paused, before, clock
         self._condition = threading.Condition()
@@ -113,9 +116,10 @@ class Runner:
         self.current = (begun, units)
         self._before()
         self.span = begin_batch(units, self._worker)
+        names, hear = [unit.work.names for unit in units], self._progress.listener(units)
         try:
             with self.span.active():
-                outputs = predict(model, [unit.prepared.item for unit in units], [unit.work.names for unit in units])
+                outputs = predict(model, [unit.prepared.item for unit in units], names, hear)
         except DeviceLost:
             self.span.fail("device_lost")
             raise

@@ -11,9 +11,8 @@ from api.deps import services
 from api.docs import DEAD_QUERY, REQUEUE_QUERY, problems
 from api.letters import Filter
 from api.paths import LETTER
-from api.routes.jobs import job_response
+from api.routes.jobs import job_response, limit_of
 from api.schemas import LetterDetail, LetterPage, Requeued
-from shared.errors import InvalidInput
 from shared.types import Job
 
 router = APIRouter(prefix="/v1/dead", dependencies=[Depends(admin_only)])
@@ -33,9 +32,8 @@ async def page(request: Request) -> Response:
     """Messages that nobody could work on, the newest first. `next` is the `after` of the next page: with a filter a
     page may be short, or empty, and yet not the last."""
     query = request.query_params
-    found = await services(request).dead.page(
-        _limit(query.get("limit"), _DEFAULT, _MOST), after=query.get("after"), wanted=_filter(request)
-    )
+    limit = limit_of(query.get("limit"), default=_DEFAULT, most=_MOST)
+    found = await services(request).dead.page(limit, after=query.get("after"), wanted=_filter(request))
     return _json(found)
 
 
@@ -50,7 +48,7 @@ async def requeue(request: Request) -> Response:
     """Each that the filter lets through becomes a new job, as by `retry`, the newest first. Those that cannot be
     retried stay, and are told."""
     query = request.query_params
-    limit = _limit(query.get("limit"), _REQUEUE_DEFAULT, _REQUEUE_MOST)
+    limit = limit_of(query.get("limit"), default=_REQUEUE_DEFAULT, most=_REQUEUE_MOST)
     return _json(await services(request).dead.requeue(limit, after=query.get("after"), wanted=_filter(request)))
 
 
@@ -58,14 +56,6 @@ def _filter(request: Request) -> Filter:
     query = request.query_params
     labels = tuple(label.partition(":")[::2] for label in query.getlist("label"))
     return Filter(query.get("reason"), query.get("model"), labels)
-
-
-def _limit(given: str | None, default: int, most: int) -> int:
-    if given is None:
-        return default
-    if not (given.isascii() and given.isdigit() and len(given) <= len(str(most)) and 1 <= int(given) <= most):
-        raise InvalidInput(f"limit must be a number from 1 to {most}, not {given[:40]!r}")
-    return int(given)
 
 
 @router.get(

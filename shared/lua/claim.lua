@@ -15,7 +15,7 @@ local worker, name, limit, solo, iso = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV
 local function claim(id)
   local key = JOB .. id
   local job = fields(id, 'state', 'deadline_at', 'runner', 'solo', 'crashes', 'suspect', 'attempt', 'ref',
-    'canceled', 'started_at', 'created_at', 'queued_at')
+    'canceled', 'started_at', 'created_at', 'queued_at', 'listeners', 'webhook', 'batch')
   local state, attempt = job[1], tonumber(job[7] or '0')
   if not state then return { 'missing', 0, '' } end
   if terminal[state] then return { 'ended', attempt, state } end
@@ -58,8 +58,11 @@ local function claim(id)
       if mark and now - mark > 10000 then redis.call('HSET', counters, 'mark', now - 10000) end
     end
   end
+  if state == 'queued' and job[15] then line_started(job[15]) end
   redis.call('HSET', key, 'state', 'running', 'attempt', attempt + 1, 'runner', worker, 'worker', name,
     'solo', solo, 'started_at', now)
+  if job[13] then tell(job[13], id, 'running', '') end
+  if job[14] and attempt == 0 then notify('job', key, id, 'running') end
   return { 'run', attempt + 1, tostring(now), queued_at }
 end
 

@@ -14,8 +14,9 @@ from worker.handler import Context, DeviceLost, Handler, ItemError, Prepared
 
 
 class Order(BaseModel):
-    """What to do: `ok`, `item-error`, `raise`, `abort`, `hang`, `freeze`, `memory`, `short`, `odd`, `lose-device`;
-    where a `flag` file is named, only while it exists. `journal`: a file that gets a line for each run."""
+    """What to do: `ok`, `item-error`, `raise`, `abort`, `hang`, `freeze`, `memory`, `short`, `odd`, `tell`,
+    `lose-device`; where a `flag` file is named, only while it exists. `journal`: a file that gets a line for each
+    run."""
 
     do: str = "ok"
     n: int = 0
@@ -63,7 +64,18 @@ class Moody(Handler[Order, Order]):
             return batch[:-1]
         if todo & {"slow", "half"}:
             time.sleep(0.5)
+        if "tell" in todo:
+            self._tell(batch)
         return [ItemError("told to", code="predict_error") if order.do == "item-error" else order for order in batch]
+
+    def _tell(self, batch: list[Order]) -> None:
+        """Of each that is to `tell`, in `n` steps."""
+        steps = max(order.n for order in batch)
+        for step in range(1, steps + 1):
+            time.sleep(0.3)
+            for position, order in enumerate(batch):
+                if order.do == "tell" and step <= order.n:
+                    self.progress(position, step / order.n, f"page {step} of {order.n}")
 
     def finish(self, outputs: list[Any], item: Order, parameters: Any) -> Any:
         """`odd` is not JSON data."""

@@ -36,8 +36,21 @@ CONFIGURATION = ROOT / "docs" / "configuration.md"
 API = ROOT / "docs" / "api.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
+PAYLOADS = ROOT / "docs" / "payloads.md"
+BATCHES = ROOT / "docs" / "batches.md"
 CLI = ROOT / "docs" / "cli.md"
-PAGES = [README, CONFIGURATION, API, CLI, ARCHITECTURE, OPERATIONS, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
+PAGES = [
+    README,
+    CONFIGURATION,
+    API,
+    BATCHES,
+    CLI,
+    ARCHITECTURE,
+    OPERATIONS,
+    PAYLOADS,
+    ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
+]
 MODEL_YAML = [
     (page.name, index)
     for page in (README, CONFIGURATION)
@@ -226,7 +239,8 @@ def test_the_http_contract_tells_every_field_of_a_request() -> None:
 
 
 def test_architecture_tells_every_script() -> None:
-    files = {path.stem for path in (ROOT / "shared" / "lua").glob("*.lua")} - {"prelude"}
+    preludes = {"prelude", "prelude_batches", "stored"}
+    files = {path.stem for path in (ROOT / "shared" / "lua").glob("*.lua")} - preludes
     assert set(table(ARCHITECTURE, "## The scripts")) == files
     without = {name for name in files if "allow-oom" not in (ROOT / "shared" / "lua" / f"{name}.lua").read_text()}
-    assert without == {"submit", "retry"}
+    assert without == {"submit", "retry", "progress", "batch_open", "batch_append", "batch_seal"}

@@ -24,7 +24,8 @@ from shared.types import State
 
 REFS = ("echo@1", "own@2")
 QUEUES = {ref: keys.queue_name(*ref.split("@")) for ref in REFS}
-LISTS = keys.drained_lists([keys.INTAKE, *QUEUES.values()], messages.VERSION)
+LISTS = keys.drained_lists([keys.INTAKE, *QUEUES.values()], messages.PLAIN)
+MARK = f"{keys.PARKED}{messages.VERSION + 1}"
 PROCESSES = ("p1", "p2")
 OWNERS = (keys.ANONYMOUS, "key_a", "key_b")
 MOST = 5  # jobs of one owner at a time
@@ -473,7 +474,7 @@ class Machine(RuleBasedStateMachine):
         for tag, raw in self.plain.items():
             places = queued[raw] + (tag in unacked)
             assert places <= 1 if tag in self.adopted else places == 1
-        newer = sum(self.client.llen(f"{queue}{mark}") for queue in QUEUES.values() for mark in ("", f"{keys.PARKED}2"))
+        newer = sum(self.client.llen(f"{queue}{mark}") for queue in QUEUES.values() for mark in ("", MARK))
         assert newer >= self.parked, "what is newer than we know stays for others"
 
     @invariant()
