@@ -69,13 +69,14 @@ for i, list in ipairs(KEYS) do
   end
 end
 for i, list in ipairs(KEYS) do
-  local length = length_of(list)
+  local turns = redis.call('EXISTS', TURNS .. list) == 1
+  local length = turns and length_of(list) or redis.call('LLEN', list)
   if tonumber(ARGV[i]) >= 0 then
     out[1] = out[1] + length
   elseif length > 0 then
     table.insert(out[2], list)
   end
-  if length == 0 then -- nobody competes: nobody owes
+  if turns and length == 0 then -- nobody competes: nobody owes
     redis.call('DEL', TURNS .. list)
     redis.call('EXISTS', TURNS .. list) -- our own change has ended the tracking of it
   end
