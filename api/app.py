@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
-from api.auth import Authenticate, Keyring
+from api.auth import OPEN, Authenticate, Keyring
+from api.caps import body_cap
 from api.deps import make_services
 from api.docs import describe
 from api.errors import add_error_handlers
@@ -17,9 +18,23 @@ from api.measure import Measure
 from api.metrics import Metrics
 from api.middleware import BodyCap, PlainPath, RequestId
 from api.observe import Observe
-from api.routes import dead, events, files, inference, jobs, keys, models, ops, output, registry
+from api.routes import (
+    batches,
+    dead,
+    events,
+    files,
+    inference,
+    jobs,
+    keys,
+    models,
+    operators,
+    ops,
+    output,
+    registry,
+    webhooks,
+)
 from shared import tracing
-from shared.catalog import load_catalog
+from shared.catalog import ModelsFile, ModelSpec, VersionSpec, load_catalog
 from shared.logs import get_logger
 from shared.loopback import needs_keys
 from shared.settings import Settings
@@ -40,7 +55,6 @@ _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": Fa
 
 
 # Around the file in a multipart body.
-_MULTIPART_BYTES = 100_000
 
 
 def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
@@ -66,19 +80,20 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
         telemetry=_NO_TELEMETRY,
     )
     app.state.services = parts
-    app.state.metrics = Metrics(parts.submitter, parts.catalog, parts.presence, parts.measures)
+    app.state.metrics = Metrics(parts.submitter, parts.catalog, parts.presence, parts.pauses, parts.measures)
     # The last added is the outermost.
-    caps = {("POST", "/v1/files"): settings.most_file_bytes + _MULTIPART_BYTES}
-    app.add_middleware(Inflate, most=settings.max_body_bytes, caps=caps)
-    app.add_middleware(BodyCap, most=settings.max_body_bytes, caps=caps)
+    app.add_middleware(Inflate, most=body_cap(settings))
+    app.add_middleware(BodyCap, most=body_cap(settings))
     app.add_middleware(Authenticate, find=Keyring(parts.submitter).find, enabled=parts.auth)
     app.add_middleware(PlainPath)
     app.add_middleware(RequestId, draining=lambda: parts.draining)
     app.add_middleware(Measure, measures=parts.measures)
     if settings.access_log or tracing.on():
         app.add_middleware(Observe, access_log=settings.access_log)
-    for face in (inference, jobs, events, output, files, models, registry, ops, dead, keys):
+    faces = (inference, jobs, events, output, batches, files, models, registry, operators, ops, dead, keys, webhooks)
+    for face in faces:
         app.include_router(face.router)
     add_error_handlers(app)
-    describe(app)
+    bodies = (ModelsFile, ModelSpec, VersionSpec, registry.Traffic, keys.KeyRequest, keys.RotateRequest)
+    describe(app, *bodies, webhooks.Rotation, open_paths=OPEN)
     return app

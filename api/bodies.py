@@ -24,9 +24,9 @@ from shared.depth import MAX_DEPTH, too_deep
 from shared.errors import BadRequest, Fault, InvalidInput, UnsupportedMedia
 
 _MOST_FILES = 2048
-_JSON_LIKE = {"", "application/json", "text/plain", "text/json", "application/x-www-form-urlencoded"}
+JSON_LIKE = {"", "application/json", "text/plain", "text/json", "application/x-www-form-urlencoded"}
 _RAW = ("image/", "audio/", "video/", "application/octet-stream")
-_JSON_FIELDS = {"parameters", "labels"}
+_JSON_FIELDS = {"parameters", "labels", "webhook"}
 _REFERENCES = (f'"{FILE}"'.encode(), f'"{URL}"'.encode())
 
 
@@ -50,7 +50,7 @@ async def read_job(request: Request, face: Face, catalog: Catalog) -> NewJob:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     files: list[tuple[str, bytes]] = []
     references = False
-    if kind in _JSON_LIKE or kind.endswith("+json"):
+    if kind in JSON_LIKE or kind.endswith("+json"):
         body = await request.body()
         fields, references = read_json(body), has_references(body)
         if not isinstance(fields, dict):
@@ -139,7 +139,7 @@ async def _read_form(request: Request, face: Face) -> tuple[dict[str, Any], list
 def _typed(texts: dict[str, Any], face: Face) -> dict[str, Any]:
     """Text fields to JSON values where the envelope wants no text."""
     for name in _JSON_FIELDS | {face.input_field}:
-        if name in texts:
+        if name in texts and not (name == "webhook" and texts[name][:1] not in ("{", '"')):  # a plain URL
             try:
                 texts[name] = read_json(texts[name].encode())
             except BadRequest as error:

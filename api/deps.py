@@ -11,7 +11,13 @@ from dataclasses import dataclass, field
 import redis.asyncio
 from fastapi import Request
 
+from api.batch_upload import Uploads
+from api.batches import BatchService
 from api.dead import DeadLetters
+from api.deliver.bodies import Bodies
+from api.deliver.loop import Deliverer
+from api.deliver.secrets import WebhookSecrets
+from api.deliveries import DeliveryService
 from api.disk import Disk
 from api.files import FileService
 from api.intake import Intake
@@ -19,9 +25,11 @@ from api.jobs import JobService
 from api.keys import KeyService
 from api.listing import JobList
 from api.measure import Measures
+from api.pauses import Pauses
 from api.payloads import ApiPayloads
 from api.periodic import Periodic
 from api.presence import Presence
+from api.purge import Purge
 from api.rates import RateLimiter
 from api.reaper import Reaper
 from api.references import References
@@ -30,6 +38,7 @@ from api.rollouts import Rollouts
 from api.submitter import LOST, Submitter
 from api.sweeper import Sweeper
 from api.waiter import Waiter
+from api.workers import WorkerService
 from shared import keys
 from shared.addresses import Rules
 from shared.catalog import Catalog
@@ -39,6 +48,8 @@ from shared.payload_store import Payloads
 from shared.registry_store import RegistryStore
 from shared.settings import Settings
 from shared.store import aconnect, connect, refuse_unfit
+
+_DELIVER_S = 5.0  # at the end, for webhooks in hand
 
 
 @dataclass(slots=True)
@@ -52,18 +63,26 @@ class Services:
     submitter: Submitter
     waiter: Waiter
     presence: Presence
+    pauses: Pauses
+    purge: Purge
+    workers: WorkerService
     disk: Disk | None
     payloads: ApiPayloads
     files: FileService
     outbound: Outbound | None
     jobs: JobService
     listing: JobList
+    uploads: Uploads
+    batches: BatchService
     dead: DeadLetters
     sweeper: Sweeper
     keys: KeyService
     auth: bool
     periodic: tuple[Periodic, ...]
     measures: Measures
+    deliverer: Deliverer | None
+    deliveries: DeliveryService
+    webhook_secrets: WebhookSecrets
     draining: bool = False
     started_at: int = field(default_factory=lambda: int(time.time()))
 
@@ -90,11 +109,16 @@ class Services:
         self.waiter.start()
         for one in self.periodic:
             one.start()
+        if self.deliverer is not None:
+            self.deliverer.start()
 
     def drain(self) -> None:
-        """The process ends when the calls in hand are answered. Who only follows a job can do so elsewhere."""
+        """The process ends when the calls in hand are answered. It takes nothing new; who only follows a job can do so
+        elsewhere."""
         self.draining = True
         self.waiter.let_go()
+        if self.deliverer is not None:
+            self.deliverer.drain()
 
     def release(self) -> None:
         """The drain is over: who waits for an outcome, or for the disk, is answered now."""
@@ -106,7 +130,10 @@ class Services:
         """End what runs in the background."""
         for one in self.periodic:
             await one.stop()
+        if self.deliverer is not None:
+            await self.deliverer.stop(within_s=_DELIVER_S)
         await self.waiter.stop()
+        await self.uploads.close()
         await self.submitter.close()
         self.registry.close()
         self.payloads.close()
@@ -126,22 +153,31 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
     payloads = ApiPayloads(settings, Payloads(settings, connect(settings)), submitter)
     files = FileService(settings, submitter, payloads)
     outbound = _outbound(settings)
+    pauses = Pauses(registry, submitter)
     measures = Measures()
+    rates = RateLimiter(client)
+    uploads = Uploads(settings, registry, submitter, presence, rates)
+    batches = BatchService(submitter, waiter, uploads, disk)
     jobs = JobService(
         settings,
         registry,
         submitter,
         waiter,
         presence,
-        rates=RateLimiter(client),
+        pauses=pauses,
+        rates=rates,
         intake=Intake(settings, References(settings, files, payloads, outbound)),
         payloads=payloads,
         disk=disk,
         waits=measures.waits,
+        lines=batches.line,
     )
     dead = DeadLetters(settings, registry, client, submitter, payloads=payloads, disk=disk)
     sweeper = Sweeper(submitter, catalog, dead_ttl_s=settings.dead_ttl_s)
-    rollouts = Rollouts(registry, presence, submitter)
+    rollouts = Rollouts(registry, presence, submitter, pauses)
+    secrets = WebhookSecrets(submitter)
+    bodies = Bodies(submitter, most=settings.webhook_output_bytes)
+    deliverer = Deliverer(settings, client, submitter, bodies, secrets) if settings.webhook_delivery == "api" else None
     return Services(
         settings=settings,
         catalog=catalog,
@@ -150,12 +186,17 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
         submitter=submitter,
         waiter=waiter,
         presence=presence,
+        pauses=pauses,
+        purge=Purge(registry, submitter),
+        workers=WorkerService(presence, submitter),
         disk=disk,
         payloads=payloads,
         files=files,
         outbound=outbound,
         jobs=jobs,
-        listing=JobList(submitter, presence),
+        listing=JobList(submitter, presence, pauses),
+        uploads=uploads,
+        batches=batches,
         dead=dead,
         sweeper=sweeper,
         keys=KeyService(submitter),
@@ -164,8 +205,12 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
             Periodic("sweep", sweeper.step),
             Periodic("rollouts", rollouts.step),
             Periodic("payloads", Reaper(submitter, payloads).step),
+            Periodic("batches", batches.step),
         ),
         measures=measures,
+        deliverer=deliverer,
+        deliveries=DeliveryService(submitter),
+        webhook_secrets=secrets,
     )
 
 

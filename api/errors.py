@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from shared.errors import DeadlineImpossible, Fault, QueueFull, RateLimited, ServiceError, Unauthorized, WaitEnded
 
@@ -34,12 +35,15 @@ STATUS: dict[str, int] = {
     "job_not_found": 404,
     "not_ended": 409,
     "not_acceptable": 406,
+    "batch_not_found": 404,
     "letter_not_found": 404,
+    "worker_not_found": 404,
     "unauthorized": 401,
     "forbidden": 403,
     "key_not_found": 404,
     "rate_limited": 429,
     "cannot_retry": 409,
+    "cannot_redeliver": 409,
     "version_exists": 409,
     "version_in_use": 409,
     "nothing_to_roll_back": 409,
@@ -81,6 +85,11 @@ _TYPES = {
 def job_url(job_id: str) -> str:
     """Where a job is read; relative, so that it is right behind any proxy."""
     return f"/v1/jobs/{job_id}"
+
+
+def batch_url(batch_id: str) -> str:
+    """Where a batch is read; relative like a job's."""
+    return f"/v1/batches/{batch_id}"
 
 
 def document(code: str, detail: str, *, status: int) -> dict[str, Any]:
@@ -157,8 +166,19 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
     headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(sorted(_allowed(request)))  # Starlette's own tells of one route, not of the path
     detail = f"no such path: {request.url.path}" if error.status_code == 404 else str(error.detail)
     return problem(request, code, detail, headers=headers, status=error.status_code)
+
+
+def _allowed(request: Request) -> set[str]:
+    routes = request.app.routes
+    return {
+        method
+        for method in ("DELETE", "GET", "PATCH", "POST", "PUT")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    }
 
 
 async def _gone(request: Request, error: Exception) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,7 @@ from api.backlog import refused, too_many
 from api.disk import Disk
 from api.inputs import InInput, InputCheck
 from api.intake import Intake, Taken
+from api.pauses import Pauses
 from api.payloads import ApiPayloads, Stowed
 from api.presence import Presence
 from api.rates import RateLimiter
@@ -74,6 +76,10 @@ class Ticket:
         return job
 
 
+# A line of a batch that is no job yet, or never was one; None: it is one. Raises UnknownJob.
+Lines = Callable[[str, Caller], Awaitable[Job | None]]
+
+
 class CallerGone(Exception):
     """The caller has closed the connection."""
 
@@ -93,26 +99,31 @@ class JobService:
         waiter: Waiter,
         presence: Presence,
         *,
+        pauses: Pauses,
         rates: RateLimiter,
         intake: Intake,
         payloads: ApiPayloads,
         disk: Disk | None,
         waits: Gauge,
+        lines: Lines,
     ) -> None:
+        self._lines = lines
         self._waits = waits
         self._settings = settings
         self._catalog, self._registry = registry.catalog, registry
         self._submitter = submitter
         self._waiter = waiter
         self._presence = presence
+        self._pauses = pauses
         self._rates = rates
         self._intake, self._payloads = intake, payloads
         self._disk = disk
+        self._callable = settings.outbound_rules()
 
     async def submit(self, new: NewJob, *, wait: bool = False) -> Ticket:
         """Check and accept a job. With `wait` the ticket must go to `wait`, which then sees to its durability. Raises
         UnknownModel, InvalidInput (faults point into the input, or begin with /parameters), TooLarge, QueueFull,
-        DeadlineImpossible, IdempotencyMismatch, RateLimited, Forbidden."""
+        DeadlineImpossible, IdempotencyMismatch, RateLimited, Forbidden, AddressRefused."""
         while True:
             try:
                 return await self._submit(new, wait=wait)
@@ -121,15 +132,16 @@ class JobService:
 
     async def _submit(self, new: NewJob, *, wait: bool) -> Ticket:
         etag = self._catalog.etag
-        _refuse_foreign(new)
+        refuse_foreign(new)
         ref = self._catalog.resolve(new.model, new.version, sticky=new.sticky)
         spec = self._catalog.spec(ref.model)
+        webhook = new.webhook.record(self._callable) if new.webhook else ""
         check = await self._presence.input_check(ref)
         taken = await self._take(new, ref, spec, check)
         stowed = await self._payloads.stow(taken.detached)
         job_id = str(uuid.uuid4())
         waiting = self._waiter.expect(job_id) if wait else None
-        span = _span(job_id, ref)
+        span = submit_span(job_id, ref)
         try:
             channel = self._waiter.channel if waiting else ""
             carried = Carried(origin.current().request_id, span.context)
@@ -145,6 +157,7 @@ class JobService:
                 etag=etag,
                 items=taken.items,
                 carried=carried,
+                webhook=webhook,
             )
             ticket = await self._accept(asked, new, waiting)
         except BaseException as error:
@@ -233,21 +246,27 @@ class JobService:
 
     async def get(self, job_id: str, caller: Caller) -> Job:
         """Raises UnknownJob, also for another's."""
-        return await self._shown(job_id, await self._submitter.one(scripts.watch(job_id)), caller)
+        return await self._shown(job_id, scripts.watch(job_id), caller)
 
     async def listen(self, job_id: str, caller: Caller) -> Job:
         """The job, of whose start, progress and end this process is told from now on. As `get`."""
         call = scripts.watch(job_id, channel=self._waiter.channel, listen=True)
-        return await self._shown(job_id, await self._submitter.one(call), caller)
+        return await self._shown(job_id, call, caller)
 
-    async def _shown(self, job_id: str, seen: scripts.Seen, caller: Caller) -> Job:
+    async def _shown(self, job_id: str, look: scripts.Call[scripts.Seen], caller: Caller) -> Job:
+        seen: scripts.Seen = await self._submitter.one(look)
+        if not seen.record:
+            if line := await self._lines(job_id, caller):
+                return line
+            seen = await self._submitter.one(look)  # it has begun between the two looks
         job = await self._view(job_id, seen, caller)
         if job.state is State.QUEUED:
             if "delayed" in seen.record:
                 job.waiting_for = Wait(code="start", message="its start: it was sent with a countdown or an eta")
             else:
                 with contextlib.suppress(StoreUnavailable):  # the job itself is known
-                    job.waiting_for = wait_of(job, await self._presence.workers())
+                    paused = job.model in await self._pauses.read()
+                    job.waiting_for = wait_of(job, await self._presence.workers(), paused=paused)
         return job
 
     async def _view(self, job_id: str, seen: scripts.Seen, caller: Caller) -> Job:
@@ -281,7 +300,14 @@ class JobService:
         """The job now, and a place in the waiter that must go to `wait`. Raises UnknownJob, also for another's."""
         waiting = self._waiter.expect(job_id)
         try:
-            seen = await self._submitter.one(scripts.watch(job_id, channel=self._waiter.channel))
+            watch = scripts.watch(job_id, channel=self._waiter.channel)
+            seen = await self._submitter.one(watch)
+            if not seen.record:
+                if line := await self._lines(job_id, caller):
+                    if line.state.terminal:
+                        waiting.set_result(None)
+                    return line, waiting  # the waiter looks again until it has begun
+                seen = await self._submitter.one(watch)
             job = await self._view(job_id, seen, caller)
         except BaseException:
             self._waiter.forget(job_id, waiting)
@@ -324,7 +350,7 @@ class JobService:
         return bool(state is State.QUEUED)
 
 
-def _refuse_foreign(new: NewJob) -> None:
+def refuse_foreign(new: NewJob) -> None:
     """Before it is looked up: whether there is such a model is not told either."""
     name = new.model.partition("@")[0]
     if not new.caller.may_use(name):
@@ -341,7 +367,8 @@ def _gone(lost: str, stowed: Stowed) -> ServiceError:
     return PayloadsUnavailable("a part of the input is not in the payload store any more; nothing was accepted")
 
 
-def _span(job_id: str, ref: Ref) -> tracing.Span:
+def submit_span(job_id: str, ref: Ref) -> tracing.Span:
+    """Of what is submitted; to be ended."""
     queue = queue_name(ref.model, ref.version)
     told = tracing.messaging("submit", "send", queue, job_id) | {"ml.model": ref.model, "ml.version": ref.version}
     return tracing.start(f"submit {queue}", "PRODUCER", parent=tracing.current(), attributes=told)

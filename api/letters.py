@@ -77,9 +77,31 @@ class Entry:
         stored, rest = self.stored, iter(self.payload_keys)
         return [stored.get(number) or next(rest, "") for number in range(len(self.pointers))]
 
-    def is_of(self, reason: str | None, model: str | None) -> bool:
-        """Whether a filter lets it through. `model` is a name, or `name@version`."""
-        return reason in (None, self.text("reason")) and model in (None, self.ref, self.ref.partition("@")[0])
+    @property
+    def labels(self) -> dict[str, str]:
+        """Of its job."""
+        found: dict[str, str] = orjson.loads(self.text("labels") or "{}")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which letters are wanted. `model` is a name, or `name@version`; `labels` are all to be there."""
+
+    reason: str | None = None
+    model: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+
+    def passes(self, entry: Entry) -> bool:
+        """Whether it lets this one through."""
+        return (
+            self.reason in (None, entry.text("reason"))
+            and self.model in (None, entry.ref, entry.ref.partition("@")[0])
+            and set(self.labels) <= entry.labels.items()
+        )
+
+
+ALL = Filter()
 
 
 def summary(entry: Entry) -> Letter:
@@ -119,7 +141,7 @@ def _summary(entry: Entry) -> dict[str, Any]:
         "worker": entry.text("worker") or None,
         "input_bytes": int(entry.text("size")) + int(entry.text("stored_bytes") or 0) if entry.text("size") else None,
         "message_bytes": len(entry.raw),
-        "labels": orjson.loads(entry.text("labels") or "{}"),
+        "labels": entry.labels,
     }
 
 
@@ -140,7 +162,7 @@ def compose_retry(entry: Entry, job_id: str, *, catalog: Catalog, settings: Sett
     etag = catalog.etag
     message, ref = _retriable(entry, catalog)
     priority = keys.nearest_priority(message["properties"].get("priority"))
-    names = ("labels", "owner", "items", "weight", "timeout_ms", "stored", "files", "stored_bytes")
+    names = ("labels", "owner", "items", "weight", "timeout_ms", "stored", "files", "stored_bytes", "webhook")
     kept = {name: entry.text(name) for name in names if entry.text(name)}
     call = scripts.retry(
         entry.id,

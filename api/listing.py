@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from api.auth import Caller
+from api.pauses import Pauses
 from api.presence import Presence
 from api.schemas import JobPage
 from api.submitter import Submitter
@@ -19,7 +20,7 @@ from shared.types import Job, State
 
 _LOOK = 250  # entries of one script call: how long Redis is busy with it at a stretch
 _MOST_LOOKS = 8  # of one page
-_CURSOR = re.compile(r"(\d{1,15})-(.{1,512})", re.DOTALL)
+_CURSOR = re.compile(r"([0-9]{1,15})-(.{1,512})", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,8 @@ class Asked:
 class JobList:
     """For one event loop."""
 
-    def __init__(self, submitter: Submitter, presence: Presence) -> None:
-        self._submitter, self._presence = submitter, presence
+    def __init__(self, submitter: Submitter, presence: Presence, pauses: Pauses) -> None:
+        self._submitter, self._presence, self._pauses = submitter, presence, pauses
 
     async def page(self, caller: Caller, asked: Asked, *, limit: int, cursor: str | None = None) -> JobPage:
         """The newest first, without output, at most `limit`, after `cursor`. Where a filter lets few through a page may
@@ -68,15 +69,15 @@ class JobList:
         queued = [job for job in jobs if job.state is State.QUEUED]
         if queued:
             with contextlib.suppress(StoreUnavailable):  # the jobs themselves are known
-                workers = await self._presence.workers()
+                workers, paused = await self._presence.workers(), await self._pauses.read()
                 for job in queued:
-                    job.waiting_for = wait_of(job, workers)
+                    job.waiting_for = wait_of(job, workers, paused=job.model in paused)
 
 
 def _place(cursor: str | None) -> Place | None:
     if cursor is None:
         return None
     parts = _CURSOR.fullmatch(cursor)
-    if parts is None or not parts[1].isascii():
+    if parts is None:
         raise InvalidInput("cursor must be the `next` of a page")
     return Place(int(parts[1]), parts[2])

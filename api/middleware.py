@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.caps import Cap
 from api.errors import problem
 from api.observe import trace_of
 from shared import origin, tracing
@@ -22,7 +23,6 @@ from shared.logs import Event, get_logger
 
 logger = get_logger("api")
 
-Caps = Mapping[tuple[str, str], int]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -84,18 +84,18 @@ class PlainPath:
 
 
 class BodyCap:
-    """413 for a body over `most` bytes (`caps`: of a method and path): at once where the length is told, else when the
-    limit is passed. What still comes is api/protocol.py's."""
+    """413 for a body over the bytes that `most` tells: at once where the length is told, else when the limit is passed.
+    What still comes is api/protocol.py's."""
 
-    def __init__(self, app: ASGIApp, most: int, caps: Caps | None = None) -> None:
-        self._app, self._most, self._caps = app, most, caps or {}
+    def __init__(self, app: ASGIApp, most: Cap) -> None:
+        self._app, self._most = app, most
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI's contract
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        most = self._caps.get((scope["method"], scope["path"]), self._most)
         length = Headers(scope=scope).get("content-length", "0")
+        most = self._most(scope)
         text = f"bodies of more than {most} bytes are not accepted"
         if length.isdigit() and int(length) > most:
             answer = problem(Request(scope), TooLarge.code, text)

@@ -16,6 +16,7 @@ from shared.catalog import ModelSpec, Ref
 from shared.origin import Carried
 from shared.payloads import WHOLE, Detached
 from shared.settings import Settings
+from shared.webhooks import BatchWebhook, JobWebhook
 
 
 @dataclass(slots=True)
@@ -31,6 +32,7 @@ class NewJob:
     deadline_s: float | None = None
     result_ttl_s: float | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    webhook: JobWebhook | BatchWebhook | None = None
     files: list[tuple[str, bytes]] = field(default_factory=list)
     references: bool = False  # the input may name files or URLs
     fetched: dict[str, Fetched] = field(default_factory=dict)  # by URL
@@ -68,10 +70,12 @@ def compose(
     etag: str,
     items: int,
     carried: Carried,
+    webhook: str = "",
 ) -> Submission:
     """`stowed` tells where the parts of `detached` are; `channel` is the waiting process's, or empty; `etag` the
-    registry's that `ref` was chosen by; `items` how many the input has; `carried` goes with the job."""
-    share = _share(new.caller, spec, ref)
+    registry's that `ref` was chosen by; `items` how many the input has; `carried` goes with the job; `webhook` is the
+    record's field."""
+    share = share_of(new.caller, spec, ref)
     deadline_ms = int((new.deadline_s or settings.default_deadline_s) * 1000)
     ttl_ms = int((new.result_ttl_s or settings.result_ttl_s) * 1000)
     payload_keys = [keys.payload_key(job_id, number) for number in range(len(stowed.rest))]
@@ -119,6 +123,7 @@ def compose(
             **({"items": items} if items > 1 else {}),
             **({"weight": share.weight} if share.weight > 1 else {}),
             **stowed.fields(),
+            **({"webhook": webhook} if webhook else {}),
             **carried.fields(),
         },
     )
@@ -129,7 +134,8 @@ def compose(
     )
 
 
-def _share(caller: Caller, spec: ModelSpec, ref: Ref) -> scripts.Share:
+def share_of(caller: Caller, spec: ModelSpec, ref: Ref) -> scripts.Share:
+    """Of the caller's key; none without one."""
     if caller.key is None:
         return scripts.NO_SHARE
     refs = [f"{ref.model}@{version}" for version in spec.versions]
@@ -148,6 +154,7 @@ def _fingerprint(new: NewJob, detached: Detached) -> str:
         new.deadline_s,
         new.result_ttl_s,
         new.labels,
+        *([new.webhook.model_dump()] if new.webhook else ()),
     ]
     digest = hashlib.sha256(_canonical([*asked, detached.input, detached.pointers]))
     for part, where in zip(detached.parts, detached.pointers, strict=True):

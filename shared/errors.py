@@ -125,6 +125,12 @@ class NotAcceptable(ServiceError):
     code = "not_acceptable"
 
 
+class UnknownBatch(ServiceError):
+    """No such batch: it never existed, or it has expired."""
+
+    code = "batch_not_found"
+
+
 class BadRequest(ServiceError):
     """The request cannot be read."""
 
@@ -227,6 +233,12 @@ class UnknownKey(ServiceError):
     code = "key_not_found"
 
 
+class UnknownWorker(ServiceError):
+    """No living worker has this name."""
+
+    code = "worker_not_found"
+
+
 class UnknownLetter(ServiceError):
     """No such dead letter: it never existed, was retried or dropped, or was too old."""
 
@@ -237,6 +249,12 @@ class CannotRetry(ServiceError):
     """This dead letter cannot be retried."""
 
     code = "cannot_retry"
+
+
+class CannotRedeliver(ServiceError):
+    """There is nothing to deliver again."""
+
+    code = "cannot_redeliver"
 
 
 class VersionExists(ServiceError):

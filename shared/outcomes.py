@@ -12,6 +12,7 @@ https://docs.celeryq.dev/en/stable/internals/protocol.html and celery.backends.b
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 def encode_outcome(job_id: str, outcome: Outcome, *, attempt: int = 0, started_at: int = 0) -> bytes:
     """The outcome as it is stored. Raises TypeError when the output is not JSON data (numpy arrays, pydantic models
-    and dataclasses are)."""
+    and dataclasses are; bytes become base64, as they are in inputs)."""
     ours: dict[str, Any] = {"timing": outcome.timing, "attempt": attempt, "started_at": started_at}
     if outcome.stored:
         ours["stored"] = outcome.stored
@@ -61,6 +62,8 @@ def encode_outcome(job_id: str, outcome: Outcome, *, attempt: int = 0, started_a
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return base64.b64encode(value).decode()
     if hasattr(value, "model_dump"):
         return value.model_dump(exclude_none=True)
     raise TypeError(f"{type(value).__name__} is not JSON data")

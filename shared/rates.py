@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, TypeAdapter, WithJsonSchema
 
 _PERIODS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
 _RATE = re.compile(r"(?P<amount>[0-9]{1,15}\s*([KMGT]iB|[KMGT]?B?))\s*/\s*(?P<period>second|minute|hour|day)")
@@ -38,7 +38,11 @@ def _readable(text: str) -> str:
     return text
 
 
-RateText = Annotated[str, AfterValidator(_readable), Field(examples=["100/minute"])]
+# Told to clients a little more strictly than it is read.
+_TOLD = {"pattern": r"^[1-9][0-9]{0,8}([KMG]?B)?/(second|minute|hour|day)$"}
+RateText = Annotated[
+    str, AfterValidator(_readable), Field(examples=["100/minute"]), WithJsonSchema({"type": "string", **_TOLD})
+]
 
 
 class Rates(BaseModel):

@@ -166,7 +166,7 @@ class Verdict:
     """What a claim says of one job. `state` is told for ended ones; for those to run `started_at` (ms), and
     `queued_at`: since when it had waited, at first."""
 
-    status: Literal["run", "suspect", "ended", "missing", "lost"]
+    status: Literal["run", "suspect", "ended", "missing", "lost", "paused"]
     attempt: int
     started_at: int = 0
     state: State | None = None

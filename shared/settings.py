@@ -20,6 +20,8 @@ from shared.keys import MAX_DEADLINE_S
 from shared.payload_place import Place
 from shared.redis_url import Address, parse
 
+_MOST_DELAY_S = 7 * 86_400
+
 
 class Settings(BaseSettings):
     """Durations end in `_s`, sizes in `_bytes`. Raises ConfigError for a wrong `redis_url` or
@@ -49,6 +51,10 @@ class Settings(BaseSettings):
     """The longest `Prefer: wait` and `?wait=`; more is clamped and told in `Preference-Applied`."""
     max_body_bytes: int = Field(32_000_000, gt=0)
     """Of any request; a model's own `limits.input_bytes` may be lower."""
+    max_batch_bytes: int = Field(512_000_000, gt=0)
+    """Of a batch sent as JSON lines; each of its lines may have `max_body_bytes`."""
+    batch_upload_s: float = Field(3600.0, gt=0)
+    """How long a batch may take to be sent."""
     header_timeout_s: float = Field(10.0, gt=0)
     """How long the head of a request may take, from its first byte."""
     body_timeout_s: float = Field(30.0, gt=0)
@@ -61,6 +67,19 @@ class Settings(BaseSettings):
     outbound_allow: str = ""
     """What may be called though it is not public, as in hooks.corp,10.2.0.0/16."""
     outbound_https_only: bool = False
+
+    # Webhooks
+    webhook_delivery: Literal["api", "off"] = "api"
+    """Whether API processes deliver them; off: `python -m api deliver` does."""
+    webhook_schedule: str = "5,30,120,600,3600,10800,21600,21600,21600"
+    """Seconds from each attempt that failed to the next; after the last no more."""
+    webhook_timeout_s: float = Field(15.0, gt=0, le=60)
+    webhook_concurrency: int = Field(64, ge=1, le=1000)
+    """Deliveries at the same time, of one process."""
+    webhook_host_concurrency: int = Field(8, ge=1)
+    """Of these to one host."""
+    webhook_output_bytes: int = Field(256_000, ge=0)
+    """A larger output does not stand in the webhook, which then says where it is to be fetched."""
 
     # Jobs
     default_deadline_s: float = Field(86_400.0, gt=0, le=MAX_DEADLINE_S)
@@ -89,6 +108,8 @@ class Settings(BaseSettings):
     input_urls: Literal["on", "off"] = "off"
     """Whether an input may name a URL in the place of bytes, which the API then fetches."""
     input_url_timeout_s: float = Field(10.0, gt=0)
+    batch_window: int = Field(1000, ge=1)
+    """So many lines of a batch are in the queue at a time; never more than half of what the model's queue takes."""
     max_attempts: int = Field(3, ge=1)
     """A job whose worker process died this often while it ran alone has failed."""
     dead_ttl_s: float = Field(float(keys.DEAD_TTL_S), gt=0)
@@ -152,6 +173,22 @@ class Settings(BaseSettings):
         """The file that tells `python -m worker healthcheck` that the worker lives (shared/health.py)."""
         named = self.worker_name if "worker_name" in self.model_fields_set else ""
         return self.health_file or health.default_path(named)
+
+    def outbound_rules(self) -> Rules:
+        """Which addresses may be called because a caller names them."""
+        return Rules.parse(self.outbound_allow, https_only=self.outbound_https_only)
+
+    def webhook_delays(self) -> list[float]:
+        """Of `webhook_schedule`, seconds."""
+        return [float(part) for part in self.webhook_schedule.split(",") if part.strip()]
+
+    @field_validator("webhook_schedule")
+    @classmethod
+    def _delays(cls, schedule: str) -> str:
+        for part in schedule.split(","):
+            if part.strip() and not (part.strip().replace(".", "", 1).isdecimal() and float(part) <= _MOST_DELAY_S):
+                raise ValueError(f"must be seconds, up to {_MOST_DELAY_S}, as in 5,30,120")
+        return schedule
 
     @field_validator("outbound_allow")
     @classmethod

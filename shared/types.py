@@ -49,8 +49,9 @@ class Timing(BaseModel):
 class Wait(BaseModel):
     """Why a job is queued still."""
 
-    code: Literal["worker", "model", "turn", "start"] = Field(
-        description="worker: none serves it; model: it is not loaded; turn: others are before it; start: its eta"
+    code: Literal["worker", "model", "turn", "start", "paused"] = Field(
+        description="worker: none serves it; model: it is not loaded; turn: others are before it; start: its eta; "
+        "paused: an operator has paused its model"
     )
     message: str
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import redis
@@ -91,6 +92,7 @@ class Engine:
             process=process,
             worker=settings.worker_name,
             max_attempts=settings.max_attempts,
+            on_paused=self._give_back,
             before=share.apply,
         )
         adopter = Adopter(
@@ -178,6 +180,22 @@ class Engine:
             self._gone(work)
             self.reporter.forget(work)
 
+    def _give_back(self, works: list[Work]) -> None:
+        """To their lists, the oldest nearest to its turn. Device thread."""
+        order = {tag: number for number, tag in enumerate(self.holdings.tags())}
+        logger.info(Event.JOBS_PAUSED, jobs=len(works), models=sorted({str(work.ref) for work in works}))
+        for work in sorted(works, key=lambda work: order.get(work.tag, 0)):
+            end_job(work, "paused")
+            self._gone(work)
+            self.reporter.call(partial(work.request.reject, requeue=True))
+            self.reporter.forget(work)
+
+    @property
+    def busy_since(self) -> float | None:
+        """Since when (monotonic) a batch is on the device; None: none is."""
+        current = self._runner.current
+        return None if current is None else current[0]
+
     @property
     def device_lost(self) -> str:
         """Why the device is gone; empty when all is well."""
@@ -186,6 +204,10 @@ class Engine:
     def healthy(self) -> bool:
         """The device works, and no predict is overdue."""
         return not self.device_lost and not self.stalled()
+
+    def state(self) -> str:
+        """For the sign of life."""
+        return "draining" if self.draining else "ready" if self.healthy() else "stalled"
 
     def stalled(self) -> list[Work]:
         """The jobs on the device for longer than their model's timeout; empty when all is well."""

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from api.auth import Caller, caller_of
 from api.bodies import JOBS, read_job
 from api.deps import Services, services
-from api.docs import JOBS_BODY, JOBS_QUERY, WAIT_QUERY, problems
+from api.docs import JOBS_BODY, JOBS_QUERY, WAIT_QUERY, links, problems
 from api.errors import job_url
 from api.jobs import CallerGone, Ticket, prefixed
 from api.listing import Asked
@@ -23,6 +23,7 @@ from shared.types import Job, State
 router = APIRouter(prefix="/v1/jobs")
 
 _DEFAULT, _MOST, _MOST_LABELS = 50, 200, 32
+_LINKS = links({"job_id": "id"}, "GET /v1/jobs/{job_id}", "GET /v1/jobs/{job_id}/output", "DELETE /v1/jobs/{job_id}")
 
 
 def idempotency_key(request: Request) -> str | None:
@@ -62,8 +63,12 @@ async def accepted(parts: Services, ticket: Ticket, caller: Caller, *, applied: 
     status_code=202,
     response_model=None,
     responses={
-        202: {"model": Job, "description": "Accepted"},
-        200: {"model": Job, "description": "It has ended already (Prefer: wait, or a repeated Idempotency-Key)"},
+        202: {"model": Job, "links": _LINKS, "description": "Accepted"},
+        200: {
+            "model": Job,
+            "links": _LINKS,
+            "description": "It has ended already (Prefer: wait, or a repeated Idempotency-Key)",
+        },
         **problems(400, 401, 403, 404, 413, 415, 422, 429, 503),
     },
     openapi_extra=JOBS_BODY,
@@ -118,7 +123,7 @@ def limit_of(given: str | None, *, default: int, most: int) -> int:
 
 
 def _states(given: list[str]) -> list[State]:
-    names = dict.fromkeys(name for text in given for name in text.split(",") if name)
+    names = dict.fromkeys(name for text in given for name in text.split(","))
     known = [state for state in State if state.value in names]
     if len(known) < len(names):
         wrong = next(name for name in names if name not in known)
@@ -145,7 +150,7 @@ def _labels(given: list[str]) -> list[str]:
 async def read(request: Request, job_id: str) -> Response:
     """200 in any state. With `?wait=N` (or `Prefer: wait=N`) it is held until the job has ended, N seconds at most."""
     parts = services(request)
-    wait_s, caller = _wait(request, parts.settings.max_wait_s), caller_of(request, Scope.READ)
+    wait_s, caller = wait_of(request, parts.settings.max_wait_s), caller_of(request, Scope.READ)
     if not wait_s:
         return job_response(await parts.jobs.get(job_id, caller))
     job, waiting = await parts.jobs.follow(job_id, caller)
@@ -158,7 +163,8 @@ async def read(request: Request, job_id: str) -> Response:
     return job_response(job, applied=f"wait={wait_s:g}")
 
 
-def _wait(request: Request, most: float) -> float:
+def wait_of(request: Request, most: float) -> float:
+    """How long (s) a GET is to be held, `most` at most. Raises InvalidInput."""
     given = request.query_params.get("wait")
     if given is None:
         return min(most, parse_prefer(request.headers.getlist("prefer")).wait_s or 0.0)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from api.admin import admin_only
 from api.auth import caller_of, needs
 from api.bodies import faults_of, read_json
 from api.deps import services
-from api.docs import problems
+from api.docs import json_body, links, problems
 from api.keys import Made, today
-from api.schemas import KeyList, KeyTold, NewKey, Usage
+from api.schemas import KeyList, KeyTold, NewKey, Seconds, Usage
 from shared.api_keys import ApiKey, Scope
 from shared.errors import InvalidInput
 from shared.rates import Rates
@@ -23,6 +23,24 @@ from shared.rates import Rates
 router = APIRouter()
 
 _MOST_DAYS = 400
+_DAYS = {
+    "parameters": [
+        {"name": name, "in": "query", "schema": {"type": "string", "format": "date"}, "description": f"{name} day"}
+        for name in ("first", "last")
+    ]
+}
+_LINKS = links(
+    {"key_id": "id"}, "POST /v1/keys/{key_id}/rotate", "GET /v1/keys/{key_id}/usage", "DELETE /v1/keys/{key_id}"
+)
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, int | float):
+        raise ValueError("must be an instant as text, as in 2027-01-31T12:00:00Z")  # pydantic would read Unix seconds
+    return value
+
+
+Instant = Annotated[AwareDatetime, BeforeValidator(_text)]
 
 
 class KeyRequest(BaseModel):
@@ -31,11 +49,11 @@ class KeyRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
-    scopes: Annotated[frozenset[Scope], Field(min_length=1)] = frozenset({Scope.SUBMIT, Scope.READ})
-    models: frozenset[str] | None = None
+    scopes: Annotated[list[Scope], Field(min_length=1)] = [Scope.SUBMIT, Scope.READ]
+    models: list[Annotated[str, Field(min_length=1, max_length=128)]] | None = None
     weight: int = Field(1, ge=1, le=100)
     limits: Rates = Rates()
-    expires_at: AwareDatetime | None = None
+    expires_at: Instant | None = None
 
 
 class RotateRequest(BaseModel):
@@ -43,8 +61,8 @@ class RotateRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    grace_s: float = Field(86_400, ge=0, le=90 * 86_400)
-    expires_at: AwareDatetime | None = None
+    grace_s: Seconds = Field(86_400, ge=0, le=90 * 86_400)
+    expires_at: Instant | None = None
 
 
 @router.get(
@@ -66,7 +84,8 @@ async def list_keys(request: Request) -> Response:
     status_code=201,
     response_model=None,
     dependencies=[Depends(admin_only)],
-    responses={201: {"model": NewKey}, **problems(400, 401, 403, 422, 503)},
+    responses={201: {"model": NewKey, "links": _LINKS}, **problems(400, 401, 403, 422, 503)},
+    openapi_extra=json_body(KeyRequest),
 )
 async def create(request: Request) -> Response:
     """The answer has the secret, this once."""
@@ -86,6 +105,7 @@ async def create(request: Request) -> Response:
     response_model=None,
     dependencies=[Depends(admin_only)],
     responses={200: {"model": NewKey}, **problems(400, 401, 403, 404, 422, 503)},
+    openapi_extra=json_body(RotateRequest, required=False),
 )
 async def rotate(request: Request, key_id: str) -> Response:
     """The old secret works for `grace_s` more (a day, where the body says nothing). Jobs, limits and usage stay."""
@@ -117,6 +137,7 @@ async def revoke(request: Request, key_id: str) -> Response:
     response_model=None,
     dependencies=[Depends(admin_only)],
     responses={200: {"model": Usage}, **problems(401, 403, 422, 503)},
+    openapi_extra=_DAYS,
 )
 async def usage_of(request: Request, key_id: str) -> Response:
     """By day (UTC) and version, from `?first=2026-01-01` to `?last=`; the last 30 days where they are not given."""
@@ -129,6 +150,7 @@ async def usage_of(request: Request, key_id: str) -> Response:
     response_model=None,
     dependencies=[needs(Scope.READ)],
     responses={200: {"model": Usage}, **problems(401, 403, 422, 503)},
+    openapi_extra=_DAYS,
 )
 async def usage(request: Request) -> Response:
     """As for operators, of the key that asks."""

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from api.admin import admin_only
 from api.bodies import faults_of, read_json
 from api.deps import services
-from api.docs import problems
+from api.docs import json_body, problems
+from api.paths import MODEL
 from api.rollouts import rollout
 from api.schemas import Changed
 from shared.catalog import ModelName, ModelsFile, ModelSpec, VersionName, VersionSpec
@@ -30,8 +31,21 @@ T = TypeVar("T")
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"model": Changed, "description": "Callers get it now"},
     202: {"model": Changed, "description": "Callers get it when workers have it"},
-    **problems(400, 403, 404, 409, 412, 422, 503),
+    **problems(400, 401, 403, 404, 409, 412, 422, 503),
 }
+
+
+_CHOICES: list[dict[str, Any]] = [
+    {"name": "dry_run", "in": "query", "schema": {"type": "boolean"}, "description": "only tell what would change"},
+    {"name": "If-Match", "in": "header", "schema": {"type": "string"}, "description": "the `ETag` that you have read"},
+]
+_REPLACE = [
+    {"name": "replace", "in": "query", "schema": {"type": "boolean"}, "description": "all traffic goes to it"},
+]
+
+
+def _asks(body: type[BaseModel] | None = None, *more: dict[str, Any]) -> dict[str, Any]:
+    return {"parameters": [*_CHOICES, *more]} | (json_body(body) if body else {})
 
 
 class Traffic(BaseModel):
@@ -42,7 +56,7 @@ class Traffic(BaseModel):
     traffic: dict[VersionName, float] = Field(min_length=1)
 
 
-@router.put("", summary="All models", response_model=None, responses=_ANSWERS)
+@router.put("", summary="All models", response_model=None, responses=_ANSWERS, openapi_extra=_asks(ModelsFile))
 async def put_all(request: Request) -> Response:
     """What models.yaml says, as JSON: these models and no others."""
     asked = await _body(request, ModelsFile)
@@ -50,10 +64,11 @@ async def put_all(request: Request) -> Response:
 
 
 @router.put(
-    "/{model:path}/versions/{version}",
+    f"/{MODEL}/versions/{{version}}",
     summary="A version",
     response_model=None,
     responses=_ANSWERS,
+    openapi_extra=_asks(VersionSpec, *_REPLACE),
 )
 async def put_version(request: Request, model: str, version: str) -> Response:
     """Beside those that there are, and without traffic; with `?replace=true` all the traffic goes to it as soon as
@@ -63,33 +78,47 @@ async def put_version(request: Request, model: str, version: str) -> Response:
     return await _change(request, lambda now: now.with_version(model, name, spec, replace=replace))
 
 
-@router.delete("/{model:path}/versions/{version}", summary="Remove a version", response_model=None, responses=_ANSWERS)
+@router.delete(
+    f"/{MODEL}/versions/{{version}}",
+    summary="Remove a version",
+    response_model=None,
+    responses=_ANSWERS,
+    openapi_extra=_asks(),
+)
 async def delete_version(request: Request, model: str, version: str) -> Response:
     """Nobody can ask for it any more; its jobs are ended before it is unloaded. Not while it has traffic."""
     return await _change(request, lambda now: now.without_version(model, version))
 
 
-@router.put("/{model:path}/traffic", summary="Shares of the versions", response_model=None, responses=_ANSWERS)
+@router.put(
+    f"/{MODEL}/traffic",
+    summary="Shares of the versions",
+    response_model=None,
+    responses=_ANSWERS,
+    openapi_extra=_asks(Traffic),
+)
 async def put_traffic(request: Request, model: str) -> Response:
     """From this moment on, for all API processes at once."""
     asked = await _body(request, Traffic)
     return await _change(request, lambda now: now.with_traffic(model, asked.traffic))
 
 
-@router.post("/{model:path}/rollback", summary="Back to what it was", response_model=None, responses=_ANSWERS)
+@router.post(
+    f"/{MODEL}/rollback", summary="Back to what it was", response_model=None, responses=_ANSWERS, openapi_extra=_asks()
+)
 async def roll_back(request: Request, model: str) -> Response:
     """A rollout under way is called off; else the change before is undone. Twice is back again."""
     return await _change(request, lambda now: now.rolled_back(model))
 
 
-@router.put("/{model:path}", summary="A model", response_model=None, responses=_ANSWERS)
+@router.put(f"/{MODEL}", summary="A model", response_model=None, responses=_ANSWERS, openapi_extra=_asks(ModelSpec))
 async def put_model(request: Request, model: str) -> Response:
     """Added, or changed: as one entry under `models` of models.yaml."""
     name, spec = _name(model, ModelName, "model"), await _body(request, ModelSpec)
     return await _change(request, lambda now: now.with_models({name: spec}))
 
 
-@router.delete("/{model:path}", summary="Remove a model", response_model=None, responses=_ANSWERS)
+@router.delete(f"/{MODEL}", summary="Remove a model", response_model=None, responses=_ANSWERS, openapi_extra=_asks())
 async def delete_model(request: Request, model: str) -> Response:
     """Nobody can ask for it any more; its jobs are ended before its versions are unloaded."""
     return await _change(request, lambda now: now.without(model))

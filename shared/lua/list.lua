@@ -10,8 +10,8 @@ local index = JOBS .. ARGV[1]
 local most, look = tonumber(ARGV[2]), tonumber(ARGV[3])
 local place_at, place_id, states, model, version = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 
--- Whether an entry stands before the place or is it. Ids of one millisecond are compared bytewise, as in the sorted set:
--- `<` would go by the server's locale.
+-- Whether an entry stands before the place or is it. Ids of one millisecond are compared bytewise, as in the sorted
+-- set: `<` would go by the server's locale.
 local function is_seen(id, created_at)
   if created_at ~= place_at then return false end
   for i = 1, math.max(#id, #place_id) do

@@ -41,22 +41,11 @@ if most > 0 then
   if active >= most then return { 'busy', 'concurrent', active } end
 end
 if most_here > 0 then
-  local active = 0
-  for version in string.gmatch(ARGV[20], '[^\n]+') do
-    active = active + tonumber(redis.call('HGET', OWNED .. version, owner) or '0')
-  end
+  local active = active_on(owner, ARGV[20])
   if active >= most_here then return { 'busy', 'model_concurrent', active } end
 end
--- Nobody else's jobs keep a key out that has less than an equal share of the queue: the owners there are, and one for
--- all that came without a key.
-local function has_share()
-  if owner == '' then return false end
-  local own = redis.call('HMGET', OWNED .. ref, owner, owner .. ':bytes')
-  local shares = redis.call('HLEN', OWNED .. ref) / 2 + (own[1] and 1 or 2)
-  return (tonumber(own[1] or '0') + 1) * shares <= max_jobs
-    and (tonumber(own[2] or '0') + size) * shares <= max_bytes
-end
-if (jobs >= max_jobs or (jobs > 0 and bytes + size > max_bytes)) and not has_share() then
+if (jobs >= max_jobs or (jobs > 0 and bytes + size > max_bytes)) 
+  and not has_share(owner, ref, size, max_jobs, max_bytes) then
   return { 'full', jobs, bytes, time_for(COUNTERS .. ref, jobs) }
 end
 if queued > 0 then

@@ -155,6 +155,8 @@ async def test_pages_and_filters(api: Api, hands: Hands, store: redis.Redis) -> 
     assert await letters(api, model="bert@1") == await letters(api, model="ber") == []
     assert await letters(api, model="bert", reason="unparsable") == []
     first = (await api.client.get("/v1/dead", params={"reason": "rejected", "limit": 3})).json()
+    none = (await api.client.get("/v1/dead", params={"after": "0-0"})).json()
+    assert none == {"letters": [], "next": None}
     rest = (await api.client.get("/v1/dead", params={"reason": "rejected", "after": first["next"]})).json()
     assert [letter["job_id"] for letter in first["letters"] + rest["letters"]] == [f"r{n}" for n in range(6, -1, -1)]
     assert rest["next"] is None
@@ -419,7 +421,7 @@ async def test_over_an_ipv6_socket(redis_url: str, tmp_path: Path) -> None:
 async def test_openapi_tells_the_letters(api: Api) -> None:
     paths = (await api.client.get("/openapi.json")).json()["paths"]
     page = paths["/v1/dead"]["get"]
-    assert {parameter["name"] for parameter in page["parameters"]} == {"limit", "after", "reason", "model"}
+    assert {parameter["name"] for parameter in page["parameters"]} == {"limit", "after", "reason", "model", "label"}
     assert page["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/LetterPage")
     assert set(paths["/v1/dead/{letter}"]) == {"get", "delete"}
     assert {"202", "403", "404", "409", "503"} <= set(paths["/v1/dead/{letter}/retry"]["post"]["responses"])

@@ -137,6 +137,8 @@ async def test_a_damaged_record_does_not_hide_the_others(api: Api, store: redis.
         {"limit": ""},
         {"limit": "-1"},
         {"state": "done"},
+        {"state": ""},
+        {"state": "queued,"},
         {"state": "queued,done"},
         {"label": "acme"},
         {"label": ["a:b"] * 33},

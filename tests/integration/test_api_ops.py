@@ -205,6 +205,21 @@ async def test_unknown_models_in_openais_shape(api: Api, name: str) -> None:
     assert error["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/models", "GET, PUT"),
+        ("/v1/models/acme/bert", "DELETE, GET, PUT"),
+        ("/v1/models/acme/bert/rollback", "POST"),
+        ("/v1/models/bert/versions/2", "DELETE, PUT"),
+        ("/inference", "POST"),
+    ],
+)
+async def test_allow_tells_of_all_methods_of_a_path(api: Api, path: str, allowed: str) -> None:
+    answer = await api.client.request("TRACE", path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
 async def test_openapi(api: Api) -> None:
     told = (await api.client.get("/openapi.json")).json()
     paths = told["paths"]
@@ -215,7 +230,7 @@ async def test_openapi(api: Api) -> None:
         assert {"application/json", "image/*", "multipart/form-data"} == content.keys()
         assert content["application/json"]["schema"]["examples"]
         problem = post["responses"]["422"]["content"]
-        assert problem == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        assert problem == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
     references = {part for part in str(told).split("'") if part.startswith("#/components/schemas/")}
     assert {reference.rpartition("/")[2] for reference in references} <= told["components"]["schemas"].keys()
     example = paths["/inference"]["post"]["requestBody"]["content"]["application/json"]["schema"]["examples"][0]

@@ -1,0 +1,44 @@
+"""Names of models in paths: they may hold slashes (`acme/bert`), and end before our own paths begin.
+
+With Starlette's own `path`, PUT /v1/models/bert/rollback would be a model `bert/rollback`."""
+
+from __future__ import annotations
+
+from starlette.convertors import Convertor, register_url_convertor
+
+RESERVED = ("versions", "traffic", "rollback", "pause", "resume", "purge")
+
+
+class ModelPath(Convertor[str]):
+    """One or more segments, up to the first that is reserved."""
+
+    regex = rf"(?:(?!/(?:{'|'.join(RESERVED)})(?:/|$)).)+"
+
+    def convert(self, value: str) -> str:
+        """As it is."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """As it is."""
+        return value
+
+
+class LetterId(Convertor[str]):
+    """One segment, but for the word that is a call of its own."""
+
+    regex = r"(?!requeue(?:/|$))[^/]+"
+
+    def convert(self, value: str) -> str:
+        """As it is."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """As it is."""
+        return value
+
+
+# Starlette looks it up where routes are declared, which is at import: `{model:model}`.
+register_url_convertor("model", ModelPath())
+register_url_convertor("letter", LetterId())
+
+MODEL, LETTER = "{model:model}", "{letter:letter}"  # in a route's path
