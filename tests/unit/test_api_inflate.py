@@ -71,7 +71,7 @@ async def test_it_comes_out_as_it_went_in(data: bytes, times: int, kind: str, pi
 
 @pytest.mark.parametrize("size", [0, 1, _STEP - 1, _STEP, _STEP + 1, 2 * _STEP, MOST])
 async def test_sizes_at_the_edges(size: int) -> None:
-    read, _ = await through([gzip.compress(bytes(size, mtime=0)), b""])
+    read, _ = await through([gzip.compress(bytes(size), mtime=0), b""])
     assert b"".join(read) == bytes(size)
 
 
