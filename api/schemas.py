@@ -9,11 +9,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from shared.api_keys import Scope
 from shared.errors import Fault
-from shared.keys import MAX_DEADLINE_S
+from shared.keys import MAX_DEADLINE_S, MOST_LINES, PriorityName
 from shared.rates import Rates
 from shared.registry_diff import Difference
-from shared.types import Timing
-from shared.webhooks import JobWebhook, webhook_schema
+from shared.types import Job, Timing
+from shared.webhooks import BatchWebhook, JobWebhook, webhook_schema
 
 _MOST_S = MAX_DEADLINE_S
 
@@ -38,7 +38,7 @@ class _Request(BaseModel):
         None, description="a key of yours: the traffic weights give the same key the same version, call after call"
     )
     parameters: dict[str, Any] | None = Field(None, description="the task's own; and `partial`: keep the good items")
-    priority: Literal["high", "normal", "low"] = "normal"
+    priority: PriorityName = "normal"
     deadline_s: Seconds | None = Field(
         None, gt=0, le=_MOST_S, description="after this the output is worthless: the job ends as deadline_exceeded"
     )
@@ -74,6 +74,27 @@ class JobRequest(_Request):
 
     model: str | None = Field(None, description="a model of /v1/models; may be left out where there is only one")
     input: Any = Field(None, description="the model's input: see `input_schema` in /v1/models")
+
+
+class BatchRequest(_Request):
+    """Many inputs for one model."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"model": "bert", "inputs": [{"text": "one"}, {"text": "two"}]}]},
+    )
+
+    model: str | None = Field(None, description="a model of /v1/models; may be left out where there is only one")
+    inputs: list[Any] = Field(
+        default_factory=list,
+        description="1 to 100,000 inputs: see `input_schema` in /v1/models",
+        min_length=1,
+        max_length=MOST_LINES,
+    )
+    priority: PriorityName = "low"
+    webhook: Annotated[BatchWebhook | None, WithJsonSchema(webhook_schema("batch"))] = Field(  # type: ignore[assignment]  # its own events
+        None, description="where the batch's end is told, signed: a URL, or with the events that are wanted"
+    )
 
 
 class InferenceAnswer(BaseModel):
@@ -140,6 +161,8 @@ class ModelEntry(BaseModel):
     aliases: dict[str, str] = Field(default_factory=dict)
     traffic: dict[str, float] = Field(default_factory=dict)
     ready: int = Field(description="living workers that serve a version of it")
+    paused: bool = Field(False, description="workers start no job of it: an operator has paused it")
+    paused_since: datetime | None = None
     rollout: Rollout | None = Field(None, description="a change of it on its way")
     limits: dict[str, Any] = Field(default_factory=dict)
     input_schema: dict[str, Any] | None = None
@@ -174,6 +197,24 @@ class Health(BaseModel):
     )
     workers: int = 0
     queue_depth: int = 0
+
+
+class FileTold(BaseModel):
+    """An uploaded file."""
+
+    id: str = Field(examples=["file_5d41402abc4b2a76b9719d911017c592"])
+    bytes: int
+    sha256: str = Field(description="of its bytes, hexadecimal")
+    content_type: str = Field(examples=["image/png"])
+    created_at: datetime
+    expires_at: datetime = Field(description="until then it can be used and read")
+
+
+class JobPage(BaseModel):
+    """Jobs, the newest first."""
+
+    data: list[Job] = Field(description="without their output")
+    next: str | None = Field(None, description="`cursor` of the next page; null: this is the last")
 
 
 class Letter(BaseModel):
@@ -221,6 +262,22 @@ class LetterPage(BaseModel):
 
     letters: list[Letter]
     next: str | None = Field(None, description="`after` of the next page; null: this is the last")
+
+
+class RequeueFailure(BaseModel):
+    """A letter that could not be retried, and stays."""
+
+    letter: str
+    code: str = Field(examples=["cannot_retry"])
+    detail: str
+
+
+class Requeued(BaseModel):
+    """Dead letters that were retried at once."""
+
+    retried: int = 0
+    failed: list[RequeueFailure] = Field(default_factory=list)
+    next: str | None = Field(None, description="`after` of the next call, for older ones; null: there are none")
 
 
 class KeyTold(BaseModel):

@@ -9,7 +9,7 @@ callers who wait. Ours, on the first signal:
 2. answers whatever still comes on the open connections, with `Connection: close` (api/middleware.py), and gives idle
    ones `LINGER_S` to send it;
 3. holds the waiting callers for their outcome, ML_DRAIN_S at most from the signal; then they get 202 or 504 with
-   their job's URL.
+   their job's URL. Streams of events are ended at once: their clients go on elsewhere with `Last-Event-ID`.
 
 A second signal ends 2 and 3 now, a third ends the process without an answer.
 """

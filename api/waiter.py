@@ -1,22 +1,29 @@
 """Many callers that wait for jobs, one connection.
 
 Each process listens on a channel of its own. `submit` and `watch` write that channel into a job's record, and the
-script that ends the job publishes there, so no outcome falls between asking and listening.
+script that ends the job publishes there, so no outcome falls between asking and listening. Who follows a job (a stream
+of events) is only woken: what there is to tell stands in the record, so no queue of news grows anywhere.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
+from starlette.types import Receive
 
 from api.submitter import LOST, Submitter
+from shared import keys
+from shared.calls import Call
 from shared.errors import StoreUnavailable
 from shared.logs import Event, get_logger
 from shared.scripts import watch
+from shared.scripts_batches import BatchSeen, look_at_batch
 from shared.types import State
 
 logger = get_logger("api")
@@ -24,6 +31,7 @@ logger = get_logger("api")
 _QUIET_S = 5.0  # so long without a message: ask whether the connection lives
 _CHECK_S = 10.0  # a second look at all jobs that are waited for, should news have been lost
 _RETRY_S = 0.2
+_ENDS = frozenset(state.value.encode() for state in State if state.terminal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +43,18 @@ class News:
     meta: bytes
 
 
+# The ends of a batch as those of jobs, in which news come.
+BATCH_NEWS = {"completed": State.SUCCEEDED, "canceled": State.CANCELED}
+
 Waiting = asyncio.Future[News | None]
+
+
+class Following:
+    """Somebody follows a job. `woken` is set by whatever may be new of it, `over` once the process drains."""
+
+    def __init__(self, *, over: bool) -> None:
+        self.woken = asyncio.Event()
+        self.over = over
 
 
 class Waiter:
@@ -46,9 +65,9 @@ class Waiter:
         self._client = client
         self._submitter = submitter
         self._futures: dict[str, list[Waiting]] = {}
+        self._following: dict[str, list[Following]] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._released = False
-        self._subscribed = asyncio.Event()
+        self._released = self._over = False
 
     def __len__(self) -> int:
         return len(self._futures)
@@ -70,15 +89,35 @@ class Waiter:
             self._futures.pop(job_id, None)
         future.cancel()
 
+    @contextlib.contextmanager
+    def following(self, job_id: str) -> Iterator[Following]:
+        """Be woken by news of a job that is watched with `listen`, and every `_CHECK_S`."""
+        mine = Following(over=self._over)
+        self._following.setdefault(job_id, []).append(mine)
+        try:
+            yield mine
+        finally:
+            left = self._following[job_id]
+            left.remove(mine)
+            if not left:
+                del self._following[job_id]
+
     def awaited(self, job_id: str) -> bool:
-        """Whether anybody in this process waits for the job."""
-        return job_id in self._futures
+        """Whether anybody in this process waits for the job, or follows it."""
+        return job_id in self._futures or job_id in self._following
 
     def settle(self, job_id: str, news: News) -> None:
         """Wake all who wait for the job."""
         for future in self._futures.get(job_id, ()):
             if not future.done():
                 future.set_result(news)
+
+    def let_go(self) -> None:
+        """The process drains: who follows a job, now or later, is to go on elsewhere."""
+        self._over = True
+        for following in self._all_following():
+            following.over = True
+            following.woken.set()
 
     def release(self) -> None:
         """The process ends: who waits, now or later, gets None."""
@@ -120,11 +159,17 @@ class Waiter:
                 continue
             quiet = 0
             if message["type"] == "message":
-                job_id, finished_at, state, meta = message["data"].split(b"\n", 3)
-                self.settle(job_id.decode(), News(State(state.decode()), int(finished_at), meta))
+                self._hear(*message["data"].split(b"\n", 3))
             elif message["type"] == "subscribe":
                 # First or again (redis-py renews the subscription itself): news may have been published meanwhile.
                 asyncio.get_running_loop().create_task(self._check()).add_done_callback(_swallow)
+
+    def _hear(self, job_id: bytes, at: bytes, what: bytes, meta: bytes) -> None:
+        """`what` is the state that the job has come to, or `progress`."""
+        for following in self._following.get(job_id.decode(), ()):
+            following.woken.set()
+        if what in _ENDS:
+            self.settle(job_id.decode(), News(State(what.decode()), int(at), meta))
 
     async def _check_forever(self) -> None:
         while True:
@@ -132,16 +177,34 @@ class Waiter:
             await self._check()
 
     async def _check(self) -> None:
-        """Watch all jobs again that somebody waits for; settle those that have ended."""
+        """Watch all jobs again that somebody waits for; settle those that have ended. Who follows one looks himself."""
+        for following in self._all_following():
+            following.woken.set()
         waiting = [job_id for job_id, futures in self._futures.items() if not all(f.done() for f in futures)]
         with contextlib.suppress(StoreUnavailable):
             for at in range(0, len(waiting), 100):
                 some = waiting[at : at + 100]
-                replies = await self._submitter.run(*(watch(job_id, channel=self.channel) for job_id in some))
+                replies = await self._submitter.run(*(self._again(job_id) for job_id in some))
                 for job_id, seen in zip(some, replies, strict=True):
-                    if not isinstance(seen, Exception) and seen.meta:
+                    if isinstance(seen, BatchSeen) and BATCH_NEWS.get(seen.record.get("state", "")):
+                        self.settle(job_id, News(BATCH_NEWS[seen.record["state"]], seen.now, b""))
+                    elif not isinstance(seen, Exception | BatchSeen) and seen.meta:
                         record = seen.record
                         self.settle(job_id, News(State(record["state"]), int(record["finished_at"]), seen.meta))
+
+    def _all_following(self) -> list[Following]:
+        return [one for some in self._following.values() for one in some]
+
+    def _again(self, job_id: str) -> Call[Any]:
+        if keys.is_batch(job_id):
+            return look_at_batch(job_id, channel=self.channel)
+        return watch(job_id, channel=self.channel)
+
+
+async def until_gone(receive: Receive) -> None:
+    """Returns when the caller has closed the connection. Its body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _swallow(task: asyncio.Task[None]) -> None:

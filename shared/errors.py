@@ -113,6 +113,24 @@ class UnknownJob(ServiceError):
     code = "job_not_found"
 
 
+class NotEnded(ServiceError):
+    """The job has no output yet."""
+
+    code = "not_ended"
+
+
+class NotAcceptable(ServiceError):
+    """This output is not an array of numbers: ask for application/json."""
+
+    code = "not_acceptable"
+
+
+class UnknownBatch(ServiceError):
+    """No such batch: it never existed, or it has expired."""
+
+    code = "batch_not_found"
+
+
 class BadRequest(ServiceError):
     """The request cannot be read."""
 
@@ -215,6 +233,12 @@ class UnknownKey(ServiceError):
     code = "key_not_found"
 
 
+class UnknownWorker(ServiceError):
+    """No living worker has this name."""
+
+    code = "worker_not_found"
+
+
 class UnknownLetter(ServiceError):
     """No such dead letter: it never existed, was retried or dropped, or was too old."""
 
@@ -269,6 +293,18 @@ class CallFailed(ServiceError):
     code = "call_failed"
 
 
+class UnknownFile(ServiceError):
+    """No such file: it never existed, was deleted, or has expired."""
+
+    code = "file_not_found"
+
+
+class FilesFull(ServiceError):
+    """This caller has uploaded as much as it may have at a time."""
+
+    code = "files_full"
+
+
 class RecordUnreadable(ServiceError):
     """What Redis holds of this job is not what this service writes."""
 
@@ -279,6 +315,12 @@ class StoreUnavailable(ServiceError):
     """Redis does not answer or takes no writes; nothing was accepted."""
 
     code = "store_unavailable"
+
+
+class PayloadsUnavailable(StoreUnavailable):
+    """The payload store does not answer or takes no writes; nothing was accepted."""
+
+    code = "payloads_unavailable"
 
 
 class StoreTooOld(ServiceError):

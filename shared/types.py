@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from shared.errors import Fault
+from shared.keys import PriorityName
 
 
 class State(enum.StrEnum):
@@ -48,10 +49,19 @@ class Timing(BaseModel):
 class Wait(BaseModel):
     """Why a job is queued still."""
 
-    code: Literal["worker", "model", "turn", "start"] = Field(
-        description="worker: none serves it; model: it is not loaded; turn: others are before it; start: its eta"
+    code: Literal["worker", "model", "turn", "start", "paused"] = Field(
+        description="worker: none serves it; model: it is not loaded; turn: others are before it; start: its eta; "
+        "paused: an operator has paused its model"
     )
     message: str
+
+
+class Progress(BaseModel):
+    """How far a job is, by the last that was told of it."""
+
+    fraction: float | None = Field(None, description="0 to 1, over all its items")
+    message: str | None = None
+    at: datetime
 
 
 class Job(BaseModel):
@@ -62,6 +72,7 @@ class Job(BaseModel):
     version: str
     state: State
     output: Any = None
+    output_url: str | None = Field(None, description="where the output is read that is too large to stand here")
     error: Problem | None = None
     errors: list[Fault] | None = Field(None, description="failed positions of a job with `parameters.partial`")
     created_at: datetime
@@ -69,7 +80,10 @@ class Job(BaseModel):
     finished_at: datetime | None = None
     deadline_at: datetime | None = None
     waiting_for: Wait | None = Field(None, description="of a queued job")
+    progress: Progress | None = Field(None, description="as far as its handler, or its items, tell")
     attempt: int = Field(0, description="how often a worker started it; above 1 after a redelivery")
+    priority: PriorityName = "normal"
+    batch: str | None = Field(None, description="the batch that it is a line of")
     timing: Timing = Timing()
     labels: dict[str, str] = Field(default_factory=dict)
     letter: str | None = Field(None, description="its dead letter, while there is one: see /v1/dead")
@@ -87,6 +101,8 @@ class Outcome:
     message: str = ""
     faults: list[Fault] = field(default_factory=list)
     timing: dict[str, Any] = field(default_factory=dict)
+    stored: str = ""  # reference of the output in the payload store, where it has `stored_bytes`
+    stored_bytes: int = 0
 
 
 def from_ms(value: int | str | bytes | None) -> datetime | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shared.logs import Event, get_logger
-from worker.handler import DeviceLost, ItemError
+from worker.handler import DeviceLost, ItemError, OnProgress
 
 if TYPE_CHECKING:
     from worker.models import LoadedModel
@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 logger = get_logger("worker")
 
 
-def predict(model: LoadedModel, batch: list[Any], names: Sequence[Mapping[str, str]] = ()) -> list[Any]:
-    """One output for each of `batch` (`names`: whose each is, for the log), an ItemError where it failed. Never raises
-    for a fault of the input: a batch that raises is halved until the culprits are alone; out of memory halves it too
-    and lowers the model's `max_size` for this process. A wrong number of outputs fails the whole batch
-    (`handler_contract`). Raises DeviceLost: then none of `batch` has an output."""
+def predict(
+    model: LoadedModel, batch: list[Any], names: Sequence[Mapping[str, str]] = (), hear: OnProgress | None = None
+) -> list[Any]:
+    """One output for each of `batch` (`names`: whose each is, for the log; `hear`: what the handler tells of their
+    progress), an ItemError where it failed. Never raises for a fault of the input: a batch that raises is halved until
+    the culprits are alone; out of memory halves it too and lowers the model's `max_size` for this process. A wrong
+    number of outputs fails the whole batch (`handler_contract`). Raises DeviceLost: then none of `batch` has an
+    output."""
+    model.handler.on_progress = hear
     try:
         return _checked(model, batch, model.handler.predict(batch), names)
     except Exception as error:
@@ -29,6 +33,8 @@ def predict(model: LoadedModel, batch: list[Any], names: Sequence[Mapping[str, s
         if len(batch) == 1:
             return [_item_error(model, error, names[0] if names else {})]
         out_of_memory = is_out_of_memory(error)
+    finally:
+        model.handler.on_progress = None
     # Here the error is gone, and with its traceback the failed batch's tensors, which the halves may need the room of.
     if out_of_memory:
         model.halved_batches += 1
@@ -37,7 +43,13 @@ def predict(model: LoadedModel, batch: list[Any], names: Sequence[Mapping[str, s
             model.max_size = max(1, len(batch) // 2)
             logger.warning(Event.BATCH_HALVED, model=str(model.ref), size=len(batch), max_size=model.max_size)
     middle = len(batch) // 2
-    return predict(model, batch[:middle], names[:middle]) + predict(model, batch[middle:], names[middle:])
+    ahead = predict(model, batch[:middle], names[:middle], hear)
+    return ahead + predict(model, batch[middle:], names[middle:], hear and _from(middle, hear))
+
+
+def _from(first: int, hear: OnProgress) -> OnProgress:
+    """For a part of a batch, whose positions begin at 0 again."""
+    return lambda position, *told: hear(first + position if position >= 0 else position, *told)
 
 
 def _item_error(model: LoadedModel, failure: Exception, names: Mapping[str, str]) -> ItemError:

@@ -25,6 +25,15 @@ class Item:
     missing: int = 0  # chunks without an output
     fault: Fault | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    begun: dict[int, float] = field(default_factory=dict)  # by chunk without an output: how far it is, 0 to 1
+
+    @property
+    def fraction(self) -> float:
+        """How far it is, 0 to 1."""
+        if self.fault is not None or not self.missing:
+            return 1.0
+        done = len(self.outputs) - self.missing + sum(tuple(self.begun.values()))
+        return min(1.0, done / len(self.outputs))
 
 
 @dataclass(slots=True, eq=False)
@@ -40,6 +49,10 @@ class Work:
     owner: str = ""  # the key that it takes turns for, of this weight
     weight: int = 1
     timeout_s: float | None = None  # its own time limit, beside its model's
+    stored: dict[int, str] = field(
+        default_factory=dict
+    )  # references of parts of its input in the payload store, by number
+    fetched: dict[int, bytes] = field(default_factory=dict)  # those parts
     place: Place | None = None  # of its version on the shelf, since it was accepted
     model: LoadedModel | None = None
     parts: Split | None = None
@@ -60,11 +73,20 @@ class Work:
     queued_at: int = 0  # ms, Redis TIME: since when it waited
     request_id: str = ""  # of the request that asked for it
     span: Span = NO_SPAN  # from its take to its outcome
+    message: str | None = None  # the last that its handler has told of its progress
+    told: tuple[float | None, str | None] = (None, None)  # the progress that callers know
 
     @property
     def names(self) -> dict[str, str]:
         """For a log line about it."""
         return {"job_id": self.job_id} | ({"request_id": self.request_id} if self.request_id else {})
+
+    @property
+    def fraction(self) -> float | None:
+        """How far it is over all its items, 0 to 1; None: nobody has told, and none of them has ended."""
+        done = sum(item.fraction for item in self.items)
+        known = done or any(item.begun for item in self.items)
+        return done / len(self.items) if known else None
 
     @property
     def patience_s(self) -> float:

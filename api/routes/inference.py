@@ -11,13 +11,14 @@ from fastapi.responses import Response
 
 from api.bodies import INFERENCE, read_job
 from api.deps import Services, services
-from api.docs import INFERENCE_BODY, problems
+from api.docs import BINARY, INFERENCE_BODY, problems
 from api.errors import job_url, problem
 from api.jobs import CallerGone, Ticket, prefixed
 from api.prefer import parse_prefer
 from api.routes.jobs import accepted, idempotency_key
+from api.routes.output import Stored, in_octets
 from api.schemas import InferenceAnswer
-from shared.errors import Fault, InvalidInput, StoreUnavailable, WaitEnded
+from shared.errors import Fault, InvalidInput, NotAcceptable, StoreUnavailable, WaitEnded
 from shared.outcomes import readable
 from shared.types import State
 
@@ -29,14 +30,15 @@ router = APIRouter()
     summary="Run a model and wait for its output",
     response_model=None,
     responses={
-        200: {"model": InferenceAnswer},
-        **problems(400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503, 504, 507),
+        200: {"model": InferenceAnswer, "content": BINARY},
+        **problems(400, 401, 403, 404, 406, 409, 413, 415, 422, 429, 500, 503, 504, 507),
     },
     openapi_extra=INFERENCE_BODY,
 )
 async def inference(request: Request) -> Response:
     """Waits up to `ML_INFERENCE_WAIT_S` (25 s), which is also the job's deadline unless you give one; then 504 with
-    the job's URL. `Prefer: respond-async` answers 202 at once."""
+    the job's URL. `Prefer: respond-async` answers 202 at once. `Accept: application/octet-stream`: embeddings as
+    float32, little-endian, in C order, with `ML-Shape` and `ML-Dtype`."""
     parts = services(request)
     prefer = parse_prefer(request.headers.getlist("prefer"))
     new = await read_job(request, INFERENCE, parts.catalog)
@@ -59,13 +61,14 @@ async def inference(request: Request) -> Response:
         raise WaitEnded(ticket.job_id)
     try:
         meta = news.meta or await parts.jobs.outcome(ticket.job_id)
+        stored = await parts.jobs.stored(meta)
     except StoreUnavailable:
         raise WaitEnded(ticket.job_id, "the job has ended, but its output cannot be read now; poll its URL") from None
     with readable():
-        return _answer(request, ticket, news.state, orjson.loads(meta))
+        return _answer(request, ticket, news.state, orjson.loads(meta), stored)
 
 
-def _answer(request: Request, ticket: Ticket, state: State, meta: dict[str, Any]) -> Response:
+def _answer(request: Request, ticket: Ticket, state: State, meta: dict[str, Any], stored: bytes | None) -> Response:
     ours = meta.get("ml", {})
     if state is not State.SUCCEEDED:
         error = ours.get("error", {"code": "predict_error", "message": "the job failed"})
@@ -76,6 +79,13 @@ def _answer(request: Request, ticket: Ticket, state: State, meta: dict[str, Any]
             faults=[_in_body(Fault.model_validate(fault)) for fault in error.get("errors") or ()],
             job_id=ticket.job_id,
         )
+    headers = {"Location": job_url(ticket.job_id), "ML-Model": str(ticket.ref)}
+    try:
+        octets = in_octets(request, meta["result"] if stored is None else Stored(stored), headers)
+    except NotAcceptable as error:
+        return problem(request, error.code, error.message, job_id=ticket.job_id)
+    if octets is not None:
+        return octets
     timing = ours.get("timing", {})
     if timing.get("queue_ms") is None and ours.get("started_at") and ticket.created_at:
         timing["queue_ms"] = max(0, ours["started_at"] - ticket.created_at)
@@ -83,12 +93,12 @@ def _answer(request: Request, ticket: Ticket, state: State, meta: dict[str, Any]
         "job_id": ticket.job_id,
         "model": ticket.ref.model,
         "version": ticket.ref.version,
-        "output": meta["result"],
+        "output": meta["result"] if stored is None else orjson.Fragment(stored),
         "timing": timing,
     }
     if ours.get("faults"):
         body["errors"] = [fault | {"pointer": f"/data{fault['pointer']}"} for fault in ours["faults"]]
-    return Response(orjson.dumps(body), headers={"Location": job_url(ticket.job_id)}, media_type="application/json")
+    return Response(orjson.dumps(body), headers=headers, media_type="application/json")
 
 
 def _in_body(fault: Fault) -> Fault:

@@ -1,4 +1,4 @@
-"""`/v1/jobs`: submit, read, wait for, cancel."""
+"""`/v1/jobs`: submit, list, read, wait for, cancel."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from fastapi.responses import Response
 from api.auth import Caller, caller_of
 from api.bodies import JOBS, read_job
 from api.deps import Services, services
-from api.docs import JOBS_BODY, WAIT_QUERY, links, problems
+from api.docs import JOBS_BODY, JOBS_QUERY, WAIT_QUERY, links, problems
 from api.errors import job_url
 from api.jobs import CallerGone, Ticket, prefixed
+from api.listing import Asked
 from api.prefer import parse_prefer
+from api.schemas import JobPage
 from shared.api_keys import Scope
 from shared.errors import BadRequest, InvalidInput, StoreUnavailable
-from shared.types import Job
+from shared.types import Job, State
 
 router = APIRouter(prefix="/v1/jobs")
 
-_LINKS = links({"job_id": "id"}, "GET /v1/jobs/{job_id}", "DELETE /v1/jobs/{job_id}")
+_DEFAULT, _MOST, _MOST_LABELS = 50, 200, 32
+_LINKS = links({"job_id": "id"}, "GET /v1/jobs/{job_id}", "GET /v1/jobs/{job_id}/output", "DELETE /v1/jobs/{job_id}")
 
 
 def idempotency_key(request: Request) -> str | None:
@@ -93,6 +96,51 @@ async def submit(request: Request) -> Response:
 
 
 @router.get(
+    "",
+    summary="Your jobs",
+    response_model=None,
+    responses={200: {"model": JobPage}, **problems(401, 403, 422, 503)},
+    openapi_extra=JOBS_QUERY,
+)
+async def page(request: Request) -> Response:
+    """Those of your key, the newest first, as long as they can be read; without output, and without the lines of
+    batches. `next` is the `cursor` of the next page: with a filter a page may be short, or empty, and yet not the
+    last."""
+    query, caller = request.query_params, caller_of(request, Scope.READ)
+    asked = Asked(_states(query.getlist("state")), query.get("model", ""), _labels(query.getlist("label")))
+    limit = limit_of(query.get("limit"), default=_DEFAULT, most=_MOST)
+    found = await services(request).listing.page(caller, asked, limit=limit, cursor=query.get("cursor"))
+    return Response(found.model_dump_json(exclude={"data": {"__all__": {"output"}}}), media_type="application/json")
+
+
+def limit_of(given: str | None, *, default: int, most: int) -> int:
+    """How many a page may have. Raises InvalidInput."""
+    if given is None:
+        return default
+    if not (given.isascii() and given.isdigit() and len(given) < 4 and 1 <= int(given) <= most):
+        raise InvalidInput(f"limit must be a number from 1 to {most}, not {given[:40]!r}")
+    return int(given)
+
+
+def _states(given: list[str]) -> list[State]:
+    names = dict.fromkeys(name for text in given for name in text.split(","))
+    known = [state for state in State if state.value in names]
+    if len(known) < len(names):
+        wrong = next(name for name in names if name not in known)
+        raise InvalidInput(f"state must be one of {', '.join(State)}, not {wrong[:40]!r}")
+    return known
+
+
+def _labels(given: list[str]) -> list[str]:
+    if len(given) > _MOST_LABELS:
+        raise InvalidInput(f"a job has at most {_MOST_LABELS} labels")
+    wrong = next((text for text in given if ":" not in text), None)
+    if wrong is not None:
+        raise InvalidInput(f"label must be name:value, not {wrong[:40]!r}")
+    return given
+
+
+@router.get(
     "/{job_id}",
     summary="Read a job, or wait for its end",
     response_model=None,
@@ -102,7 +150,7 @@ async def submit(request: Request) -> Response:
 async def read(request: Request, job_id: str) -> Response:
     """200 in any state. With `?wait=N` (or `Prefer: wait=N`) it is held until the job has ended, N seconds at most."""
     parts = services(request)
-    wait_s, caller = _wait(request, parts.settings.max_wait_s), caller_of(request, Scope.READ)
+    wait_s, caller = wait_of(request, parts.settings.max_wait_s), caller_of(request, Scope.READ)
     if not wait_s:
         return job_response(await parts.jobs.get(job_id, caller))
     job, waiting = await parts.jobs.follow(job_id, caller)
@@ -115,7 +163,8 @@ async def read(request: Request, job_id: str) -> Response:
     return job_response(job, applied=f"wait={wait_s:g}")
 
 
-def _wait(request: Request, most: float) -> float:
+def wait_of(request: Request, most: float) -> float:
+    """How long (s) a GET is to be held, `most` at most. Raises InvalidInput."""
     given = request.query_params.get("wait")
     if given is None:
         return min(most, parse_prefer(request.headers.getlist("prefer")).wait_s or 0.0)

@@ -1,7 +1,8 @@
--- Put in front of every script by shared/calls.py, after the constants of shared/keys.py (JOB, OUTCOME, PAYLOAD,
--- IDEMPOTENCY, COUNTERS, DEADLINES, UNACKED, HOLDERS, LEASES, DELAYED, DUE, BEAT, LANE, TURNS, OWNED, ACTIVE, USAGE,
--- USAGE_TTL_MS, ANONYMOUS, CELERY, DEAD, WORKER, WORKERS, REGISTRY, PARKED, LATENCY_BOUNDS, WEBHOOKS, HOST, HOOK,
--- HOOK_OFF, HOOK_TTL_MS, HOOK_OFF_TTL_MS, HOOK_COUNTS, HOOK_SECRETS).
+-- Put in front of every script by shared/calls.py, after stored.lua and the constants of shared/keys.py (JOB, OUTCOME,
+-- PAYLOAD, OBJECT, STORED, DOOMED, FILE, FILES, IDEMPOTENCY, COUNTERS, DEADLINES, JOBS, UNACKED, HOLDERS, LEASES,
+-- DELAYED, DUE, BEAT, LANE, TURNS, OWNED, ACTIVE, USAGE, USAGE_TTL_MS, ANONYMOUS, CELERY, DEAD, WORKER, WORKERS,
+-- REGISTRY, PAUSED, PARKED, PARKED_TTL_MS, LATENCY_BOUNDS, WEBHOOKS, HOST, HOOK, HOOK_OFF, HOOK_TTL_MS,
+-- HOOK_OFF_TTL_MS, HOOK_COUNTS, HOOK_SECRETS).
 -- Time is Redis TIME in ms, never a host's clock.
 
 local time = redis.call('TIME')
@@ -9,6 +10,8 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 -- Of a version's counters: how fast its queue is served (see `measure`).
 local MEASURE = { 'mark', 'busy_ms', 'served' }
+
+local line_ended -- prelude_batches.lua
 
 local terminal = { succeeded = true, failed = true, canceled = true }
 
@@ -45,8 +48,7 @@ local function join_turns(list, owner)
   redis.call('ZADD', turns, (tonumber(first[2]) or 0) + 1, owner)
 end
 
-local function push_far(list, id, raw)
-  local owner = owner_of(id)
+local function push_far(list, owner, raw)
   if owner ~= '' then join_turns(list, owner) end
   redis.call('LPUSH', lane_of(list, owner), raw)
 end
@@ -77,6 +79,13 @@ local function outdated(etag)
   return (redis.call('HGET', REGISTRY, 'etag') or '') ~= etag
 end
 
+-- The models that workers start no job of, by name.
+local function paused_models()
+  local paused = {}
+  for _, model in ipairs(redis.call('HKEYS', PAUSED)) do paused[model] = true end
+  return paused
+end
+
 local function field(id, name)
   return fields(id, name)[1]
 end
@@ -84,6 +93,16 @@ end
 local function count(id, name, by)
   local ref = field(id, 'ref')
   if ref then redis.call('HINCRBY', COUNTERS .. ref, name, by) end
+end
+
+-- A message that is newer than its taker understands waits aside for those who do. Whether it is.
+local function parked(list, raw, headers, known)
+  local version = type(headers) == 'table' and tonumber(headers.ml)
+  if not version or version <= known then return false end
+  local aside = list .. PARKED .. version
+  redis.call('LPUSH', aside, raw)
+  redis.call('PEXPIRE', aside, PARKED_TTL_MS)
+  return true
 end
 
 local function forget_message(tag)
@@ -97,7 +116,7 @@ end
 local function dead_letter(reason, id, list, raw)
   local key = JOB .. id
   local names = { 'ref', 'payloads', 'dead_ttl_ms', 'attempt', 'crashes', 'worker', 'size', 'ttl_ms', 'timeout_ms',
-    'labels', 'owner', 'items', 'weight', 'webhook' }
+    'labels', 'owner', 'items', 'weight', 'stored', 'files', 'stored_bytes', 'webhook' }
   local job = fields(id, unpack(names))
   local letter = { 'reason', reason, 'id', id, 'list', list, 'raw', raw }
   for i, name in ipairs(names) do
@@ -111,6 +130,9 @@ local function dead_letter(reason, id, list, raw)
   redis.call('HSET', key, 'letter', number)
   if not job[3] then return end -- plain Celery's jobs have no payloads
   for n = 0, tonumber(job[2]) - 1 do redis.call('PEXPIRE', PAYLOAD .. id .. ':' .. n, job[3]) end
+  local at = now + tonumber(job[3])
+  each_word(field(id, 'stored'), function(ref) keep_until(ref, at) end)
+  each_word(field(id, 'files'), function(file) keep_file(file, at) end)
 end
 
 -- Celery's shape for a job that ended without an answer of the model's.
@@ -165,7 +187,7 @@ end
 -- wants it. Returns the delivery's key, or nil. Call it where the record is known to have a webhook.
 local function notify(kind, key, id, event)
   local names = { 'owner', 'request_id', 'traceparent', 'tracestate' }
-  local record = redis.call('HMGET', key, 'webhook', unpack(names))
+  local record = redis.call('HMGET', key, 'webhook', kind == 'batch' and 'caller' or 'owner', unpack(names, 2))
   local readable, hook = pcall(cjson.decode, record[1] or '')
   if not (readable and type(hook) == 'table' and type(hook.events) == 'table' and type(hook.url) == 'string'
     and type(hook.host) == 'string') then return nil end -- a hand's
@@ -217,10 +239,12 @@ end
 local function end_job(id, state, code, meta)
   local key = JOB .. id
   local job = fields(id, 'state', 'ref', 'size', 'ttl_ms', 'waiters', 'payloads', 'idem', 'delayed',
-    'created_at', 'owner', 'webhook')
+    'created_at', 'owner', 'stored', 'files', 'webhook', 'batch', 'line', 'deadline_at')
   local ttl = tonumber(job[4])
+  -- The lines of a batch are read together: the first is there still when the last has ended.
+  if job[14] then ttl = math.max(1, tonumber(job[16]) + ttl - now) end
   local kept = ttl
-  local hash = job[11] and notify('job', key, id, state)
+  local hash = job[13] and notify('job', key, id, state)
   if hash then
     -- Until its delivery was tried once: its body is made of them (see delivered.lua).
     kept = ttl + HOOK_TTL_MS
@@ -242,17 +266,51 @@ local function end_job(id, state, code, meta)
   redis.call('HINCRBY', counters, 'bytes', -job[3])
   redis.call('HINCRBY', counters, state, 1)
   count_owned(named(job[10]), job[2], -1, -job[3])
-  if state == 'succeeded' then record_latency(counters, now - tonumber(job[9])) end
+  -- How long a batch's line takes tells how many are before it, and nothing of how the service is.
+  if state == 'succeeded' and not job[11] then record_latency(counters, now - tonumber(job[9])) end
   for n = 0, tonumber(job[6] or '0') - 1 do
     -- A failed job's input is kept as long as its outcome, for a retry from the dead letters.
     if state == 'failed' then redis.call('PEXPIRE', PAYLOAD .. id .. ':' .. n, ttl)
     else redis.call('UNLINK', PAYLOAD .. id .. ':' .. n) end
   end
+  each_word(job[11], function(ref)
+    if state == 'failed' then expire_at(ref, now + ttl) else free_stored(ref, now) end
+  end)
+  each_word(job[12], function(file)
+    if state == 'failed' then keep_file(file, now + ttl) end
+    release_file(file, now)
+  end)
   if job[7] then redis.call('PEXPIRE', IDEMPOTENCY .. job[7], ttl) end
   -- A large outcome is not copied to each waiter: it gets the id and reads.
   local news = id .. '\n' .. now .. '\n' .. state .. '\n' .. (#meta <= 65536 and meta or '')
   for channel in string.gmatch(job[5] or '', '[^\n]+') do redis.call('PUBLISH', channel, news) end
   redis.call('PUBLISH', OUTCOME .. id, meta)
+  if job[14] then line_ended(job[14], job[15], job[1], state, tonumber(job[3])) end
+end
+
+-- Nobody else's jobs keep a key out that has less than an equal share of the queue: the owners there are, and one for
+-- all that came without a key.
+local function has_share(owner, ref, size, max_jobs, max_bytes)
+  if owner == '' then return false end
+  local own = redis.call('HMGET', OWNED .. ref, owner, owner .. ':bytes')
+  local shares = redis.call('HLEN', OWNED .. ref) / 2 + (own[1] and 1 or 2)
+  return (tonumber(own[1] or '0') + 1) * shares <= max_jobs
+    and (tonumber(own[2] or '0') + size) * shares <= max_bytes
+end
+
+-- What a key has under way of all versions of one model (each ref followed by a newline).
+local function active_on(owner, refs)
+  local active = 0
+  for version in string.gmatch(refs, '[^\n]+') do
+    active = active + tonumber(redis.call('HGET', OWNED .. version, owner) or '0')
+  end
+  return active
+end
+
+-- What is told of a job beside its end goes to those who listen to all of it.
+local function tell(listeners, id, what, text)
+  local news = id .. '\n' .. now .. '\n' .. what .. '\n' .. text
+  for channel in string.gmatch(listeners, '[^\n]+') do redis.call('PUBLISH', channel, news) end
 end
 
 -- How fast a version's queue is served, measured only while others wait (an idle queue tells how fast jobs come, not how
@@ -279,6 +337,23 @@ local function time_for(counters, jobs)
   return math.floor(jobs * busy / served)
 end
 
+-- An owner's jobs by when they came, for its list of them. It lives as long as the last of them can be read: a job that
+-- ends in the last moment can be for its TTL from then. (The minutes on top are for the next ones, which need not move
+-- it.) Entries of records that are gone leave by chance: eight are looked at for every fourth job that comes, so there
+-- are about as many of them as of the others at most.
+local function index_job(id, owner, ends)
+  local index = JOBS .. owner
+  redis.call('ZADD', index, now, id)
+  if redis.call('PEXPIRETIME', index) < ends then redis.call('PEXPIREAT', index, ends + 600000) end
+  if time[2] % 4 > 0 then return end
+  local some, records = redis.call('ZRANDMEMBER', index, -8), {}
+  for i, one in ipairs(some) do records[i] = JOB .. one end
+  if redis.call('EXISTS', unpack(records)) == #records then return end
+  for i, record in ipairs(records) do
+    if redis.call('EXISTS', record) == 0 then redis.call('ZREM', index, some[i]) end
+  end
+end
+
 -- A new record, counted, due at `deadline` (ms), with its message pushed at the far end of its list; or, where `start`
 -- (ms) is given and not yet, kept until then. (While it is, it is queued to its caller, and no part of the queue.)
 local function begin_job(id, list, raw, ref, deadline, ttl_ms, size, more, start)
@@ -288,7 +363,12 @@ local function begin_job(id, list, raw, ref, deadline, ttl_ms, size, more, start
   redis.call('PEXPIREAT', key, deadline + ttl_ms)
   redis.call('ZADD', DEADLINES, deadline, id)
   redis.call('HINCRBY', COUNTERS .. ref, 'bytes', size)
-  count_owned(owner_of(id), ref, 1, size)
+  local job = fields(id, 'owner', 'batch', 'stored', 'files')
+  local owner = named(job[1])
+  count_owned(owner, ref, 1, size)
+  if not job[2] then index_job(id, job[1] or ANONYMOUS, deadline + 2 * ttl_ms) end -- a batch lists its own
+  each_word(job[3], function(stored) keep_until(stored, deadline + ttl_ms) end)
+  each_word(job[4], function(file) use_file(file, deadline + ttl_ms) end)
   if start and start > now then
     redis.call('HSET', key, 'delayed', '1')
     redis.call('HINCRBY', COUNTERS .. ref, 'delayed', 1)
@@ -296,7 +376,14 @@ local function begin_job(id, list, raw, ref, deadline, ttl_ms, size, more, start
     redis.call('ZADD', DUE, start, id)
   else
     redis.call('HINCRBY', COUNTERS .. ref, 'queued', 1)
-    push_far(list, id, raw)
+    push_far(list, owner, raw)
+  end
+end
+
+-- Of name, value pairs in ARGV from `first` on; nil: it is not among them.
+local function given(first, name)
+  for i = first, #ARGV - 1, 2 do
+    if ARGV[i] == name then return ARGV[i + 1] end
   end
 end
 
@@ -313,7 +400,7 @@ local function start_due()
       redis.call('HINCRBY', COUNTERS .. job[1], 'delayed', -1)
       redis.call('HINCRBY', COUNTERS .. job[1], 'queued', 1)
       local newline = string.find(kept, '\n', 1, true)
-      push_far(string.sub(kept, 1, newline - 1), id, string.sub(kept, newline + 1))
+      push_far(string.sub(kept, 1, newline - 1), owner_of(id), string.sub(kept, newline + 1))
     end
   end
 end

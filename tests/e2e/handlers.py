@@ -8,14 +8,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from worker.handler import Context, DeviceLost, Handler, ItemError, Prepared
 
 
 class Order(BaseModel):
-    """What to do: `ok`, `item-error`, `raise`, `abort`, `hang`, `freeze`, `memory`, `short`, `odd`, `lose-device`;
-    where a `flag` file is named, only while it exists. `journal`: a file that gets a line for each run."""
+    """What to do: `ok`, `item-error`, `raise`, `abort`, `hang`, `freeze`, `memory`, `short`, `odd`, `tell`,
+    `lose-device`; where a `flag` file is named, only while it exists. `journal`: a file that gets a line for each
+    run."""
 
     do: str = "ok"
     n: int = 0
@@ -63,7 +64,18 @@ class Moody(Handler[Order, Order]):
             return batch[:-1]
         if todo & {"slow", "half"}:
             time.sleep(0.5)
+        if "tell" in todo:
+            self._tell(batch)
         return [ItemError("told to", code="predict_error") if order.do == "item-error" else order for order in batch]
+
+    def _tell(self, batch: list[Order]) -> None:
+        """Of each that is to `tell`, in `n` steps."""
+        steps = max(order.n for order in batch)
+        for step in range(1, steps + 1):
+            time.sleep(0.3)
+            for position, order in enumerate(batch):
+                if order.do == "tell" and step <= order.n:
+                    self.progress(position, step / order.n, f"page {step} of {order.n}")
 
     def finish(self, outputs: list[Any], item: Order, parameters: Any) -> Any:
         """`odd` is not JSON data."""
@@ -98,6 +110,24 @@ class Note(BaseModel):
 
     text: str
     deadly: bool = False
+
+
+class Words(BaseModel):
+    """A text, as of a text model."""
+
+    text: str = Field(min_length=1)
+
+
+class Lengths(Handler[Words, Any]):
+    """An encoder that is ready at once: a text's embedding is how long its words are."""
+
+    task = "lengths"
+    example = [Words(text="hello")]
+    uses_torch = False
+
+    def predict(self, batch: list[Words]) -> Any:
+        """A number for each word."""
+        return [{"embedding": [float(len(word)) for word in words.text.split()]} for words in batch]
 
 
 class Brittle(Handler[Note, Note]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -216,3 +217,22 @@ def test_a_plain_submit_is_202_however_quick_the_worker(http: httpx.Client) -> N
     again = http.post("/v1/jobs", json={"model": "echo", "input": "k"}, headers=headers)
     assert (first.status_code, again.status_code) == (202, 200)
     assert again.json()["output"] == "k"
+
+
+def test_embeddings_as_bytes_are_those_of_the_json(http: httpx.Client) -> None:
+    texts = {"texts": ["a queue", "keeps what", "it was given"]}
+    octets = {"Accept": "application/octet-stream"}
+    asked = http.post("/inference", json={"model_type": "bert", "data": texts}, headers=octets)
+    assert asked.status_code == 200, asked.text
+    assert (asked.headers["ml-shape"], asked.headers["ml-dtype"]) == ("3,384", "float32")
+    assert (asked.headers["content-type"], len(asked.content)) == ("application/octet-stream", 3 * 384 * 4)
+    url = asked.headers["location"]
+    output = http.get(f"{url}/output")
+    assert output.headers["content-type"] == "application/json"
+    embeddings = output.json()["embeddings"]
+    assert output.json() == http.get(url).json()["output"]
+    flat = [number for row in embeddings for number in row]
+    assert list(struct.unpack("<1152f", asked.content)) == pytest.approx(flat, abs=1e-7)
+    assert http.get(f"{url}/output", headers=octets).content == asked.content
+    one = http.post("/inference", json={"model_type": "bert", "data": {"text": "a queue"}}, headers=octets)
+    assert one.headers["ml-shape"] == "384"

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 from shared.tasks import ECHO, EchoParameters
 from worker.handler import Handler, Prepared
 
+_STEPS, _SHORTEST_STEP_S = 10, 0.05
+
 
 @dataclass(slots=True, frozen=True)
 class _Echo:
@@ -18,8 +20,8 @@ class _Echo:
 
 
 class Echo(Handler[Any, Any]):
-    """A batch takes the longest `sleep_ms` of its items; one item with `fail` makes the whole batch raise, so that
-    the bisection around `predict` is what singles it out."""
+    """A batch takes the longest `sleep_ms` of its items, and tells how far each is; one item with `fail` makes all of
+    it raise, so that the bisection around `predict` is what singles it out."""
 
     io: ClassVar = ECHO
     example: ClassVar = [{"hello": "world"}]
@@ -34,7 +36,16 @@ class Echo(Handler[Any, Any]):
         failures = [echo.fail for echo in batch if echo.fail is not None]
         if failures:
             raise RuntimeError(failures[0])
-        pause_ms = max(echo.sleep_ms for echo in batch)
-        if pause_ms:
-            time.sleep(pause_ms / 1000)
+        pause_s = max(echo.sleep_ms for echo in batch) / 1000
+        if pause_s:
+            self._sleep(pause_s, batch)
         return [echo.value for echo in batch]
+
+    def _sleep(self, pause_s: float, batch: list[_Echo]) -> None:
+        begun, steps = time.monotonic(), min(_STEPS, int(pause_s / _SHORTEST_STEP_S)) or 1
+        for step in range(1, steps + 1):
+            time.sleep(max(0.0, begun + pause_s * step / steps - time.monotonic()))
+            passed_ms = 1000 * pause_s * step / steps
+            for position, echo in enumerate(batch if step < steps else ()):
+                if echo.sleep_ms:
+                    self.progress(position, passed_ms / echo.sleep_ms)
