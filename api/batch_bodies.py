@@ -64,7 +64,7 @@ def _asked(fields: dict[str, Any], may_use: Any, catalog: Catalog) -> NewJob:
 
 def _typed(texts: dict[str, Any]) -> dict[str, Any]:
     for name in _JSON_FIELDS:
-        if name in texts and not (name == "webhook" and not texts[name].startswith("{")):  # a URL is one as it is
+        if name in texts and not (name == "webhook" and texts[name][:1] not in ("{", '"')):  # a plain URL
             try:
                 texts[name] = read_json(texts[name].encode())
             except BadRequest as error:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 import orjson
 
@@ -13,8 +15,11 @@ from api.payloads import ApiPayloads
 from api.submitter import Command, Submitter
 from shared import keys
 from shared.errors import StoreUnavailable
-from shared.outcomes import output_url, readable, stored_output
+from shared.outcomes import readable
+from shared.payload_place import Ref
 from shared.scripts_batches import BatchSeen, look_at_batch
+
+T = TypeVar("T")
 
 _FEWEST, _MOST = 10, 200  # lines of a slice
 _SMALL, _LARGE = 500_000, 4_000_000  # bytes of one, by which the next has more lines, or fewer
@@ -27,6 +32,19 @@ _CUT = {
     "deadline_exceeded": "the deadline passed before this line began",
 }
 _LOST = orjson.dumps({"code": "internal_error", "message": "what became of this line is not in Redis any more"})
+
+
+@dataclass(frozen=True, slots=True)
+class Large:
+    """A line whose output lies in the payload store."""
+
+    line: dict[str, Any]
+    ref: Ref
+
+    def with_output(self, output: bytes) -> bytes:
+        """`output` as JSON."""
+        line = self.line | {"output": orjson.Fragment(output)}
+        return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
 
 
 class Results:
@@ -44,9 +62,9 @@ class Results:
             total = int(seen.record.get("total", 0))
             size = 0
             for begin in range(0, len(lines), _TOGETHER):
-                piece = b"".join(lines[begin : begin + _TOGETHER])
-                size += len(piece)
-                yield piece
+                async for piece in self._pieces(lines[begin : begin + _TOGETHER]):
+                    size += len(piece)
+                    yield piece
                 await asyncio.sleep(0)
             at += len(lines)
             full = len(lines) == count
@@ -61,17 +79,33 @@ class Results:
             wait_s = _SOON_S if lines else min(_LATE_S, wait_s * 2)
             await asyncio.sleep(wait_s)
 
-    async def _read(self, at: int, count: int) -> tuple[BatchSeen, list[bytes]]:
+    async def _pieces(self, lines: list[bytes | Large]) -> AsyncIterator[bytes]:
+        """Those whose output lies in the payload store one by one."""
+        small: list[bytes] = []
+        for line in lines:
+            if isinstance(line, bytes):
+                small.append(line)
+                continue
+            yield b"".join(small)
+            small = []
+            output = await self._patiently(partial(self._payloads.get, line.ref))
+            yield line.with_output(output)
+        yield b"".join(small)
+
+    async def _read(self, at: int, count: int) -> tuple[BatchSeen, list[bytes | Large]]:
+        return await self._patiently(lambda: self._lines(at, count))
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         loop = asyncio.get_running_loop()
         patience = loop.time() + _PATIENCE_S
         while True:
             with contextlib.suppress(StoreUnavailable):
-                return await self._lines(at, count)
+                return await ask()
             if loop.time() > patience or self._ended():
                 raise StoreUnavailable
             await asyncio.sleep(_LATE_S)
 
-    async def _lines(self, at: int, count: int) -> tuple[BatchSeen, list[bytes]]:
+    async def _lines(self, at: int, count: int) -> tuple[BatchSeen, list[bytes | Large]]:
         """Of the next `count` lines those before the first that has not ended. The record is read before the outcomes:
         what it says has ended has one."""
         numbers = range(at, at + count)
@@ -85,30 +119,21 @@ class Results:
                 raise StoreUnavailable(str(reply))
         seen, refused, metas = replies
         total = int(seen.record.get("total", 0))
-        lines: list[bytes] = []
+        lines: list[bytes | Large] = []
         for number, error, meta in zip(numbers, refused, metas, strict=True):
-            url = await self._url(number, meta) if meta else None
-            line = result(number, error, meta, seen.record, url) if number < total else None
+            line = result(number, error, meta, seen.record) if number < total else None
             if line is None:
                 break
             lines.append(line)
         return seen, lines
 
-    async def _url(self, number: int, meta: bytes) -> str | None:
-        ref = stored_output(meta)
-        return (
-            None if ref is None else await self._payloads.url(ref) or output_url(keys.line_id(self._batch_id, number))
-        )
 
-
-def result(
-    number: int, refused: bytes | None, meta: bytes | None, record: dict[str, str], url: str | None = None
-) -> bytes | None:
-    """One line of the results; None: it has not ended. `url`: where its output is, if not in `meta`, its outcome."""
+def result(number: int, refused: bytes | None, meta: bytes | None, record: dict[str, str]) -> bytes | Large | None:
+    """One line of the results; None: it has not ended."""
     if refused:
         return _failed(number, "failed", refused)
     if meta:
-        return _ended(number, meta, url)
+        return _ended(number, meta)
     code = not_begun(number, record)
     if code:
         return _failed(number, "canceled" if code == "canceled" else "failed", cut_error(code))
@@ -129,15 +154,15 @@ def cut_error(code: str) -> bytes:
 
 
 @readable()
-def _ended(number: int, meta: bytes, url: str | None) -> bytes:
+def _ended(number: int, meta: bytes) -> bytes | Large:
     outcome: dict[str, Any] = orjson.loads(meta)
     ours = outcome.get("ml", {})
     if outcome["status"] == "SUCCESS":
-        line = {"index": number, "state": "succeeded", "output": None if url else outcome["result"]}
-        if url:
-            line["output_url"] = url
+        line = {"index": number, "state": "succeeded", "output": outcome["result"]}
         if ours.get("faults"):
             line["errors"] = ours["faults"]
+        if "stored" in ours:
+            return Large(line, Ref.parse(ours["stored"]))
         return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
     error = ours.get("error", {"code": "predict_error", "message": "the job failed"})
     state = "canceled" if error["code"] == "canceled" else "failed"

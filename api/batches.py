@@ -38,10 +38,10 @@ class BatchService:
     """For one event loop. All methods raise StoreUnavailable when Redis is away or takes no writes."""
 
     def __init__(
-        self, submitter: Submitter, waiter: Waiter, uploads: Uploads, payloads: ApiPayloads, disk: Disk | None
+        self, submitter: Submitter, waiter: Waiter, uploads: Uploads, *, payloads: ApiPayloads, disk: Disk | None
     ) -> None:
-        self._submitter, self._waiter, self._uploads, self._disk = submitter, waiter, uploads, disk
-        self._payloads = payloads
+        self._submitter, self._waiter, self._uploads = submitter, waiter, uploads
+        self._payloads, self._disk = payloads, disk
 
     async def accept(self, new: NewJob, slices: Slices) -> Batch:
         """Take a batch in. Raises as `Uploads.accept`."""

@@ -158,7 +158,7 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
     rates = RateLimiter(client)
     intake = Intake(settings, References(settings, files, payloads, outbound))
     uploads = Uploads(settings, registry, submitter, presence, rates=rates, intake=intake, payloads=payloads)
-    batches = BatchService(submitter, waiter, uploads, payloads, disk)
+    batches = BatchService(submitter, waiter, uploads, payloads=payloads, disk=disk)
     jobs = JobService(
         settings,
         registry,

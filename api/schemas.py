@@ -96,7 +96,7 @@ class BatchRequest(_Request):
     )
     priority: PriorityName = "low"
     webhook: Annotated[BatchWebhook | None, WithJsonSchema(webhook_schema("batch"))] = Field(
-        None, description="where the batch's events are sent, signed: a URL, or with the events that are wanted"
+        None, description="where the batch's end is told, signed: a URL, or with the events that are wanted"
     )
 
 

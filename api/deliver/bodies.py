@@ -13,7 +13,7 @@ from api.errors import job_url
 from api.submitter import Submitter
 from shared import scripts
 from shared.batches import batch_view
-from shared.errors import UnknownJob
+from shared.errors import UnknownBatch, UnknownJob
 from shared.outcomes import job_view
 from shared.scripts_batches import BatchSeen, look_at_batch
 from shared.scripts_webhooks import Taken
@@ -22,7 +22,7 @@ from shared.types import State
 _LARGE = 100_000  # bytes of an outcome that is not read in a moment
 
 Data = Callable[[Taken], Awaitable[dict[str, Any]]]
-"""What stands in `data`. Raises UnknownJob (it has expired), RecordUnreadable, StoreUnavailable."""
+"""What stands in `data`. Raises UnknownJob or UnknownBatch (it has expired), RecordUnreadable, StoreUnavailable."""
 
 
 class Bodies:
@@ -49,7 +49,7 @@ class Bodies:
     async def _batch(self, taken: Taken) -> dict[str, Any]:
         seen: BatchSeen = await self._submitter.one(look_at_batch(taken.of))
         if not seen.record:
-            raise UnknownJob("the batch had expired before its webhook could be sent")
+            raise UnknownBatch("the batch had expired before its webhook could be sent")
         return batch_view(taken.of, seen).model_dump(mode="json")
 
     def _view(self, taken: Taken, seen: scripts.Seen) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from api.admin import admin_only
 from api.deps import services
 from api.docs import DEAD_QUERY, REQUEUE_QUERY, problems
 from api.letters import Filter
+from api.paths import LETTER
 from api.routes.jobs import job_response, limit_of
 from api.schemas import LetterDetail, LetterPage, Requeued
 from shared.types import Job
@@ -40,7 +41,7 @@ async def page(request: Request) -> Response:
     "/requeue",
     summary="Retry many dead letters",
     response_model=None,
-    responses={200: {"model": Requeued}, **problems(403, 422, 503)},
+    responses={200: {"model": Requeued}, **problems(401, 403, 422, 503)},
     openapi_extra=REQUEUE_QUERY,
 )
 async def requeue(request: Request) -> Response:
@@ -58,7 +59,7 @@ def _filter(request: Request) -> Filter:
 
 
 @router.get(
-    "/{letter}",
+    f"/{LETTER}",
     summary="One dead letter",
     response_model=None,
     responses={200: {"model": LetterDetail}, **problems(401, 403, 404, 503)},
@@ -69,7 +70,7 @@ async def read(request: Request, letter: str) -> Response:
 
 
 @router.post(
-    "/{letter}/retry",
+    f"/{LETTER}/retry",
     summary="Retry a dead letter",
     status_code=202,
     response_model=None,
@@ -82,7 +83,7 @@ async def retry(request: Request, letter: str) -> Response:
 
 
 @router.delete(
-    "/{letter}",
+    f"/{LETTER}",
     summary="Drop a dead letter",
     status_code=204,
     response_model=None,

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from api.admin import admin_only
 from api.deps import services
 from api.docs import problems
+from api.paths import MODEL
 from api.schemas_operators import Draining, Paused, Purged, WorkerList
 
 router = APIRouter(dependencies=[Depends(admin_only)])
@@ -18,7 +19,7 @@ router = APIRouter(dependencies=[Depends(admin_only)])
     "/v1/workers",
     summary="The workers",
     response_model=None,
-    responses={200: {"model": WorkerList}, **problems(403, 503)},
+    responses={200: {"model": WorkerList}, **problems(401, 403, 503)},
 )
 async def list_workers(request: Request) -> Response:
     """Those that live, by their last signs of life, and those that have failed to start a moment ago."""
@@ -32,7 +33,7 @@ async def list_workers(request: Request) -> Response:
     response_model=None,
     responses={
         202: {"model": Draining, "description": "It is told with its next heartbeat"},
-        **problems(403, 404, 503),
+        **problems(401, 403, 404, 503),
     },
 )
 async def drain(request: Request, worker: str) -> Response:
@@ -42,10 +43,10 @@ async def drain(request: Request, worker: str) -> Response:
 
 
 @router.post(
-    "/v1/models/{model:path}/pause",
+    f"/v1/models/{MODEL}/pause",
     summary="Start no job of a model",
     response_model=None,
-    responses={200: {"model": Paused}, **problems(403, 404, 503)},
+    responses={200: {"model": Paused}, **problems(401, 403, 404, 503)},
 )
 async def pause(request: Request, model: str) -> Response:
     """No job of it starts after this answer; those that run end. Callers may still submit: their jobs wait, until
@@ -55,10 +56,10 @@ async def pause(request: Request, model: str) -> Response:
 
 
 @router.post(
-    "/v1/models/{model:path}/resume",
+    f"/v1/models/{MODEL}/resume",
     summary="Start jobs of a model again",
     response_model=None,
-    responses={200: {"model": Paused}, **problems(403, 404, 503)},
+    responses={200: {"model": Paused}, **problems(401, 403, 404, 503)},
 )
 async def resume(request: Request, model: str) -> Response:
     """Workers go on with it at once."""
@@ -67,10 +68,10 @@ async def resume(request: Request, model: str) -> Response:
 
 
 @router.post(
-    "/v1/models/{model:path}/purge",
+    f"/v1/models/{MODEL}/purge",
     summary="Cancel the jobs of a model that have not started",
     response_model=None,
-    responses={200: {"model": Purged}, **problems(403, 404, 503)},
+    responses={200: {"model": Purged}, **problems(401, 403, 404, 503)},
 )
 async def purge(request: Request, model: str) -> Response:
     """Each ends as canceled, and whoever waits for it is told. It answers when all have ended (seconds for 100,000),

@@ -12,8 +12,10 @@ __all__ = [
     "BadRequest",
     "CallFailed",
     "Canceled",
+    "CannotRedeliver",
     "CannotRetry",
     "DeadlineExceeded",
+    "FilesFull",
     "Forbidden",
     "HandlerContract",
     "HeadersTooLarge",
@@ -23,9 +25,12 @@ __all__ = [
     "JobTimeout",
     "MethodNotAllowed",
     "ModelUnavailable",
+    "NotAcceptable",
+    "NotEnded",
     "NotFound",
     "NothingToRollBack",
     "OutOfMemory",
+    "PayloadsUnavailable",
     "PredictError",
     "QueueFull",
     "RateLimited",
@@ -36,6 +41,8 @@ __all__ = [
     "StoreUnavailable",
     "TooLarge",
     "Unauthorized",
+    "UnknownBatch",
+    "UnknownFile",
     "UnknownJob",
     "UnknownKey",
     "UnknownLetter",
@@ -140,6 +147,27 @@ class UnknownJob(Refused):
     default_status = 404
 
 
+class NotEnded(Refused):
+    """The job has no output yet."""
+
+    code = "not_ended"
+    default_status = 409
+
+
+class NotAcceptable(Refused):
+    """This output is not an array of numbers: ask for application/json."""
+
+    code = "not_acceptable"
+    default_status = 406
+
+
+class UnknownBatch(Refused):
+    """No such batch: it never existed, or it has expired."""
+
+    code = "batch_not_found"
+    default_status = 404
+
+
 class UnknownLetter(Refused):
     """No such dead letter: it never existed, was retried or dropped, or was too old."""
 
@@ -186,6 +214,13 @@ class CannotRetry(Refused):
     """This dead letter cannot be retried."""
 
     code = "cannot_retry"
+    default_status = 409
+
+
+class CannotRedeliver(Refused):
+    """There is nothing to deliver again."""
+
+    code = "cannot_redeliver"
     default_status = 409
 
 
@@ -280,6 +315,27 @@ class CallFailed(Refused):
     default_status = 502
 
 
+class UnknownFile(Refused):
+    """No such file: it never existed, was deleted, or has expired."""
+
+    code = "file_not_found"
+    default_status = 404
+
+
+class FilesFull(Refused):
+    """This caller has uploaded as much as it may have at a time."""
+
+    code = "files_full"
+    default_status = 409
+
+
+class PayloadsUnavailable(Refused):
+    """The payload store does not answer or takes no writes; nothing was accepted."""
+
+    code = "payloads_unavailable"
+    default_status = 503
+
+
 class QueueFull(Refused):
     """The model's queue is full."""
 
@@ -336,6 +392,9 @@ PROBLEMS: Final[dict[str, type[MLServiceError]]] = {
     "not_found": NotFound,
     "model_not_found": UnknownModel,
     "job_not_found": UnknownJob,
+    "not_ended": NotEnded,
+    "not_acceptable": NotAcceptable,
+    "batch_not_found": UnknownBatch,
     "letter_not_found": UnknownLetter,
     "worker_not_found": UnknownWorker,
     "unauthorized": Unauthorized,
@@ -343,6 +402,7 @@ PROBLEMS: Final[dict[str, type[MLServiceError]]] = {
     "key_not_found": UnknownKey,
     "rate_limited": RateLimited,
     "cannot_retry": CannotRetry,
+    "cannot_redeliver": CannotRedeliver,
     "version_exists": VersionExists,
     "version_in_use": VersionInUse,
     "nothing_to_roll_back": NothingToRollBack,
@@ -356,6 +416,9 @@ PROBLEMS: Final[dict[str, type[MLServiceError]]] = {
     "headers_too_large": HeadersTooLarge,
     "address_refused": AddressRefused,
     "call_failed": CallFailed,
+    "file_not_found": UnknownFile,
+    "files_full": FilesFull,
+    "payloads_unavailable": PayloadsUnavailable,
     "queue_full": QueueFull,
     "store_unavailable": StoreUnavailable,
     "store_too_old": StoreTooOld,

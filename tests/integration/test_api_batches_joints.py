@@ -1,4 +1,4 @@
-"""Batches and what else there is: files and URLs in lines, the payload store, webhooks, purge."""
+"""Batches and what else there is: files and URLs in lines, the payload store, purge."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ import redis
 from shared import keys, messages
 from shared.types import Outcome, State
 from tests.api_stack import MODELS, Api, Hands, serving, settings, until
-from tests.batches import lines, post_lines, results, work
+from tests.batches import lines, post_lines, results
 from tests.integration.test_api_files import gone, parts_of, upload
 from tests.payload_places import Place
-from tests.receiver import Receiver
 
 ROOMY = MODELS + '  big: {task: image-classification, versions: {"1": {}}, limits: {input_bytes: 100000000}}\n'
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
@@ -85,7 +84,7 @@ async def test_what_breaks_off_leaves_nothing_in_the_store(api: Api, place: Plac
     await until(lambda: not list(store.scan_iter(f"{keys.PAYLOAD}*")), "nor in Redis")
 
 
-async def test_an_output_in_the_store_is_told_by_its_url(api: Api, hands: Hands, place: Place) -> None:
+async def test_an_output_in_the_store_lives_as_long_as_the_batch(api: Api, hands: Hands, place: Place) -> None:
     from shared import scripts
     from shared.outcomes import encode_outcome
     from shared.payload_place import Ref
@@ -105,10 +104,9 @@ async def test_an_output_in_the_store_is_told_by_its_url(api: Api, hands: Hands,
     await hands.call(call)
     await hands.finish(second)
     told = await results(api, batch["id"])
-    assert (told[0]["output"], told[1]["output"]) == (None, 2)
+    assert [line["output"] for line in told] == [{"large": True}, 2]
     output = await api.client.get(f"/v1/jobs/{first.job_id}/output")
     assert output.json() == {"large": True}
-    assert told[0]["output_url"]
     kept_ms = int(place.store.zscore(keys.STORED, str(ref)) or 0)
     expires = int(place.store.hget(keys.BATCH + batch["id"], "expires_at") or 0)
     assert kept_ms == expires, "as long as the batch"
@@ -127,56 +125,6 @@ async def test_a_newer_message_only_where_it_must_be(api: Api, place: Place) -> 
         messages.Envelope.of(one["headers"], messages.unpack(orjson.dumps(one))[1])
     assert (await api.client.post("/v1/models/cnn/purge")).status_code == 200
     await api.client.delete(f"/v1/files/{file['id']}")
-
-
-async def test_a_batch_tells_its_webhook_when_it_ends(redis_url: str, tmp_path: Path) -> None:
-    asked = settings(redis_url, tmp_path, outbound_allow="127.0.0.0/8", webhook_schedule="0.05,0.05")
-    trace = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
-    async with serving(asked) as api:
-        hands = Hands.on(asked)
-        with Receiver() as receiver:
-            body = {"model": "echo", "inputs": [1, 2, 3], "webhook": receiver.url}
-            batch = (await api.client.post("/v1/batches", json=body, headers=trace)).json()
-            await work(hands, 2)
-            assert receiver.got == [], "not before its last line has ended"
-            await work(hands, 1)
-            await until(lambda: receiver.got, "it is told")
-            (message,) = receiver.got
-            secret = (await api.client.get("/v1/webhooks/secret")).json()["secret"]
-            message.verified(secret)
-            assert message.said["type"] == "batch.completed"
-            told = (await api.client.get(f"/v1/batches/{batch['id']}")).json()
-            assert message.said["data"] == told
-            assert message.headers["traceparent"][3:35] == trace["traceparent"][3:35]
-            log = (await api.client.get(f"/v1/batches/{batch['id']}/deliveries")).json()["data"]
-            assert [(one["event"], one["state"]) for one in log] == [("completed", "delivered")]
-            query = {"model": "echo", "webhook": orjson.dumps({"url": receiver.url, "events": ["canceled"]}).decode()}
-            other = (await post_lines(api, lines(1, 2), **query)).json()
-            assert (await api.client.delete(f"/v1/batches/{other['id']}")).json()["state"] == "canceled"
-            await until(lambda: receiver.of("batch.canceled"), "that it was canceled too")
-            third = (await post_lines(api, lines(1), model="echo", webhook=receiver.url)).json()
-            await work(hands, 3)  # the messages of the canceled lines are still there
-            await until(lambda: len(receiver.of("batch.completed")) == 2, "by its URL alone")
-            assert receiver.of("batch.completed")[1].said["data"]["id"] == third["id"]
-        await hands.client.aclose()
-
-
-@pytest.mark.parametrize(
-    ("webhook", "pointer"),
-    [
-        ("http://10.0.0.1/x", "/webhook"),
-        ({"url": "http://127.0.0.1/x"}, "/webhook/url"),
-        ({"url": "https://example.org", "events": ["succeeded"]}, "/webhook/events/0"),
-        (7, "/webhook"),
-    ],
-)
-async def test_a_wrong_webhook_is_refused(
-    redis_url: str, tmp_path: Path, store: redis.Redis, webhook: Any, pointer: str
-) -> None:
-    async with serving(settings(redis_url, tmp_path)) as api:
-        answer = await api.client.post("/v1/batches", json={"model": "echo", "inputs": [1], "webhook": webhook})
-        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer)
-        assert not store.exists(keys.BATCHES)
 
 
 async def test_purge_takes_the_lines_that_have_not_begun_along(redis_url: str, tmp_path: Path) -> None:
