@@ -72,10 +72,12 @@ def environment(url: str, **more: str) -> dict[str, str]:
     return kept | {"ML_SERVICE_URL": url, "PYTHONPATH": str(REPOSITORY / "client")} | more
 
 
-def run(url: str, *words: str, given: bytes | None = None, code: int = 0, **more: str) -> tuple[str, str]:
+def run(
+    url: str, *words: str, given: bytes | None = None, code: int = 0, patience_s: float = 60, **more: str
+) -> tuple[str, str]:
     """stdout and stderr of one call that is to end with `code`."""
     done = subprocess.run(
-        [*CLI, *words], env=environment(url, **more), input=given, capture_output=True, check=False, timeout=60
+        [*CLI, *words], env=environment(url, **more), input=given, capture_output=True, check=False, timeout=patience_s
     )
     out, err = done.stdout.decode(), done.stderr.decode()
     assert done.returncode == code, (out, err)
