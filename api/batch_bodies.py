@@ -21,7 +21,7 @@ from shared.errors import BadRequest, Fault, InvalidInput, UnsupportedMedia
 
 Slices = AsyncIterator[list[Raw]]
 
-_JSON_FIELDS = ("parameters", "labels")
+_JSON_FIELDS = ("parameters", "labels", "webhook")
 
 
 async def read_batch(request: Request, catalog: Catalog, *, longest: int) -> tuple[NewJob, Slices]:
@@ -57,14 +57,14 @@ def _asked(fields: dict[str, Any], may_use: Any, catalog: Catalog) -> NewJob:
         envelope = BatchRequest.model_validate(fields)
     except ValidationError as error:
         raise InvalidInput("the request does not fit", faults=faults_of(error)) from None
-    asked = envelope.model_dump(exclude={"inputs"})
+    asked = {name: getattr(envelope, name) for name in type(envelope).model_fields if name != "inputs"}
     asked["parameters"] = asked["parameters"] or {}
     return NewJob(**asked)
 
 
 def _typed(texts: dict[str, Any]) -> dict[str, Any]:
     for name in _JSON_FIELDS:
-        if name in texts:
+        if name in texts and not (name == "webhook" and texts[name][:1] not in ("{", '"')):  # a plain URL
             try:
                 texts[name] = read_json(texts[name].encode())
             except BadRequest as error:

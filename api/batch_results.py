@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 import orjson
 
+from api.payloads import ApiPayloads
 from api.submitter import Command, Submitter
 from shared import keys
 from shared.batches import BatchState
 from shared.errors import StoreUnavailable
 from shared.outcomes import readable
+from shared.payload_place import Ref
 from shared.scripts_batches import BatchSeen, look_at_batch
+
+T = TypeVar("T")
 
 _FEWEST, _MOST = 10, 200  # lines of a slice
 _SMALL, _LARGE = 500_000, 4_000_000  # bytes of one, by which the next has more lines, or fewer
@@ -29,11 +35,24 @@ _CUT = {
 _LOST = orjson.dumps({"code": "internal_error", "message": "what became of this line is not in Redis any more"})
 
 
+@dataclass(frozen=True, slots=True)
+class Large:
+    """A line whose output lies in the payload store."""
+
+    line: dict[str, Any]
+    ref: Ref
+
+    def with_output(self, output: bytes) -> bytes:
+        """`output` as JSON."""
+        line = self.line | {"output": orjson.Fragment(output)}
+        return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+
 class Results:
     """Reads the results of one batch. `ended`: whether the process ends, so that nobody should wait for more."""
 
-    def __init__(self, submitter: Submitter, batch_id: str, ended: Callable[[], bool]) -> None:
-        self._submitter, self._batch_id, self._ended = submitter, batch_id, ended
+    def __init__(self, submitter: Submitter, payloads: ApiPayloads, batch_id: str, ended: Callable[[], bool]) -> None:
+        self._submitter, self._payloads, self._batch_id, self._ended = submitter, payloads, batch_id, ended
 
     async def stream(self, start: int, *, follow: bool) -> AsyncIterator[bytes]:
         """Lines from number `start` on, up to the first that has not ended, or, to `follow`, to the end. Raises
@@ -44,9 +63,9 @@ class Results:
             total = int(seen.record.get("total", 0))
             size = 0
             for begin in range(0, len(lines), _TOGETHER):
-                piece = b"".join(lines[begin : begin + _TOGETHER])
-                size += len(piece)
-                yield piece
+                async for piece in self._pieces(lines[begin : begin + _TOGETHER]):
+                    size += len(piece)
+                    yield piece
                 await asyncio.sleep(0)
             at += len(lines)
             full = len(lines) == count
@@ -61,17 +80,33 @@ class Results:
             wait_s = _SOON_S if lines else min(_LATE_S, wait_s * 2)
             await asyncio.sleep(wait_s)
 
-    async def _read(self, at: int, count: int) -> tuple[BatchSeen, list[bytes]]:
+    async def _pieces(self, lines: list[bytes | Large]) -> AsyncIterator[bytes]:
+        """Those whose output lies in the payload store one by one."""
+        small: list[bytes] = []
+        for line in lines:
+            if isinstance(line, bytes):
+                small.append(line)
+                continue
+            yield b"".join(small)
+            small = []
+            output = await self._patiently(partial(self._payloads.get, line.ref))
+            yield line.with_output(output)
+        yield b"".join(small)
+
+    async def _read(self, at: int, count: int) -> tuple[BatchSeen, list[bytes | Large]]:
+        return await self._patiently(lambda: self._lines(at, count))
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         loop = asyncio.get_running_loop()
         patience = loop.time() + _PATIENCE_S
         while True:
             with contextlib.suppress(StoreUnavailable):
-                return await self._lines(at, count)
+                return await ask()
             if loop.time() > patience or self._ended():
                 raise StoreUnavailable
             await asyncio.sleep(_LATE_S)
 
-    async def _lines(self, at: int, count: int) -> tuple[BatchSeen, list[bytes]]:
+    async def _lines(self, at: int, count: int) -> tuple[BatchSeen, list[bytes | Large]]:
         """Of the next `count` lines those before the first that has not ended. The record is read before the outcomes:
         what it says has ended has one."""
         numbers = range(at, at + count)
@@ -85,7 +120,7 @@ class Results:
                 raise StoreUnavailable(str(reply))
         seen, refused, metas = replies
         total = int(seen.record.get("total", 0))
-        lines: list[bytes] = []
+        lines: list[bytes | Large] = []
         for number, error, meta in zip(numbers, refused, metas, strict=True):
             line = result(number, error, meta, seen.record) if number < total else None
             if line is None:
@@ -94,7 +129,7 @@ class Results:
         return seen, lines
 
 
-def result(number: int, refused: bytes | None, meta: bytes | None, record: dict[str, str]) -> bytes | None:
+def result(number: int, refused: bytes | None, meta: bytes | None, record: dict[str, str]) -> bytes | Large | None:
     """One line of the results; None: it has not ended."""
     if refused:
         return _failed(number, "failed", refused)
@@ -125,13 +160,15 @@ def is_over(record: dict[str, str]) -> bool:
 
 
 @readable()
-def _ended(number: int, meta: bytes) -> bytes:
+def _ended(number: int, meta: bytes) -> bytes | Large:
     outcome: dict[str, Any] = orjson.loads(meta)
     ours = outcome.get("ml", {})
     if outcome["status"] == "SUCCESS":
         line = {"index": number, "state": "succeeded", "output": outcome["result"]}
         if ours.get("faults"):
             line["errors"] = ours["faults"]
+        if "stored" in ours:
+            return Large(line, Ref.parse(ours["stored"]))
         return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
     error = ours.get("error", {"code": "predict_error", "message": "the job failed"})
     state = "canceled" if error["code"] == "canceled" else "failed"

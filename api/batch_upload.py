@@ -65,6 +65,7 @@ class Uploads:
         self._settings = settings
         self._registry, self._catalog = registry, registry.catalog
         self._submitter, self._presence, self._rates = submitter, presence, rates
+        self._callable = settings.outbound_rules()
         self._dropping: set[asyncio.Task[None]] = set()
 
     async def accept(self, new: NewJob, slices: Slices) -> tuple[Sent, str]:
@@ -77,6 +78,7 @@ class Uploads:
         spec = self._catalog.spec(ref.model)
         check = await self._presence.input_check(ref)
         check.check_parameters(new.parameters)
+        webhook = new.webhook.record(self._callable) if new.webhook else ""
         new.headers.update(await self._rates.admit(new.caller, ref.model, spec.limits, items=0, size=0))
         batch_id = f"batch_{uuid.uuid4().hex}"
         deadline_s = new.deadline_s or self._settings.default_deadline_s
@@ -94,7 +96,7 @@ class Uploads:
         patience = asyncio.timeout(self._settings.batch_upload_s)
         try:
             carried = Carried(origin.current().request_id, span.context)
-            await self._open(sent, new, spec, carried)
+            await self._open(sent, new, spec, carried, webhook)
             async with patience:
                 await self._send(sent, new, spec, reader, slices)
             sealed = await self._seal(sent, new, reader)
@@ -117,8 +119,10 @@ class Uploads:
         """Returns when what broke off is dropped."""
         await asyncio.gather(*self._dropping)
 
-    async def _open(self, sent: Sent, new: NewJob, spec: ModelSpec, carried: Carried) -> None:
+    async def _open(self, sent: Sent, new: NewJob, spec: ModelSpec, carried: Carried, webhook: str) -> None:
         made_of, fields = composed(sent, new, spec, carried, self._settings)
+        if webhook:
+            fields["webhook"] = webhook
         sent.record = {name: str(value) for name, value in fields.items()}
         await self._submitter.one(
             open_batch(sent.batch_id, ref=str(sent.ref), lease_ms=_LEASE_MS, made_of=made_of, fields=fields)
@@ -168,6 +172,7 @@ class Uploads:
 
     async def _seal(self, sent: Sent, new: NewJob, reader: Reader) -> str:
         asked = [new.model, new.version, new.sticky, new.parameters, new.priority, new.deadline_s, new.result_ttl_s]
+        asked.append(new.webhook.model_dump() if new.webhook else None)
         fingerprint = await asyncio.to_thread(reader.fingerprint, [*asked, new.labels])
         while True:
             try:

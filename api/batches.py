@@ -14,6 +14,7 @@ from api.batch_results import Results, cut_error, not_begun
 from api.batch_upload import Slices, Uploads
 from api.disk import Disk
 from api.jobs import CallerGone
+from api.payloads import ApiPayloads
 from api.submission import NewJob
 from api.submitter import Command, Submitter
 from api.waiter import Waiter, until_gone
@@ -36,8 +37,11 @@ _AT_ONCE = 32  # of one caller's batches in the same millisecond
 class BatchService:
     """For one event loop. All methods raise StoreUnavailable when Redis is away or takes no writes."""
 
-    def __init__(self, submitter: Submitter, waiter: Waiter, uploads: Uploads, disk: Disk | None) -> None:
-        self._submitter, self._waiter, self._uploads, self._disk = submitter, waiter, uploads, disk
+    def __init__(
+        self, submitter: Submitter, waiter: Waiter, uploads: Uploads, *, payloads: ApiPayloads, disk: Disk | None
+    ) -> None:
+        self._submitter, self._waiter, self._uploads = submitter, waiter, uploads
+        self._payloads, self._disk = payloads, disk
 
     async def accept(self, new: NewJob, slices: Slices) -> Batch:
         """Take a batch in. Raises as `Uploads.accept`."""
@@ -126,7 +130,7 @@ class BatchService:
     async def results(self, batch_id: str, caller: Caller, ended: Any) -> Results:
         """Raises UnknownBatch, also for another's."""
         await self._look(batch_id, caller)
-        return Results(self._submitter, batch_id, ended)
+        return Results(self._submitter, self._payloads, batch_id, ended)
 
     async def line(self, job_id: str, caller: Caller) -> Job | None:
         """A line that has not begun, as the job that it is to be, or would have been; None: it has begun. Raises

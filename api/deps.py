@@ -157,7 +157,7 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
     measures = Measures()
     rates = RateLimiter(client)
     uploads = Uploads(settings, registry, submitter, presence, rates)
-    batches = BatchService(submitter, waiter, uploads, disk)
+    batches = BatchService(submitter, waiter, uploads, payloads=payloads, disk=disk)
     jobs = JobService(
         settings,
         registry,

@@ -13,7 +13,7 @@ from shared.keys import MAX_DEADLINE_S, MOST_LINES, PriorityName
 from shared.rates import Rates
 from shared.registry_diff import Difference
 from shared.types import Job, Timing
-from shared.webhooks import JobWebhook, webhook_schema
+from shared.webhooks import BatchWebhook, JobWebhook, webhook_schema
 
 _MOST_S = MAX_DEADLINE_S
 
@@ -91,7 +91,10 @@ class BatchRequest(_Request):
         min_length=1,
         max_length=MOST_LINES,
     )
-    priority: Literal["high", "normal", "low"] = "low"
+    priority: PriorityName = "low"
+    webhook: Annotated[BatchWebhook | None, WithJsonSchema(webhook_schema("batch"))] = Field(  # type: ignore[assignment]  # its own events
+        None, description="where the batch's end is told, signed: a URL, or with the events that are wanted"
+    )
 
 
 class InferenceAnswer(BaseModel):

@@ -16,7 +16,7 @@ from shared.catalog import ModelSpec, Ref
 from shared.origin import Carried
 from shared.payloads import WHOLE, Detached
 from shared.settings import Settings
-from shared.webhooks import JobWebhook
+from shared.webhooks import BatchWebhook, JobWebhook
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class NewJob:
     deadline_s: float | None = None
     result_ttl_s: float | None = None
     labels: dict[str, str] = field(default_factory=dict)
-    webhook: JobWebhook | None = None
+    webhook: JobWebhook | BatchWebhook | None = None
     files: list[tuple[str, bytes]] = field(default_factory=list)
     references: bool = False  # the input may name files or URLs
     fetched: dict[str, Fetched] = field(default_factory=dict)  # by URL

@@ -154,14 +154,15 @@ def patient_lists(queue: str, priority: int) -> list[str]:
 
 def drained_lists(queues: list[str], version: int) -> list[str]:
     """All lists that a worker of message version `version` takes from, the most urgent first; what older workers have
-    parked goes before what came later. Of the intake all ten: stock producers have `priority_steps` of their own."""
+    parked goes before what came later. Of the intake all ten: stock producers have `priority_steps` of their own, and
+    nothing of ours is parked there."""
     parked = [f"{PARKED}{known}" for known in range(2, version + 1)]
     return [
         queue_list(queue, number) + suffix
         for number in range(10)
         for queue in queues
         if number in PRIORITIES or queue == INTAKE
-        for suffix in (*parked, "")
+        for suffix in (*(parked if queue != INTAKE else ()), "")
     ]
 
 

@@ -12,15 +12,17 @@ import orjson
 from api.errors import job_url
 from api.submitter import Submitter
 from shared import scripts
-from shared.errors import UnknownJob
+from shared.batches import batch_view
+from shared.errors import UnknownBatch, UnknownJob
 from shared.outcomes import job_view
+from shared.scripts_batches import BatchSeen, look_at_batch
 from shared.scripts_webhooks import Taken
 from shared.types import State
 
 _LARGE = 100_000  # bytes of an outcome that is not read in a moment
 
 Data = Callable[[Taken], Awaitable[dict[str, Any]]]
-"""What stands in `data`. Raises UnknownJob (it has expired), RecordUnreadable, StoreUnavailable."""
+"""What stands in `data`. Raises UnknownJob or UnknownBatch (it has expired), RecordUnreadable, StoreUnavailable."""
 
 
 class Bodies:
@@ -28,7 +30,7 @@ class Bodies:
 
     def __init__(self, submitter: Submitter, *, most: int) -> None:
         self._submitter, self._most = submitter, most
-        self.data: dict[str, Data] = {"job": self._job}
+        self.data: dict[str, Data] = {"job": self._job, "batch": self._batch}
 
     async def compose(self, taken: Taken) -> bytes:
         """Raises as Data."""
@@ -43,6 +45,12 @@ class Bodies:
         if len(seen.meta) > _LARGE:
             return await asyncio.to_thread(self._view, taken, seen)
         return self._view(taken, seen)
+
+    async def _batch(self, taken: Taken) -> dict[str, Any]:
+        seen: BatchSeen = await self._submitter.one(look_at_batch(taken.of))
+        if not seen.record:
+            raise UnknownBatch("the batch had expired before its webhook could be sent")
+        return batch_view(taken.of, seen).model_dump(mode="json")
 
     def _view(self, taken: Taken, seen: scripts.Seen) -> dict[str, Any]:
         if taken.event == "running":  # it may have ended since

@@ -23,7 +23,7 @@ from api.deliver.judge import Verdict, judge_answer, judge_failure
 from api.deliver.secrets import WebhookSecrets, sign
 from api.submitter import LOST, Submitter
 from shared import keys, origin, trace_context, tracing
-from shared.errors import AddressRefused, CallFailed, RecordUnreadable, StoreUnavailable, UnknownJob
+from shared.errors import AddressRefused, CallFailed, RecordUnreadable, StoreUnavailable, UnknownBatch, UnknownJob
 from shared.logs import Event, get_logger
 from shared.origin import Origin
 from shared.outbound import Outbound
@@ -139,7 +139,7 @@ class Deliverer:
             verdict = await self._attempt(taken, body)
         except (StoreUnavailable, asyncio.CancelledError):  # Redis is away, or this process ends
             verdict = Verdict("back", wait_s=_RETRY_S)
-        except (UnknownJob, RecordUnreadable) as error:
+        except (UnknownJob, UnknownBatch, RecordUnreadable) as error:
             verdict = Verdict("failed", error=error.message)
         except Exception as error:
             logger.error(Event.TASK_FAILED, exc_info=error, task="deliver")

@@ -13,7 +13,7 @@ from api.deps import services
 from api.docs import REDELIVER_QUERY, json_body, problems
 from api.schemas import DeliveryList, Seconds, WebhookSecret
 from shared.api_keys import Scope
-from shared.errors import InvalidInput, UnknownJob
+from shared.errors import InvalidInput
 from shared.webhooks import EVENTS, Kind
 
 router = APIRouter(prefix="/v1")
@@ -29,13 +29,11 @@ class Rotation(BaseModel):
 
 
 async def _deliveries(request: Request, kind: Kind, of: str, caller: Caller) -> DeliveryList:
-    """Raises UnknownJob, also for another's."""
+    """Raises UnknownJob or UnknownBatch, also for another's."""
     parts = services(request)
     found = await parts.deliveries.of(kind, of, caller)
     if not found.data:
-        if kind == "batch":
-            raise UnknownJob("no such batch")
-        await parts.jobs.get(of, caller)
+        await (parts.batches if kind == "batch" else parts.jobs).get(of, caller)
     return found
 
 

@@ -27,7 +27,7 @@ from ml_service_client.types import Answer, Event, Job, Json
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ml_service_client.core.options import BatchOptions, CallOptions
+    from ml_service_client.core.options import CallOptions
 
 T = TypeVar("T")
 
@@ -190,7 +190,7 @@ class SyncMLServiceClient:
             shown.close()
             crew.dismiss()
 
-    def batch(self, model: str | None, inputs: Iterable[Any] | Path, **options: Unpack[BatchOptions]) -> Batch:
+    def batch(self, model: str | None, inputs: Iterable[Any] | Path, **options: Unpack[CallOptions]) -> Batch:
         """Hand in up to 100,000 inputs in one call (an iterable, or the path of a file of JSON lines)."""
         return self._run(batches.batch(self._policy, model, batches.body(inputs), options))
 

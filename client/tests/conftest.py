@@ -10,7 +10,6 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from misbehaving import Proxy
 
@@ -42,19 +41,6 @@ def bert(url: str) -> None:
     """The model is loaded, which on a busy machine takes longer than a caller waits."""
     with SyncMLServiceClient(url) as client:
         client.wait(client.submit("bert", {"text": "load it"}), timeout_s=100).result()
-
-
-@pytest.fixture(scope="session")
-def paths(url: str) -> frozenset[str]:
-    """Of the service's OpenAPI."""
-    return frozenset(httpx.get(f"{url}/openapi.json", timeout=30).json()["paths"])
-
-
-@pytest.fixture
-def route(request: pytest.FixtureRequest, paths: frozenset[str]) -> None:
-    """Skips a module whose ROUTE the service does not have."""
-    if request.module.ROUTE not in paths:
-        pytest.skip(f"this service has no {request.module.ROUTE}")
 
 
 @pytest.fixture

@@ -12,9 +12,6 @@ from misbehaving import Proxy
 
 from ml_service_client import MLServiceError, UnknownModel, WaitEnded
 
-ROUTE = "/v1/batches"
-pytestmark = pytest.mark.usefixtures("route")
-
 
 def test_a_batch(client: Any) -> None:
     batch = client.batch("echo", ({"n": n} for n in range(120)), labels={"run": "1"}, deadline_s=300)

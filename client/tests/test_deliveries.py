@@ -12,9 +12,6 @@ from conftest import wait_until
 
 from ml_service_client import WebhookEvent, verify_webhook
 
-ROUTE = "/v1/webhooks/secret"
-pytestmark = pytest.mark.usefixtures("route")
-
 
 @pytest.fixture
 def received() -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:

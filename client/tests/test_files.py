@@ -12,9 +12,6 @@ from misbehaving import Proxy
 
 from ml_service_client import MLServiceError
 
-ROUTE = "/v1/files"
-pytestmark = pytest.mark.usefixtures("route")
-
 CONTENT = bytes(range(256)) * 4000
 
 

@@ -12,9 +12,6 @@ from misbehaving import Proxy
 
 from ml_service_client import MLServiceError, PredictError, UnknownJob
 
-ROUTE = "/v1/jobs/{job_id}/events"
-pytestmark = pytest.mark.usefixtures("route")
-
 SLOW = {"sleep_ms": 600}
 
 

@@ -76,13 +76,15 @@ for i, list in ipairs(KEYS) do
   end
 end
 for i, list in ipairs(KEYS) do
-  local length = is_paused(list) and 0 or length_of(list)
+  local paused = is_paused(list)
+  local turns = not paused and redis.call('EXISTS', TURNS .. list) == 1
+  local length = paused and 0 or turns and length_of(list) or redis.call('LLEN', list)
   if tonumber(ARGV[i]) >= 0 then
     out[1] = out[1] + length
   elseif length > 0 then
     table.insert(out[2], list)
   end
-  if length == 0 and not is_paused(list) then -- nobody competes: nobody owes
+  if turns and length == 0 then -- nobody competes: nobody owes
     redis.call('DEL', TURNS .. list)
     redis.call('EXISTS', TURNS .. list) -- our own change has ended the tracking of it
   end

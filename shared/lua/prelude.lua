@@ -187,7 +187,7 @@ end
 -- wants it. Returns the delivery's key, or nil. Call it where the record is known to have a webhook.
 local function notify(kind, key, id, event)
   local names = { 'owner', 'request_id', 'traceparent', 'tracestate' }
-  local record = redis.call('HMGET', key, 'webhook', unpack(names))
+  local record = redis.call('HMGET', key, 'webhook', kind == 'batch' and 'caller' or 'owner', unpack(names, 2))
   local readable, hook = pcall(cjson.decode, record[1] or '')
   if not (readable and type(hook) == 'table' and type(hook.events) == 'table' and type(hook.url) == 'string'
     and type(hook.host) == 'string') then return nil end -- a hand's

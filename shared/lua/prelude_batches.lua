@@ -25,6 +25,7 @@ local function batch_ended(id, ref, state)
   if state ~= 'canceled' then state = 'completed' end
   redis.call('HSET', BATCH .. id, 'state', state, 'finished_at', now, 'running', 0)
   redis.call('HDEL', BATCH .. id, 'template', 'head', 'tail', 'line_fields', 'refs')
+  if redis.call('HEXISTS', BATCH .. id, 'webhook') == 1 then notify('batch', BATCH .. id, id, state) end
   redis.call('SREM', BATCHES_ON .. ref, id)
   if redis.call('EXISTS', LINES .. id) == 0 then redis.call('ZREM', BATCHES, id .. ' ' .. ref) end
   tell_waiters(id, state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
 import signal
 import sys
@@ -108,10 +109,16 @@ def test_large_inputs_files_and_outputs(place: Place, redis_url: str, models: Pa
         waited = http.post("/inference", json={"model_type": "digest", "data": {"repeat": 2_000_000}})
         assert waited.json()["output"] == large
 
+        sent = {"model": "digest", "inputs": [{"repeat": 2_000_000}, {}, {"repeat": 2_000_000}]}
+        batch = http.post("/v1/batches", json=sent).json()
+        lines = http.get(f"/v1/batches/{batch['id']}/results", params={"follow": "true"}, timeout=60).iter_lines()
+        outputs = [json.loads(line)["output"] for line in lines]
+        assert outputs == [large, digest(b""), large]
+
         for file in files:
             assert http.delete(f"/v1/files/{file}").status_code == 204
-        outputs = 0 if place.kind == "r" else 2
-        wait_until(lambda: len(place.objects()) == outputs, what="only outputs that can be read are left")
+        readable = 0 if place.kind == "r" else 4
+        wait_until(lambda: len(place.objects()) == readable, what="only outputs that can be read are left")
         nothing_left(place)
 
 

@@ -191,6 +191,7 @@ async def test_a_redelivery_does_not_go_back(api: Api, hands: Hands) -> None:
     assert not await tell(hands, job_id, 0.95), "who does not run it has nothing to tell"
     late = await follow(api, job_id)
     (taken,) = await hands.take()
+    await until(lambda: len(late.events) == 2, "it runs again")
     await tell(hands, job_id, 0.1)
     await until(lambda: len(stream.events) == 4 and len(late.events) == 3, "progress of the second run")
     await hands.finish(taken)

@@ -12,7 +12,7 @@ Priority = Literal["high", "normal", "low"]
 
 
 class CallOptions(TypedDict, total=False):
-    """Of one call of a model."""
+    """Of one call of a model, and of a batch (whose priority is low if you give none)."""
 
     version: str | None  # a version or alias; without it the traffic weights decide
     sticky: str | None  # a key of yours: the weights give the same key the same version
@@ -23,20 +23,6 @@ class CallOptions(TypedDict, total=False):
     labels: Mapping[str, str] | None  # yours; returned with the job
     webhook: str | Mapping[str, Any] | None  # a URL, or {"url": ..., "events": [...]}
     idempotency_key: str | None  # made by the client if you give none
-
-
-class BatchOptions(TypedDict, total=False):
-    """Of a batch; as of a call."""
-
-    version: str | None
-    sticky: str | None
-    parameters: Mapping[str, Any] | None
-    priority: Priority | None  # low
-    deadline_s: float | None
-    result_ttl_s: float | None
-    labels: Mapping[str, str] | None
-    webhook: str | Mapping[str, Any] | None
-    idempotency_key: str | None
 
 
 def envelope(options: Mapping[str, Any]) -> Json:
