@@ -14,7 +14,6 @@ import orjson
 from api.payloads import ApiPayloads
 from api.submitter import Command, Submitter
 from shared import keys
-from shared.batches import BatchState
 from shared.errors import StoreUnavailable
 from shared.outcomes import readable
 from shared.payload_place import Ref
@@ -152,11 +151,6 @@ def not_begun(number: int, record: dict[str, str]) -> str | None:
 def cut_error(code: str) -> bytes:
     """The error (JSON) of a line that never began."""
     return orjson.dumps({"code": code, "message": _CUT[code]})
-
-
-def is_over(record: dict[str, str]) -> bool:
-    """Whether no line of it will begin."""
-    return BatchState(record["state"]).terminal
 
 
 @readable()

@@ -13,9 +13,13 @@ from typing import Any
 
 import orjson
 
-from api.batch_intake import Intake, Reader
+from api.batch_intake import REFUSED, Reader, Slice
 from api.batch_lines import Raw
+from api.bodies import has_references
+from api.inputs import InputCheck
+from api.intake import Intake
 from api.jobs import refuse_foreign, submit_span
+from api.payloads import ApiPayloads
 from api.presence import Presence
 from api.rates import RateLimiter
 from api.registry import LiveRegistry
@@ -38,6 +42,7 @@ from shared.settings import Settings
 Slices = AsyncIterator[list[Raw]]
 
 _LEASE_MS = 600_000  # between two slices; on a slow line one takes two minutes
+_REFERRING = 8  # lines at a time, where some name files or URLs
 
 
 @dataclass(slots=True)
@@ -60,11 +65,20 @@ class Uploads:
     """For one event loop. Raises StoreUnavailable when Redis is away or takes no writes."""
 
     def __init__(
-        self, settings: Settings, registry: LiveRegistry, submitter: Submitter, presence: Presence, rates: RateLimiter
+        self,
+        settings: Settings,
+        registry: LiveRegistry,
+        submitter: Submitter,
+        presence: Presence,
+        *,
+        rates: RateLimiter,
+        intake: Intake,
+        payloads: ApiPayloads,
     ) -> None:
         self._settings = settings
         self._registry, self._catalog = registry, registry.catalog
         self._submitter, self._presence, self._rates = submitter, presence, rates
+        self._intake, self._payloads = intake, payloads
         self._callable = settings.outbound_rules()
         self._dropping: set[asyncio.Task[None]] = set()
 
@@ -73,6 +87,7 @@ class Uploads:
         earlier call with the same Idempotency-Key. Raises what JobService.submit does for faults of the whole
         (QueueFull and DeadlineImpossible never), RequestTimeout, and what `slices` raises."""
         refuse_foreign(new)
+        webhook = new.webhook.record(self._callable) if new.webhook else ""
         etag = self._catalog.etag
         ref = self._catalog.resolve(new.model, new.version, sticky=new.sticky)
         spec = self._catalog.spec(ref.model)
@@ -130,50 +145,78 @@ class Uploads:
 
     async def _send(self, sent: Sent, new: NewJob, spec: ModelSpec, reader: Reader, slices: Slices) -> None:
         async for raws in slices:
-            taken = await asyncio.to_thread(reader.read, sent.total, raws)
-            before = {"items": sent.items, "bytes": sent.size}
-            told = await self._rates.admit(
-                new.caller,
-                sent.ref.model,
-                spec.limits,
-                items=taken.items,
-                size=taken.size,
-                requests=0,
-                before=before,
-            )
-            new.headers.update(told)
-            await self._append(sent, taken)
-            sent.total += len(raws)
-            sent.refused += len(taken.refused)
-            sent.items += taken.items
-            sent.size += taken.size
+            # What files and URLs lead to is larger than their names: fewer of them at a time.
+            step = _REFERRING if any(raw and has_references(raw) for raw in raws) else len(raws)
+            for at in range(0, len(raws), step):
+                await self._take_in(sent, new, spec, reader, raws[at : at + step])
         if not sent.total:
             raise InvalidInput(faults=[Fault(pointer="/inputs", message="a batch needs at least one input")])
 
-    async def _append(self, sent: Sent, taken: Intake) -> None:
+    async def _take_in(self, sent: Sent, new: NewJob, spec: ModelSpec, reader: Reader, raws: list[Raw]) -> None:
+        found = await asyncio.to_thread(reader.read, sent.total, raws)
+        if found.referring:
+            check = await self._presence.input_check(sent.ref)
+            resolving = (self._resolve(found, new, spec, check, number) for number in found.referring)
+            await asyncio.gather(*resolving)
+        told = await self._rates.admit(
+            new.caller,
+            sent.ref.model,
+            spec.limits,
+            items=found.items,
+            size=found.size,
+            requests=0,
+            before={"items": sent.items, "bytes": sent.size},
+        )
+        new.headers.update(told)
+        try:
+            for number in list(found.parted):
+                found.stow(number, await self._payloads.stow(found.parted[number].detached))
+            await self._append(sent, found)
+        except BaseException:
+            await self._payloads.free(found.stored)  # of the lines that are in, `drop_batch` finds them
+            raise
+        sent.total += len(raws)
+        sent.refused += len(found.refused)
+        sent.items += found.items
+        sent.size += found.size
+
+    async def _resolve(self, found: Slice, new: NewJob, spec: ModelSpec, check: InputCheck, number: int) -> None:
+        most = spec.limits.input_bytes
+        try:
+            value = found.referring[number]
+            taken = await self._intake.take(value, new.parameters, check, new.caller, most_bytes=most)
+            if taken.urls:
+                await self._intake.fetch(taken, {}, most_bytes=most)
+        except REFUSED as error:
+            found.refuse(number, error)
+        else:
+            found.take(number, taken)
+
+    async def _append(self, sent: Sent, found: Slice) -> None:
         # Longer than the batch can live, whenever it is accepted: no second pass over all of them is needed then.
-        ttl_ms = int(self._settings.batch_upload_s * 1000) + sent.deadline_ms + sent.ttl_ms
-        sets: list[Any] = [Command("SET", key, part, "PX", ttl_ms) for key, part in taken.payloads]
+        life_ms = int(self._settings.batch_upload_s * 1000) + sent.deadline_ms + sent.ttl_ms
+        sets: list[Any] = [Command("SET", key, part, "PX", life_ms) for key, part in found.payloads]
         append = append_lines(
             sent.batch_id,
             first=sent.total,
-            lines=taken.lines,
-            refused=taken.refused,
-            payloads=len(taken.payloads),
+            lines=sorted(found.lines, key=lambda line: line.number),
+            refused=found.refused,
+            payloads=len(found.payloads) + found.stored_count,
             lease_ms=_LEASE_MS,
+            life_ms=life_ms,
         )
         *stored, appended = await self._submitter.run(*sets, append)
         broken = next((reply for reply in (*stored, appended) if isinstance(reply, Exception)), None)
         if broken is None and appended is True:
             return
-        if taken.payloads and appended is not True:  # of the lines that are in, `drop_batch` finds them
-            await self._submitter.run(Command("UNLINK", *(key for key, _ in taken.payloads)))
+        if found.payloads and appended is not True:
+            await self._submitter.run(Command("UNLINK", *(key for key, _ in found.payloads)))
         raise refusal(broken) if broken else StoreUnavailable("the batch was dropped: its lines came too slowly")
 
     async def _seal(self, sent: Sent, new: NewJob, reader: Reader) -> str:
-        asked = [new.model, new.version, new.sticky, new.parameters, new.priority, new.deadline_s, new.result_ttl_s]
-        asked.append(new.webhook.model_dump() if new.webhook else None)
-        fingerprint = await asyncio.to_thread(reader.fingerprint, [*asked, new.labels])
+        asked: list[Any] = [new.model, new.version, new.sticky, new.parameters, new.priority, new.deadline_s]
+        asked += [new.result_ttl_s, new.labels, new.webhook and new.webhook.model_dump()]
+        fingerprint = await asyncio.to_thread(reader.fingerprint, asked)
         while True:
             try:
                 sealed: Sealed = await self._submitter.one(
@@ -253,9 +296,8 @@ def composed(
         "version": ref.version,
         "priority": priority,
         "labels": orjson.dumps(new.labels).decode(),
-        "caller": new.caller.owner,
+        "owner": new.caller.owner,
         "list": keys.queue_list(queue, priority),
-        "owner": share.owner,
         "window": settings.batch_window,
         "max_jobs": spec.limits.queue,
         "max_bytes": spec.limits.queue_bytes,

@@ -148,7 +148,7 @@ class BatchService:
             if isinstance(reply, Exception):
                 raise StoreUnavailable(str(reply))
         record = seen.record
-        if not record or not caller.owns(record["caller"]) or number >= int(record["total"]):
+        if not record or not caller.owns(record["owner"]) or number >= int(record["total"]):
             raise UnknownJob
         origin.about(job_id)
         code = not_begun(number, record)
@@ -172,7 +172,7 @@ class BatchService:
         if not keys.is_batch(batch_id):
             raise UnknownBatch
         seen: BatchSeen = await self._submitter.one(look_at_batch(batch_id, channel=channel))
-        if not seen.record or not caller.owns(seen.record.get("caller")):
+        if not seen.record or not caller.owns(seen.record.get("owner")):
             raise UnknownBatch
         origin.about(batch_id)
         return seen

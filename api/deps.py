@@ -156,7 +156,8 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
     pauses = Pauses(registry, submitter)
     measures = Measures()
     rates = RateLimiter(client)
-    uploads = Uploads(settings, registry, submitter, presence, rates)
+    intake = Intake(settings, References(settings, files, payloads, outbound))
+    uploads = Uploads(settings, registry, submitter, presence, rates=rates, intake=intake, payloads=payloads)
     batches = BatchService(submitter, waiter, uploads, payloads=payloads, disk=disk)
     jobs = JobService(
         settings,
@@ -166,7 +167,7 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
         presence,
         pauses=pauses,
         rates=rates,
-        intake=Intake(settings, References(settings, files, payloads, outbound)),
+        intake=intake,
         payloads=payloads,
         disk=disk,
         waits=measures.waits,

@@ -11,6 +11,7 @@ from api.registry import LiveRegistry
 from api.submitter import Command, Submitter
 from shared import keys, messages
 from shared.logs import Event, get_logger
+from shared.scripts_batches import cancel_batch
 from shared.scripts_operate import Purged, Where, purge
 
 logger = get_logger("api")
@@ -37,6 +38,7 @@ class Purge:
         lists = keys.drained_lists(queues, messages.VERSION)
         ended, end = 0, time.monotonic() + LONGEST_S
         try:
+            ended += await self._batches(names)
             while time.monotonic() < end:
                 # A message may go from a list to a worker's hands, or back, while the other place is looked at.
                 found = 0
@@ -47,6 +49,16 @@ class Purge:
                     break
         finally:
             logger.info(Event.JOBS_PURGED, model=model, jobs=ended)
+        return ended
+
+    async def _batches(self, refs: Sequence[str]) -> int:
+        """Their lines that have not begun are no jobs yet, and would become some as others end."""
+        found = await self._submitter.run(*(Command("SMEMBERS", keys.BATCHES_ON + ref) for ref in refs))
+        names = [name.decode() for reply in found if not isinstance(reply, Exception) for name in reply]
+        ended = 0
+        for at in range(0, len(names), SLICE):
+            replies = await self._submitter.run(*(cancel_batch(name) for name in names[at : at + SLICE]))
+            ended += sum(reply[1] for reply in replies if not isinstance(reply, Exception))
         return ended
 
     async def _all(self, lists: Sequence[str], refs: Sequence[str], where: Where, end: float) -> int:

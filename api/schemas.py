@@ -44,12 +44,15 @@ class _Request(BaseModel):
     )
     result_ttl_s: Seconds | None = Field(None, ge=1, le=_MOST_S, description="how long the finished job can be read")
     labels: dict[Label, Label] = Field(default_factory=dict, max_length=32, description="yours; returned with the job")
+
+
+class _JobRequest(_Request):
     webhook: Annotated[JobWebhook | None, WithJsonSchema(webhook_schema("job"))] = Field(
         None, description="where the job's events are sent, signed: a URL, or with the events that are wanted"
     )
 
 
-class InferenceRequest(_Request):
+class InferenceRequest(_JobRequest):
     """One call, one answer."""
 
     model_config = ConfigDict(
@@ -62,7 +65,7 @@ class InferenceRequest(_Request):
     data: Any = Field(None, description="the model's input: see `input_schema` in /v1/models")
 
 
-class JobRequest(_Request):
+class JobRequest(_JobRequest):
     """A job for the queue."""
 
     model_config = ConfigDict(
@@ -92,7 +95,7 @@ class BatchRequest(_Request):
         max_length=MOST_LINES,
     )
     priority: PriorityName = "low"
-    webhook: Annotated[BatchWebhook | None, WithJsonSchema(webhook_schema("batch"))] = Field(  # type: ignore[assignment]  # its own events
+    webhook: Annotated[BatchWebhook | None, WithJsonSchema(webhook_schema("batch"))] = Field(
         None, description="where the batch's end is told, signed: a URL, or with the events that are wanted"
     )
 

@@ -101,7 +101,8 @@ def build(
 @dataclass(frozen=True, slots=True)
 class Template:
     """The messages of jobs that differ in their ids and inputs. In `text` the character 1 and a letter stand for what
-    is put in: i an id, p the JSON list of the payloads' pointers, b the body, which is `head`, an input, and `tail`."""
+    is put in: i an id, v the message's version, p the JSON list of the payloads' pointers (and behind it the header
+    `ml_stored`, if there is one), b the body, which is `head`, an input, and `tail`."""
 
     text: bytes
     head: bytes
@@ -124,8 +125,9 @@ def template(
     kwargs = orjson.dumps({"model": model, "version": version, "parameters": parameters or {}})
     head, tail = b"[[]," + kwargs[:-1] + b',"input":', b"}," + orjson.dumps(_NO_CALLBACKS) + b"]"
     whose = _Whose(queue, priority, owner, weight, None, carried or {})
-    text = _message(f"{mark}i", f"{mark}b", [f"{mark}p"], whose)
-    text = text.replace(f'["{mark}p"]'.encode(), b"\1p").replace(mark.encode(), b"\1")
+    text = _message(f"{mark}i", f"{mark}b", [f"{mark}p"], whose, version=f"{mark}v")
+    text = text.replace(f'["{mark}p"]'.encode(), b"\1p").replace(f'"{mark}v"'.encode(), b"\1v")
+    text = text.replace(mark.encode(), b"\1")
     return Template(text, encode_input(head), base64.b64encode(tail))
 
 
@@ -146,7 +148,15 @@ class _Whose(NamedTuple):
     carried: Mapping[str, str]
 
 
-def _message(job_id: str, body: str, payloads: list[str], whose: _Whose, stored: Mapping[int, str] = _NOTHING) -> bytes:
+def _message(
+    job_id: str,
+    body: str,
+    payloads: list[str],
+    whose: _Whose,
+    stored: Mapping[int, str] = _NOTHING,
+    *,
+    version: int | str = PLAIN,
+) -> bytes:
     return orjson.dumps(
         {
             "body": body,
@@ -174,7 +184,7 @@ def _message(job_id: str, body: str, payloads: list[str], whose: _Whose, stored:
                 "replaced_task_nesting": 0,
                 "stamped_headers": None,
                 "stamps": {},
-                "ml": VERSION if stored else PLAIN,
+                "ml": VERSION if stored else version,
                 "ml_payloads": payloads,
                 **({"ml_stored": {str(number): ref for number, ref in stored.items()}} if stored else {}),
                 "ml_timeout_s": whose.timeout_s,

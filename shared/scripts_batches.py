@@ -6,25 +6,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import orjson
+
 from shared.calls import Call, iso_now, script
-from shared.messages import Template
+from shared.messages import PLAIN, VERSION, Template
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
     """One line of a batch that fits. `input` as `messages.encode_input` gives it; `pointers` of its payloads as JSON,
-    empty for none; `size` in bytes as a job's."""
+    empty for none; `beside` as `beside` makes it; `size` in bytes as a job's."""
 
     number: int
     size: int
     items: int
     pointers: bytes
     input: bytes
+    beside: bytes = b""
 
     def entry(self) -> bytes:
-        """As it lies in Redis (see `begin_line` in prelude_batches.lua)."""
+        """As it lies in Redis (see `read_entry` in prelude_batches.lua)."""
         items = b"" if self.items == 1 else b"%d" % self.items
-        return b"%d\n%d\n%s\n%s\n%s" % (self.number, self.size, items, self.pointers, self.input)
+        return b"%d\n%d\n%s\n%s\n%s\n%s" % (self.number, self.size, items, self.pointers, self.beside, self.input)
+
+
+def beside(refs: Mapping[int, str], *, stored: Sequence[str], files: Sequence[str], size: int) -> bytes:
+    """Of a line some of whose payloads lie in the payload store: `refs` by number, of them its own (`stored`) and its
+    owner's files, and `size` bytes together."""
+    told = {"refs": {str(number): ref for number, ref in refs.items()}, "bytes": size}
+    return orjson.dumps(told | {"stored": " ".join(stored), "files": " ".join(files)})
 
 
 def open_batch(
@@ -32,8 +42,9 @@ def open_batch(
 ) -> Call[None]:
     """A batch begins to be sent; `lease_ms` after its last slice it is dropped. `fields`: of its record."""
     template = ("template", made_of.text, "head", made_of.head, "tail", made_of.tail)
+    versions = ("wire_plain", PLAIN, "wire_stored", VERSION)
     pairs = [part for item in fields.items() for part in item]
-    return Call(script("batch_open"), (), (batch_id, ref, lease_ms, *template, *pairs), lambda _: None)
+    return Call(script("batch_open"), (), (batch_id, ref, lease_ms, *template, *versions, *pairs), lambda _: None)
 
 
 def append_lines(
@@ -44,13 +55,14 @@ def append_lines(
     refused: Mapping[int, bytes],
     payloads: int,
     lease_ms: int,
+    life_ms: int,
 ) -> Call[bool]:
     """The next lines, of which `first` is the first: those that fit, and by number the errors (JSON) of those that do
-    not; `payloads` are stored for them. False: the batch was dropped meanwhile."""
+    not; `payloads` are stored for them, for `life_ms`. False: the batch was dropped meanwhile."""
     count = len(lines) + len(refused)
     pairs = [part for item in refused.items() for part in item]
     entries = [line.entry() for line in lines]
-    args = (batch_id, first, count, lease_ms, payloads, len(refused), *pairs, *entries)
+    args = (batch_id, first, count, lease_ms, payloads, life_ms, len(refused), *pairs, *entries)
     return Call(script("batch_append"), (), args, bool)
 
 
@@ -110,9 +122,10 @@ def _seen(reply: list[Any]) -> BatchSeen:
     return BatchSeen(reply[0], {n.decode(): v.decode(errors="replace") for n, v in pairs if n != b"template"})
 
 
-def cancel_batch(batch_id: str) -> Call[str]:
-    """The state before; empty for an unknown batch. Lines in the queue end by `step_batches`."""
-    return Call(script("batch_cancel"), (), (batch_id,), lambda reply: str(reply.decode()))
+def cancel_batch(batch_id: str) -> Call[tuple[str, int]]:
+    """The state before (empty for an unknown batch), and how many lines are canceled that had not begun. Those in the
+    queue end by `step_batches`."""
+    return Call(script("batch_cancel"), (), (batch_id,), lambda reply: (reply[0].decode(), reply[1]))
 
 
 def step_batches(*, limit: int = 500, batch_id: str = "") -> Call[int]:

@@ -3,15 +3,16 @@
 -- in slices (`batch_step`), those that run end as canceled with what they run in.
 -- KEYS  none
 -- ARGV  1 id
--- RETURNS the state before, '' for no such batch
+-- RETURNS {the state before ('' for no such batch), how many lines are canceled that had not begun}
 local id = ARGV[1]
 local batch = batch_fields(id, 'state', 'ref')
 local state = batch[1]
-if not state then return '' end
+if not state then return { '', 0 } end
+local cut = 0
 if state == 'queued' or state == 'running' then
   redis.call('HSET', BATCH .. id, 'state', 'canceled')
-  cut_lines(id, 'canceled')
+  cut = cut_lines(id, 'canceled')
   tell_waiters(id, 'canceled')
   end_if_done(id)
 end
-return state
+return { state, cut }

@@ -9,7 +9,7 @@
 -- RETURNS {1 first | 0 there was an outcome already, the state that stands}
 local tag, id, state, output = ARGV[1], ARGV[2], ARGV[3], ARGV[8]
 if tag ~= '' then forget_message(tag) end
-local job = fields(id, 'state', 'canceled', 'ref', 'owner', 'ttl_ms')
+local job = fields(id, 'state', 'canceled', 'ref', 'owner', 'ttl_ms', 'batch', 'deadline_at')
 if output ~= '' and (not job[1] or terminal[job[1]] or job[2]) then free_stored(output, now) end
 if not job[1] then
   if redis.call('SET', OUTCOME .. id, ARGV[5], 'PX', tonumber(ARGV[7]), 'NX') then
@@ -24,7 +24,8 @@ if job[2] then
   state = 'canceled'
 else
   end_job(id, state, ARGV[4], ARGV[5])
-  if output ~= '' then expire_at(output, now + tonumber(job[5])) end
+  -- Of a batch's line as long as the batch.
+  if output ~= '' then expire_at(output, (job[6] and tonumber(job[7]) or now) + tonumber(job[5])) end
 end
 measure(COUNTERS .. job[3])
 local owner = named(job[4])

@@ -187,7 +187,7 @@ end
 -- wants it. Returns the delivery's key, or nil. Call it where the record is known to have a webhook.
 local function notify(kind, key, id, event)
   local names = { 'owner', 'request_id', 'traceparent', 'tracestate' }
-  local record = redis.call('HMGET', key, 'webhook', kind == 'batch' and 'caller' or 'owner', unpack(names, 2))
+  local record = redis.call('HMGET', key, 'webhook', unpack(names))
   local readable, hook = pcall(cjson.decode, record[1] or '')
   if not (readable and type(hook) == 'table' and type(hook.events) == 'table' and type(hook.url) == 'string'
     and type(hook.host) == 'string') then return nil end -- a hand's
@@ -267,7 +267,7 @@ local function end_job(id, state, code, meta)
   redis.call('HINCRBY', counters, state, 1)
   count_owned(named(job[10]), job[2], -1, -job[3])
   -- How long a batch's line takes tells how many are before it, and nothing of how the service is.
-  if state == 'succeeded' and not job[11] then record_latency(counters, now - tonumber(job[9])) end
+  if state == 'succeeded' and not job[14] then record_latency(counters, now - tonumber(job[9])) end
   for n = 0, tonumber(job[6] or '0') - 1 do
     -- A failed job's input is kept as long as its outcome, for a retry from the dead letters.
     if state == 'failed' then redis.call('PEXPIRE', PAYLOAD .. id .. ':' .. n, ttl)

@@ -25,8 +25,8 @@ local function batch_ended(id, ref, state)
   if state ~= 'canceled' then state = 'completed' end
   redis.call('HSET', BATCH .. id, 'state', state, 'finished_at', now, 'running', 0)
   redis.call('HDEL', BATCH .. id, 'template', 'head', 'tail', 'line_fields', 'refs')
-  if redis.call('HEXISTS', BATCH .. id, 'webhook') == 1 then notify('batch', BATCH .. id, id, state) end
   redis.call('SREM', BATCHES_ON .. ref, id)
+  if batch_fields(id, 'webhook')[1] then notify('batch', BATCH .. id, id, state) end
   if redis.call('EXISTS', LINES .. id) == 0 then redis.call('ZREM', BATCHES, id .. ' ' .. ref) end
   tell_waiters(id, state)
 end
@@ -44,7 +44,7 @@ local function read_for_room(id)
   local names = { 'window', 'max_jobs', 'max_bytes', 'concurrent', 'model_concurrent', 'deadline_at', 'ttl_ms',
     'open_bytes' }
   local batch, values = {}, batch_fields(id, 'ref', 'owner', 'refs', 'cut', unpack(names))
-  batch.ref, batch.owner, batch.refs = values[1], values[2], values[3]
+  batch.ref, batch.owner, batch.refs = values[1], named(values[2]), values[3]
   for i, name in ipairs(names) do batch[name] = tonumber(values[4 + i] or '0') end
   if batch.ref and not values[4] and batch.deadline_at > now then return batch end
 end
@@ -71,25 +71,48 @@ local function room_for_lines(batch, open)
   return room, math.floor(batch.max_bytes / 2 / batches)
 end
 
--- An entry of LINES: line, bytes of the input, items (empty: 1), JSON pointers of its payloads (empty: none), and the
--- input as base64.
+-- An entry of LINES: line, bytes of the input, items (empty: 1), JSON pointers of its payloads (empty: none), what of them
+-- lies in the payload store (JSON; empty: nothing), and the input as base64.
+local function read_entry(entry)
+  local line, size, items, pointers, beside, input =
+    string.match(entry, '^(%d+)\n(%d+)\n(%d*)\n([^\n]*)\n([^\n]*)\n(.*)$')
+  local read = { line = line, size = tonumber(size), items = items, pointers = pointers, input = input, payloads = 0 }
+  if pointers ~= '' then read.payloads = #cjson.decode(pointers) end
+  if beside ~= '' then
+    read.beside = cjson.decode(beside)
+    for _ in pairs(read.beside.refs) do read.payloads = read.payloads - 1 end
+  end
+  return read
+end
+
 local function begin_line(id, batch, entry)
-  local line, size, items, pointers, input = string.match(entry, '^(%d+)\n(%d+)\n(%d*)\n([^\n]*)\n(.*)$')
-  local job = id .. '-' .. line
-  local raw = string.gsub(batch.template, '\1(%a)',
-    { i = job, p = pointers == '' and '[]' or pointers, b = batch.head .. input .. batch.tail })
+  local read = read_entry(entry)
+  local job, beside = id .. '-' .. read.line, read.beside
+  local pointers = read.pointers == '' and '[]' or read.pointers
+  local raw = string.gsub(batch.template, '\1(%a)', {
+    i = job,
+    v = beside and batch.wire_stored or batch.wire_plain,
+    p = beside and pointers .. ',"ml_stored":' .. cjson.encode(beside.refs) or pointers,
+    b = batch.head .. read.input .. batch.tail,
+  })
   local more = cjson.decode(batch.line_fields)
   local function add(name, value)
     more[#more + 1] = name
     more[#more + 1] = value
   end
-  add('line', line)
-  if items ~= '' then add('items', items) end
-  add('payloads', pointers == '' and 0 or #cjson.decode(pointers))
-  redis.call('SADD', OPEN .. id, line)
-  redis.call('HSET', BATCH .. id, 'fed', line + 1)
-  redis.call('HINCRBY', BATCH .. id, 'open_bytes', size)
-  begin_job(job, batch.list, raw, batch.ref, batch.deadline_at, batch.ttl_ms, tonumber(size), more)
+  add('line', read.line)
+  if read.items ~= '' then add('items', read.items) end
+  add('payloads', read.payloads)
+  if beside then
+    if beside.stored ~= '' then add('stored', beside.stored) end
+    if beside.files ~= '' then add('files', beside.files) end
+    add('stored_bytes', beside.bytes)
+  end
+  redis.call('SADD', OPEN .. id, read.line)
+  redis.call('HSET', BATCH .. id, 'fed', read.line + 1)
+  redis.call('HINCRBY', BATCH .. id, 'open_bytes', read.size)
+  begin_job(job, batch.list, raw, batch.ref, batch.deadline_at, batch.ttl_ms, read.size, more)
+  if beside then each_word(beside.files, function(file) release_file(file, now) end) end -- the batch's hold on it
 end
 
 -- Lines begin, as many as there is room for, `most` at most. How many did.
@@ -99,8 +122,8 @@ local function feed(id, most)
   local open = redis.call('SCARD', OPEN .. id)
   local room, own_bytes = room_for_lines(batch, open)
   if room <= 0 then return 0 end
-  local made_of = batch_fields(id, 'list', 'template', 'head', 'tail', 'line_fields')
-  batch.list, batch.template, batch.head, batch.tail, batch.line_fields = unpack(made_of)
+  local names = { 'list', 'template', 'head', 'tail', 'line_fields', 'wire_plain', 'wire_stored' }
+  for i, value in ipairs(batch_fields(id, unpack(names))) do batch[names[i]] = value end
   local fed, bytes = 0, batch.open_bytes
   while fed < math.min(room, most) do
     local entry = redis.call('RPOP', LINES .. id)
@@ -160,22 +183,25 @@ end
 local function drop_lines(id, most)
   local entries = redis.call('RPOP', LINES .. id, most) or {}
   for _, entry in ipairs(entries) do
-    local line, pointers = string.match(entry, '^(%d+)\n%d+\n%d*\n([^\n]*)')
-    if pointers ~= '' then
-      for n = 0, #cjson.decode(pointers) - 1 do redis.call('UNLINK', PAYLOAD .. id .. '-' .. line .. ':' .. n) end
+    local read = read_entry(entry)
+    for n = 0, read.payloads - 1 do redis.call('UNLINK', PAYLOAD .. id .. '-' .. read.line .. ':' .. n) end
+    if read.beside then
+      each_word(read.beside.stored, function(ref) free_stored(ref, now) end)
+      each_word(read.beside.files, function(file) release_file(file, now) end)
     end
   end
   return #entries
 end
 
 -- No further line begins: those that have not end now, as `canceled` or `deadline_exceeded`, in one step however many
--- they are. Their payloads go in slices (`drop_lines`).
+-- they are. Their payloads go in slices (`drop_lines`). How many lines that is.
 local function cut_lines(id, code)
   local batch = batch_fields(id, 'payloads', 'ref', 'cut')
-  if batch[3] then return end
+  if batch[3] then return 0 end
   local left = redis.call('LLEN', LINES .. id)
   redis.call('HSET', BATCH .. id, 'cut', code, 'cut_at', now)
   redis.call('HINCRBY', BATCH .. id, code == 'canceled' and 'canceled' or 'failed', left)
   if tonumber(batch[1] or '0') == 0 then redis.call('UNLINK', LINES .. id) end
   schedule(id, batch[2], now)
+  return left
 end

@@ -44,7 +44,7 @@ if most_here > 0 then
   local active = active_on(owner, ARGV[20])
   if active >= most_here then return { 'busy', 'model_concurrent', active } end
 end
-if (jobs >= max_jobs or (jobs > 0 and bytes + size > max_bytes)) 
+if (jobs >= max_jobs or (jobs > 0 and bytes + size > max_bytes))
   and not has_share(owner, ref, size, max_jobs, max_bytes) then
   return { 'full', jobs, bytes, time_for(COUNTERS .. ref, jobs) }
 end

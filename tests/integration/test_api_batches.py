@@ -15,38 +15,15 @@ import pytest
 import redis
 
 from shared import keys
-from shared.api_keys import ApiKey, Scope, digest
-from shared.errors import StoreUnavailable
-from shared.rates import Rates
 from shared.types import Outcome, State
 from tests.api_stack import Api, Hands, serving, settings, until
+from tests.batches import lines, nothing_is_left, post_lines, results, work
 
 
 @pytest.fixture
 async def api(redis_url: str, tmp_path: Path) -> AsyncIterator[Api]:
     async with serving(settings(redis_url, tmp_path, max_wait_s=5, max_body_bytes=200_000, batch_window=10)) as running:
         yield running
-
-
-def lines(*inputs: Any) -> bytes:
-    return b"".join(orjson.dumps(one) + b"\n" for one in inputs)
-
-
-async def post_lines(api: Api, content: Any, **query: str) -> httpx.Response:
-    headers = {"content-type": "application/x-ndjson"}
-    return await api.client.post("/v1/batches", params=query, content=content, headers=headers, timeout=100)
-
-
-async def work(hands: Hands, lines: int) -> None:
-    """So many lines, as they begin."""
-    for _ in range(lines):
-        await hands.finish_all(await hands.take())
-
-
-async def results(api: Api, batch_id: str, **query: Any) -> list[dict[str, Any]]:
-    answer = await api.client.get(f"/v1/batches/{batch_id}/results", params=query)
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-ndjson")
-    return [orjson.loads(line) for line in answer.content.splitlines()]
 
 
 async def test_a_list_is_accepted_run_and_read(api: Api, hands: Hands) -> None:
@@ -227,13 +204,6 @@ async def test_other_bodies(api: Api) -> None:
         "/v1/batches", content=b'{"model": "echo", "inputs": [1,', headers={"content-type": "application/json"}
     )
     assert (broken.status_code, broken.json()["code"]) == (400, "bad_request")
-
-
-async def nothing_is_left(store: redis.Redis) -> None:
-    def left() -> list[bytes]:
-        return [key for key in store.scan_iter() if key.startswith((b"ml:up", b"ml:lines", b"ml:batch", b"ml:in"))]
-
-    await until(lambda: left() == [], "nothing is left behind")
 
 
 async def test_a_caller_who_breaks_off_leaves_nothing(redis_url: str, tmp_path: Path, store: redis.Redis) -> None:
@@ -425,7 +395,7 @@ async def test_a_full_queue_holds_lines_back_and_then_lets_them_in(redis_url: st
         await hands.client.aclose()
 
 
-async def test_metrics_and_the_openapi_tell_of_batches(api: Api) -> None:
+async def test_metrics_and_the_openapi_tell_of_batches(api: Api, hands: Hands) -> None:
     await post_lines(api, lines(1), model="echo")
     await post_lines(api, b"1\n" * 25, model="echo")
     told = (await api.client.get("/metrics")).text
@@ -433,126 +403,9 @@ async def test_metrics_and_the_openapi_tell_of_batches(api: Api) -> None:
     assert 'ml_batch_lines_waiting{model="echo",version="1"} 15.0' in told
     assert 'ml_queue_depth{model="echo",version="1"} 11.0' in told
     assert 'ml_queue_oldest_seconds{model="echo",version="1"} 0.0' in told, "what waits by design is no alarm"
+    await work(hands, 12)
+    told = (await api.client.get("/metrics")).text
+    assert 'ml_job_seconds_count{model="echo",version="1"} 0.0' in told, "nor is it slow"
+    assert 'ml_jobs{model="echo",state="succeeded",version="1"} 12.0' in told
     paths = (await api.client.get("/openapi.json")).json()["paths"]
     assert {"/v1/batches", "/v1/batches/{batch_id}", "/v1/batches/{batch_id}/results"} <= paths.keys()
-
-
-def limited(store: redis.Redis, secret: str, **limits: Any) -> dict[str, str]:
-    """Headers of a key that has these limits."""
-    key = ApiKey(id=secret, name=secret, scopes=frozenset({Scope.SUBMIT, Scope.READ}), limits=Rates(**limits))
-    store.hset(keys.KEYS, digest(secret), key.model_dump_json())
-    return {"x-api-key": secret, "content-type": "application/x-ndjson"}
-
-
-async def test_keys_have_their_own_batches(redis_url: str, tmp_path: Path, store: redis.Redis) -> None:
-    mine, other = (limited(store, name) for name in ("mine", "other"))
-    async with serving(settings(redis_url, tmp_path, auth="on")) as api:
-        answer = await api.client.post("/v1/batches?model=echo", content=lines(1, 2), headers=mine)
-        batch = answer.json()
-        url = f"/v1/batches/{batch['id']}"
-        line = f"/v1/jobs/{keys.line_id(batch['id'], 1)}"
-        for path in (url, f"{url}?wait=1", f"{url}/results", line):
-            assert (await api.client.get(path, headers=other)).status_code == 404
-            assert (await api.client.get(path, headers=mine)).status_code == 200
-        assert (await api.client.delete(url, headers=other)).status_code == 404
-        assert (await api.client.get("/v1/batches", headers=other)).json() == {"data": [], "next": None}
-        assert len((await api.client.get("/v1/batches", headers=mine)).json()["data"]) == 1
-        assert (await api.client.get(url)).status_code == 401
-        key = ApiKey(id="few", name="few", scopes=frozenset({Scope.SUBMIT}), models=frozenset({"bert"}))
-        store.hset(keys.KEYS, digest("few"), key.model_dump_json())
-        few = {"x-api-key": "few", "content-type": "application/x-ndjson"}
-        assert (await api.client.post("/v1/batches?model=echo", content=b"1", headers=few)).status_code == 403
-        assert (await api.client.get("/v1/batches", headers=few)).status_code == 403
-
-
-async def test_limits_hold_for_the_whole(redis_url: str, tmp_path: Path, store: redis.Redis) -> None:
-    once = limited(store, "once", requests="1/minute")
-    async with serving(settings(redis_url, tmp_path, auth="on")) as api:
-
-        async def post(key: dict[str, str], count: int) -> httpx.Response:
-            return await api.client.post("/v1/batches?model=echo", content=b"1\n" * count, headers=key)
-
-        assert [(await post(once, 3)).status_code for _ in range(2)] == [202, 429], "a batch is one request"
-        items = limited(store, "items", items="1500/minute")
-        assert (await post(items, 900)).status_code == 202
-        late = await post(items, 900)
-        assert (late.status_code, late.json()["violated-policies"]) == (429, ["items"])
-        assert int(late.headers["retry-after"]) >= 1
-        assert (await post(items, 1600)).status_code in (413, 429)
-        never = await post(limited(store, "never", items="1500/minute"), 1600)
-        assert (never.status_code, never.json()["code"]) == (413, "payload_too_large")
-        size = await post(limited(store, "size", bytes="1000/minute"), 2000)
-        assert (size.status_code, size.json()["code"]) == (413, "payload_too_large")
-        await until(lambda: not list(store.scan_iter(f"{keys.UPLOAD}*")), "nothing of the refused is left")
-        assert len(list(store.scan_iter(f"{keys.BATCH}*"))) == 2
-
-
-async def test_a_batch_leaves_room_for_its_keys_own_jobs(redis_url: str, tmp_path: Path, store: redis.Redis) -> None:
-    key = limited(store, "k", concurrent=10)
-    async with serving(asked := settings(redis_url, tmp_path, auth="on")) as api:
-        answer = await api.client.post("/v1/batches?model=echo", content=b"1\n" * 40, headers=key)
-        assert answer.json()["counts"]["queued"] == 40
-        assert int(store.hget(keys.ACTIVE, "k") or 0) == 5
-        job = await api.client.post("/v1/jobs", json={"model": "echo", "input": 1}, headers={"x-api-key": "k"})
-        assert job.status_code == 202
-        hands = Hands.on(asked)
-        await work(hands, 1)
-        assert int(store.hget(keys.ACTIVE, "k") or 0) <= 6
-        await hands.client.aclose()
-    lane = keys.lane(keys.queue_list(keys.queue_name("echo", "1"), keys.LOW), "k")
-    assert store.llen(lane) >= 4, "lines lie in their key's lane"
-
-
-@pytest.mark.parametrize("form", ["lines", "list"])
-@pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
-async def test_the_api_answers_while_many_lines_come(redis_url: str, tmp_path: Path, form: str, count: int) -> None:
-    """Probes are answered meanwhile, one after the other: as many as there are slices of 1,000 lines, at least."""
-    async with serving(settings(redis_url, tmp_path)) as api:
-        inputs = [b'{"text": "line %d"}' % n for n in range(count)]
-        if form == "lines":
-            call = post_lines(api, b"\n".join(inputs), model="bert")
-        else:
-            body = b'{"model": "bert", "inputs": [' + b",".join(inputs) + b"]}"
-            headers = {"content-type": "application/json"}
-            call = api.client.post("/v1/batches", content=body, headers=headers, timeout=100)
-        sending = asyncio.create_task(call)
-        answered = 0
-        while not sending.done():
-            assert (await api.client.get("/livez")).status_code == 200
-            answered += 1
-        batch = (await sending).json()
-        assert batch["counts"]["queued"] == count
-        assert answered >= count / 1000
-
-
-async def test_what_was_accepted_is_told_although_redis_goes_away(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def away(*_: object, **__: object) -> None:
-        raise StoreUnavailable
-
-    monkeypatch.setattr(api.parts.batches, "_look", away)
-    answer = await post_lines(api, lines(1, 2), model="echo")
-    batch = answer.json()
-    assert (answer.status_code, batch["state"], batch["counts"]["queued"]) == (202, "queued", 2)
-    monkeypatch.undo()
-    told = (await api.client.get(f"/v1/batches/{batch['id']}")).json()
-    assert told == batch
-
-
-async def test_a_version_that_goes_meanwhile_is_told(api: Api, store: redis.Redis) -> None:
-    """The registry changes between the first line and the last: the version stays as long as it is there."""
-    gate = asyncio.Event()
-
-    async def slow() -> AsyncIterator[bytes]:
-        yield b"1\n" * 600
-        await gate.wait()
-        yield b"1\n"
-
-    sending = asyncio.create_task(post_lines(api, slow(), model="echo"))
-    await until(lambda: list(store.scan_iter(f"{keys.LINES}*")), "a slice is in")
-    spec = {"task": "echo", "versions": {"1": {}, "2": {}}, "traffic": {"1": 1}}
-    changed = await api.client.put("/v1/models/echo", json=spec)
-    assert changed.status_code in (200, 202), changed.text
-    gate.set()
-    answer = await sending
-    assert (answer.status_code, answer.json()["version"]) == (202, "1")
-    assert answer.json()["counts"]["total"] == 601

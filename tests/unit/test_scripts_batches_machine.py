@@ -106,9 +106,8 @@ class Machine(RuleBasedStateMachine):
             "model": "echo",
             "version": "1",
             "priority": LOW,
-            "caller": owner,
             "list": keys.queue_list(QUEUE, LOW),
-            "owner": share,
+            "owner": owner,
             "window": window,
             "max_jobs": MAX_JOBS,
             "max_bytes": 1_000_000,
@@ -136,7 +135,7 @@ class Machine(RuleBasedStateMachine):
                 taken.append(batches.Line(number, SIZE, 1, pointers, text))
         refused = {number: b"{}" for number, kind in enumerate(kinds, first) if kind == "no"}
         call = batches.append_lines(
-            name, first=first, lines=taken, refused=refused, payloads=payloads, lease_ms=LEASE_MS
+            name, first=first, lines=taken, refused=refused, payloads=payloads, lease_ms=LEASE_MS, life_ms=4 * HOUR_MS
         )
         assert self.run(call) is True
         if again:  # its answer was lost with the connection
@@ -216,7 +215,8 @@ class Machine(RuleBasedStateMachine):
     def cancel_batch(self, n: int) -> None:
         name, model = self._pick(self._sealed(), n)
         state = self._view(name).state
-        assert self.run(batches.cancel_batch(name)) == state
+        cut = 0 if model.cut else len(model.waiting())
+        assert self.run(batches.cancel_batch(name)) == (state, 0 if state.terminal else cut)
         if not state.terminal:
             model.cut = model.cut or "canceled"
             assert self._view(name).state == "canceled"
