@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 pytest.importorskip("typer")
 
 from ml_service_client.cli import bulk, exposition, inputs, terminal
+from ml_service_client.cli.bulk_progress import Interrupt
 from ml_service_client.cli.bulk_run import Results, Run
 from ml_service_client.cli.ending import Failure, exit_code
 from ml_service_client.cli.operators import filters
@@ -168,3 +171,17 @@ def test_tables_are_whole_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) ->
     assert head.split() == ["A", "B"]
     assert first.split() == ["x" * 500, "-"]
     assert second.split() == ["[red]y", "7"]
+
+
+def test_a_ctrl_c_that_python_loses_is_heard() -> None:
+    class Freed:
+        def __del__(self) -> None:
+            with contextlib.suppress(KeyboardInterrupt):  # Python does so, and prints it
+                signal.raise_signal(signal.SIGINT)
+
+    with Interrupt() as interrupt:
+        interrupt.look()
+        Freed()
+        with pytest.raises(KeyboardInterrupt):
+            interrupt.look()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

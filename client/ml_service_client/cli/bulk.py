@@ -15,7 +15,7 @@ import typer
 
 from ml_service_client import SyncMLServiceClient
 from ml_service_client.cli import inputs
-from ml_service_client.cli.bulk_progress import Progress
+from ml_service_client.cli.bulk_progress import Interrupt, Progress
 from ml_service_client.cli.bulk_run import Results, Run, measured, new_name, raw_lines
 from ml_service_client.cli.ending import Failure, exit_code
 from ml_service_client.cli.jobs import Deadline, Labels, Parameters, Priority, ResultTtl, Version, job_options
@@ -23,7 +23,7 @@ from ml_service_client.cli.service import HERE, Url, client
 from ml_service_client.cli.terminal import ERROR, FAILED, AsJson, note, show_json
 from ml_service_client.errors import JobError, MLServiceError
 from ml_service_client.problems import MethodNotAllowed, NotFound, TooLarge
-from ml_service_client.records import Batch
+from ml_service_client.records import Batch, Line
 
 _RETRIES = 30  # minutes of patience: the service may be replaced meanwhile
 _AHEAD = 2  # slices that wait at the service while the results of one come
@@ -64,12 +64,13 @@ def bulk(
     options = job_options(version, parameters, priority, deadline, result_ttl, label)
     given = {name: value for name, value in options.items() if value is not None}
     results = Results(output)
-    with client(url, retries=_RETRIES) as service:
+    with client(url, retries=_RETRIES) as service, Interrupt() as interrupt:
         run = _begun(service, results, source, model, given)
         results.open()
         progress = Progress(run.lines, results.done, results.failed)
         try:
             for result in _results(service, results, run, source, concurrency):
+                interrupt.look()
                 results.write(result.state, **result.more)
                 progress.update(results.done, results.failed)
         except KeyboardInterrupt:
@@ -213,17 +214,17 @@ def _submitted(service: SyncMLServiceClient, run: Run, number: int, values: list
 
 def _of_slice(service: SyncMLServiceClient, part: _Slice, skip: int) -> Iterator[Result]:
     first = sum(not isinstance(value, Bad) for value in part.values[:skip])
-    lines = iter(()) if part.batch is None else service.batch_results(part.batch, start=first, follow=True)
+    lines = iter(()) if part.batch is None else service.batch_results(part.batch, start=first)
     for value in part.values[skip:]:
-        if isinstance(value, Bad):
-            yield _bad(value)
-            continue
-        line = next(lines)
-        if line.succeeded:
-            yield Result("succeeded", {"output": line.output})
-        else:
-            error = line.raw.get("error") or {"code": line.state, "message": f"the line was {line.state}"}
-            yield Result(line.state, {"error": error})
+        yield _bad(value) if isinstance(value, Bad) else _of_line(next(lines))
+    next(lines, None)  # it ends its connection here, and not when its memory is freed: there a Ctrl-C would be lost
+
+
+def _of_line(line: Line) -> Result:
+    if line.succeeded:
+        return Result("succeeded", {"output": line.output})
+    error = line.raw.get("error") or {"code": line.state, "message": f"the line was {line.state}"}
+    return Result(line.state, {"error": error})
 
 
 # As jobs -------------------------------------------------------------------------------------------

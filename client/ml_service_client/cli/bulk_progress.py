@@ -1,9 +1,12 @@
-"""How far a bulk run is: a bar on a terminal, a line now and then elsewhere."""
+"""How far a bulk run is: a bar on a terminal, a line now and then elsewhere. And Ctrl-C, which is to be heard."""
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
+from types import FrameType
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
@@ -56,3 +59,28 @@ class Progress:
             self._bar.stop()
             self._bar = None
             self._told = float("inf")
+
+
+class Interrupt:
+    """Ctrl-C also where Python would lose it: what is raised while an object's memory is freed is only printed. Main
+    thread."""
+
+    def __init__(self) -> None:
+        self._heard = False
+        self._before: Any = None
+
+    def __enter__(self) -> Interrupt:
+        self._before = signal.signal(signal.SIGINT, self._hear)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def look(self) -> None:
+        """Raises KeyboardInterrupt where there was one."""
+        if self._heard:
+            raise KeyboardInterrupt
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self._heard = True
+        raise KeyboardInterrupt
