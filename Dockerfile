@@ -23,7 +23,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && python3 -m venv /opt/venv \
     && useradd --uid 10001 --home-dir /app --no-create-home --shell /usr/sbin/nologin app \
-    && install -d -o app -g app /app/models /app/.cache /app/.locks /app/data
+    && install -d -o app -g app /app/models /app/.cache /app/.locks /app/data /app/payloads
 
 # Torch comes first and alone: it is most of the image and changes least. PyPI's Linux build carries CUDA; an index of
 # CPU builds in TORCH_INDEX_URL, or a wheel in the context `wheels`, makes an image a tenth of the size.

@@ -16,7 +16,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-update up dev test fuzz openapi-test audit test-redis7 slow lint types imports check format bench bench-wake bench-loss chaos soak \
+.PHONY: help install demo demo-update up dev test test-clients fuzz openapi-test audit wheel-test test-redis7 slow lint types imports check format \
+	bench bench-wake bench-batches bench-loss chaos soak \
 	gpu compose-test alerts monitoring-test clean
 
 help: ## This list
@@ -54,6 +55,14 @@ dev: $(STAMP) ## Like up, and restart what a changed file touches
 test: $(STAMP) ## The tests
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
+test-clients: $(STAMP) .venv-clients/installed ## The tests with other people's clients, which get a virtual environment of their own
+	@$(BIN)/python -m pytest -m clients tests/clients $(ARGS)
+
+.venv-clients/installed: tests/clients/requirements.txt
+	@$(PYTHON) -m venv .venv-clients
+	@.venv-clients/bin/python -m pip install --disable-pip-version-check --no-input -q -r $<
+	@touch $@
+
 fuzz: $(STAMP) ## Hostile inputs for every decoder, for SECONDS (600) and more; fails at the first that is not refused cleanly
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
@@ -68,6 +77,9 @@ audit: $(STAMP) ## Known vulnerabilities of what is installed, by pip-audit; fai
 slow: $(STAMP) ## The tests that take minutes
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
+wheel-test: $(STAMP) ## The client as a wheel, alone in a new environment (Python 3.10 if there is one), on a live service
+	@$(BIN)/python -m scripts.wheel_test
+
 test-redis7: $(STAMP) ## The tests that speak to a server, on Redis 7 instead of Valkey
 	@scripts/redis7.sh $(ARGS)
 
@@ -75,8 +87,9 @@ lint: $(STAMP) ## Style and common faults
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 
-types: $(STAMP) ## Types, strictly
+types: $(STAMP) ## Types, strictly; the client's also as the oldest Python that it supports has them
 	@$(BIN)/mypy
+	@$(BIN)/mypy --python-version 3.10 --cache-dir .mypy_cache/client -p ml_service_client
 
 imports: $(STAMP) ## Who may import whom
 	@$(BIN)/lint-imports --no-logo
@@ -92,6 +105,9 @@ bench: $(STAMP) ## The figures of docs/benchmarks.md, on the CPU
 
 bench-wake: $(STAMP) ## How fast idle workers wake: docs/benchmarks/wake.md
 	@$(BIN)/python -m benchmarks.wake $(ARGS)
+
+bench-batches: $(STAMP) ## How fast batches are taken in and run: docs/benchmarks/batches.md
+	@$(BIN)/python -m benchmarks.batches $(ARGS)
 
 bench-loss: $(STAMP) ## What stock Celery loses and we do not: docs/benchmarks/loss.md
 	@$(BIN)/python -m benchmarks.stock $(ARGS)
@@ -118,6 +134,6 @@ monitoring-test: $(STAMP) ## A real Prometheus on a real stack: every query of t
 	@$(BIN)/python -m pytest -m slow tests/e2e/test_metrics.py $(ARGS)
 
 clean: ## Remove .venv and what the tools left (not .ml-service, which holds accepted jobs)
-	rm -rf .venv .venv-audit .venv-openapi build dist *.egg-info client/*.egg-info client/build .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf .venv .venv-audit .venv-openapi .venv-clients build dist *.egg-info client/*.egg-info client/build .pytest_cache .mypy_cache .ruff_cache \
 		.import_linter_cache .hypothesis demo.png demo-update.png
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,4 +1,5 @@
-"""`python -m api`: serve until SIGTERM, then drain (api/server.py). `python -m api keys`: see api/keys_command.py."""
+"""`python -m api`: serve until SIGTERM, then drain (api/server.py). `python -m api keys`: see api/keys_command.py;
+`python -m api deliver`: see api/deliver/command.py."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import sys
 import uvicorn
 
 from api.app import create_app
+from api.deliver.command import deliver_command
 from api.keys_command import keys_command
 from api.listener import inherited
 from api.protocol import guarded
@@ -50,7 +52,10 @@ def main(arguments: list[str]) -> int:
     try:
         settings = load_settings()
         configure_logs(settings.log_level, settings.log_format)
-        return keys_command(beside_up(settings), arguments) if arguments else serve(settings)
+        if not arguments:
+            return serve(settings)
+        command = deliver_command if arguments[0] == "deliver" else keys_command
+        return command(beside_up(settings), arguments)
     except (ConfigError, StoreTooOld) as error:
         logger.error(Event.CONFIG_REFUSED, error=error.message)
         return 2

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from api.auth import OPEN, Authenticate, Keyring
+from api.caps import body_cap
 from api.deps import make_services
 from api.docs import describe
 from api.errors import add_error_handlers
@@ -17,7 +18,21 @@ from api.measure import Measure
 from api.metrics import Metrics
 from api.middleware import BodyCap, PlainPath, RequestId
 from api.observe import Observe
-from api.routes import dead, events, inference, jobs, keys, models, ops, output, registry
+from api.routes import (
+    batches,
+    dead,
+    events,
+    files,
+    inference,
+    jobs,
+    keys,
+    models,
+    operators,
+    ops,
+    output,
+    registry,
+    webhooks,
+)
 from shared import tracing
 from shared.catalog import ModelsFile, ModelSpec, VersionSpec, load_catalog
 from shared.logs import get_logger
@@ -37,6 +52,9 @@ Errors are `application/problem+json` (RFC 9457) with a `code` to act on and JSO
 # FastAPI traces by itself where OpenTelemetry is set up, a second time beside api/observe.py, and with what exceptions
 # say, which may quote an input. (Older versions know of no such thing, and ignore this.)
 _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+
+
+# Around the file in a multipart body.
 
 
 def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
@@ -62,19 +80,20 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
         telemetry=_NO_TELEMETRY,
     )
     app.state.services = parts
-    app.state.metrics = Metrics(parts.submitter, parts.catalog, parts.presence, parts.measures)
+    app.state.metrics = Metrics(parts.submitter, parts.catalog, parts.presence, parts.pauses, parts.measures)
     # The last added is the outermost.
-    app.add_middleware(Inflate, most=settings.max_body_bytes)
-    app.add_middleware(BodyCap, most=settings.max_body_bytes)
+    app.add_middleware(Inflate, most=body_cap(settings))
+    app.add_middleware(BodyCap, most=body_cap(settings))
     app.add_middleware(Authenticate, find=Keyring(parts.submitter).find, enabled=parts.auth)
     app.add_middleware(PlainPath)
     app.add_middleware(RequestId, draining=lambda: parts.draining)
     app.add_middleware(Measure, measures=parts.measures)
     if settings.access_log or tracing.on():
         app.add_middleware(Observe, access_log=settings.access_log)
-    for face in (inference, jobs, events, output, models, registry, ops, dead, keys):
+    faces = (inference, jobs, events, output, batches, files, models, registry, operators, ops, dead, keys, webhooks)
+    for face in faces:
         app.include_router(face.router)
     add_error_handlers(app)
     bodies = (ModelsFile, ModelSpec, VersionSpec, registry.Traffic, keys.KeyRequest, keys.RotateRequest)
-    describe(app, *bodies, open_paths=OPEN)
+    describe(app, *bodies, webhooks.Rotation, open_paths=OPEN)
     return app

@@ -15,7 +15,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from api.auth import caller_of
-from api.inputs import pointer
+from api.inputs import FILE, URL, pointer
 from api.schemas import InferenceRequest, JobRequest
 from api.submission import NewJob
 from shared.api_keys import Scope
@@ -24,9 +24,10 @@ from shared.depth import MAX_DEPTH, too_deep
 from shared.errors import BadRequest, Fault, InvalidInput, UnsupportedMedia
 
 _MOST_FILES = 2048
-_JSON_LIKE = {"", "application/json", "text/plain", "text/json", "application/x-www-form-urlencoded"}
+JSON_LIKE = {"", "application/json", "text/plain", "text/json", "application/x-www-form-urlencoded"}
 _RAW = ("image/", "audio/", "video/", "application/octet-stream")
-_JSON_FIELDS = {"parameters", "labels"}
+_JSON_FIELDS = {"parameters", "labels", "webhook"}
+_REFERENCES = (f'"{FILE}"'.encode(), f'"{URL}"'.encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +49,15 @@ async def read_job(request: Request, face: Face, catalog: Catalog) -> NewJob:
     caller = caller_of(request, Scope.SUBMIT)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     files: list[tuple[str, bytes]] = []
-    if kind in _JSON_LIKE or kind.endswith("+json"):
-        fields = read_json(await request.body())
+    references = False
+    if kind in JSON_LIKE or kind.endswith("+json"):
+        body = await request.body()
+        fields, references = read_json(body), has_references(body)
         if not isinstance(fields, dict):
             raise InvalidInput(faults=[Fault(message="the body must be a JSON object")])
     elif kind == "multipart/form-data":
         fields, files = await _read_form(request, face)
+        references = True  # few forms come, and they are not large
     elif kind.startswith(_RAW):
         files = [("", await request.body())]
         fields = _typed(dict(request.query_params), face)
@@ -67,8 +71,15 @@ async def read_job(request: Request, face: Face, catalog: Catalog) -> NewJob:
         if len(models) == 1:
             fields[face.model_field] = models[0]
     new = _new_job(fields, files, face, models)
+    new.references = references
     new.caller, new.headers = caller, request.scope["state"].setdefault("headers", {})
     return new
+
+
+def has_references(body: bytes) -> bool:
+    """Whether an input in this JSON may name files or URLs; a quick no spares walking each. (A name that is written
+    with escapes is not seen, and then is what any other object is in the place of bytes: wrong.)"""
+    return any(mark in body for mark in _REFERENCES)
 
 
 def read_json(body: bytes) -> Any:
@@ -128,7 +139,7 @@ async def _read_form(request: Request, face: Face) -> tuple[dict[str, Any], list
 def _typed(texts: dict[str, Any], face: Face) -> dict[str, Any]:
     """Text fields to JSON values where the envelope wants no text."""
     for name in _JSON_FIELDS | {face.input_field}:
-        if name in texts:
+        if name in texts and not (name == "webhook" and texts[name][:1] not in ("{", '"')):  # a plain URL
             try:
                 texts[name] = read_json(texts[name].encode())
             except BadRequest as error:

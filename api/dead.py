@@ -10,9 +10,10 @@ from typing import Any
 import redis.asyncio
 
 from api.disk import Disk
-from api.letters import Entry, compose_retry, detail, obstacle, summary
+from api.letters import ALL, Entry, Filter, compose_retry, detail, obstacle, summary
+from api.payloads import ApiPayloads
 from api.registry import LiveRegistry
-from api.schemas import LetterDetail, LetterPage
+from api.schemas import LetterDetail, LetterPage, Requeued, RequeueFailure
 from api.submitter import LOST, Command, Submitter, refusal
 from shared import keys, origin, scripts, tracing
 from shared.errors import CannotRetry, InvalidInput, UnknownLetter
@@ -38,25 +39,25 @@ class DeadLetters:
         client: redis.asyncio.Redis,
         submitter: Submitter,
         *,
+        payloads: ApiPayloads,
         disk: Disk | None,
     ) -> None:
         self._settings, self._catalog, self._registry = settings, registry.catalog, registry
         self._client, self._submitter, self._disk = client, submitter, disk
+        self._payloads = payloads
 
-    async def page(
-        self, limit: int, *, after: str | None = None, reason: str | None = None, model: str | None = None
-    ) -> LetterPage:
+    async def page(self, limit: int, *, after: str | None = None, wanted: Filter = ALL) -> LetterPage:
         """The newest first, at most `limit`, older than `after`. Where a filter lets few through a page may be short,
         or empty, and yet not the last. Raises InvalidInput for an `after` that is no letter's id."""
         if after is not None and not _ID.fullmatch(after):
             raise InvalidInput("after must be the id of a letter")
-        read = limit if reason is None and model is None else _READ
+        read = limit if wanted == ALL else _READ
         found: list[Entry] = []
         for _ in range(_MOST_READS):
             entries = await self._older(after, read)
             for entry in entries:
                 after = entry.id
-                if entry.is_of(reason, model):
+                if wanted.passes(entry):
                     found.append(entry)
                 if len(found) == limit:
                     return LetterPage(letters=[summary(entry) for entry in found], next=after)
@@ -68,7 +69,7 @@ class DeadLetters:
     async def get(self, letter: str) -> LetterDetail:
         """Raises UnknownLetter."""
         entry = await self._entry(letter)
-        sizes = [await self._size(key) for key in entry.payload_keys]
+        sizes = [await self._size(place) for place in entry.payloads]
         why = obstacle(entry, self._catalog)
         if why is None and None in sizes:
             why = _GONE
@@ -106,6 +107,26 @@ class DeadLetters:
             request_id=carried.request_id or None,
         )
 
+    async def requeue(self, limit: int, *, after: str | None, wanted: Filter) -> Requeued:
+        """Retry each letter that the filter lets through, the newest first, at most `limit`; those that come meanwhile
+        are not. Which failed, and why; those stay."""
+        done = Requeued()
+        left = limit
+        while left > 0:
+            page = await self.page(min(left, _READ), after=after, wanted=wanted)
+            for letter in page.letters:
+                try:
+                    await self.retry(letter.id)
+                    done.retried += 1
+                except (CannotRetry, UnknownLetter) as error:
+                    told = RequeueFailure(letter=letter.id, code=error.code, detail=error.message)
+                    done.failed.append(told)
+            left -= len(page.letters)
+            after = done.next = page.next
+            if after is None:
+                break
+        return done
+
     async def drop(self, letter: str) -> None:
         """The letter and its payloads are gone. Raises UnknownLetter."""
         entry = await self._entry(letter)
@@ -123,6 +144,8 @@ class DeadLetters:
         return _entry(*found[0])
 
     async def _size(self, key: str) -> int | None:
+        if not key.startswith(keys.PAYLOAD):
+            return await self._payloads.size(key)
         size = int(await self._submitter.one(Command("STRLEN", key)))
         return size if size or await self._submitter.one(Command("EXISTS", key)) else None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -9,26 +11,45 @@ from dataclasses import dataclass, field
 import redis.asyncio
 from fastapi import Request
 
+from api.batch_upload import Uploads
+from api.batches import BatchService
 from api.dead import DeadLetters
+from api.deliver.bodies import Bodies
+from api.deliver.loop import Deliverer
+from api.deliver.secrets import WebhookSecrets
+from api.deliveries import DeliveryService
 from api.disk import Disk
+from api.files import FileService
+from api.intake import Intake
 from api.jobs import JobService
 from api.keys import KeyService
 from api.listing import JobList
 from api.measure import Measures
+from api.pauses import Pauses
+from api.payloads import ApiPayloads
 from api.periodic import Periodic
 from api.presence import Presence
+from api.purge import Purge
 from api.rates import RateLimiter
+from api.reaper import Reaper
+from api.references import References
 from api.registry import LiveRegistry
 from api.rollouts import Rollouts
 from api.submitter import LOST, Submitter
 from api.sweeper import Sweeper
 from api.waiter import Waiter
+from api.workers import WorkerService
 from shared import keys
+from shared.addresses import Rules
 from shared.catalog import Catalog
-from shared.errors import ConfigError, StoreUnavailable
+from shared.errors import ConfigError, PayloadsUnavailable, StoreUnavailable
+from shared.outbound import Outbound
+from shared.payload_store import Payloads
 from shared.registry_store import RegistryStore
 from shared.settings import Settings
 from shared.store import aconnect, connect, refuse_unfit
+
+_DELIVER_S = 5.0  # at the end, for webhooks in hand
 
 
 @dataclass(slots=True)
@@ -42,21 +63,34 @@ class Services:
     submitter: Submitter
     waiter: Waiter
     presence: Presence
+    pauses: Pauses
+    purge: Purge
+    workers: WorkerService
     disk: Disk | None
+    payloads: ApiPayloads
+    files: FileService
+    outbound: Outbound | None
     jobs: JobService
     listing: JobList
+    uploads: Uploads
+    batches: BatchService
     dead: DeadLetters
     sweeper: Sweeper
     keys: KeyService
     auth: bool
     periodic: tuple[Periodic, ...]
     measures: Measures
+    deliverer: Deliverer | None
+    deliveries: DeliveryService
+    webhook_secrets: WebhookSecrets
     draining: bool = False
     started_at: int = field(default_factory=lambda: int(time.time()))
 
     async def check_store(self) -> None:
-        """Raises StoreTooOld, or ConfigError for a server that cannot do what the settings ask. A Redis that does not
-        answer yet is no reason not to start. The models file is taken in."""
+        """Raises StoreTooOld, or ConfigError for a server that cannot do what the settings ask. A Redis or a payload
+        store that does not answer yet is no reason not to start. The models file is taken in."""
+        with contextlib.suppress(PayloadsUnavailable):
+            await asyncio.to_thread(self.payloads.store.check)
         try:
             refuse_unfit(await self.client.info("server") | await self.client.info("cluster"))
             if self.disk is not None:
@@ -75,11 +109,16 @@ class Services:
         self.waiter.start()
         for one in self.periodic:
             one.start()
+        if self.deliverer is not None:
+            self.deliverer.start()
 
     def drain(self) -> None:
-        """The process ends when the calls in hand are answered. Who only follows a job can do so elsewhere."""
+        """The process ends when the calls in hand are answered. It takes nothing new; who only follows a job can do so
+        elsewhere."""
         self.draining = True
         self.waiter.let_go()
+        if self.deliverer is not None:
+            self.deliverer.drain()
 
     def release(self) -> None:
         """The drain is over: who waits for an outcome, or for the disk, is answered now."""
@@ -91,9 +130,15 @@ class Services:
         """End what runs in the background."""
         for one in self.periodic:
             await one.stop()
+        if self.deliverer is not None:
+            await self.deliverer.stop(within_s=_DELIVER_S)
         await self.waiter.stop()
+        await self.uploads.close()
         await self.submitter.close()
         self.registry.close()
+        self.payloads.close()
+        if self.outbound is not None:
+            await self.outbound.close()
         await self.client.aclose()
 
 
@@ -105,20 +150,34 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
     presence = Presence(client, submitter, catalog)
     disk = Disk(client) if settings.durability == "fsync" else None
     registry = LiveRegistry(RegistryStore(connect(settings), Catalog(catalog.models)), submitter, catalog)
+    payloads = ApiPayloads(settings, Payloads(settings, connect(settings)), submitter)
+    files = FileService(settings, submitter, payloads)
+    outbound = _outbound(settings)
+    pauses = Pauses(registry, submitter)
     measures = Measures()
+    rates = RateLimiter(client)
+    uploads = Uploads(settings, registry, submitter, presence, rates)
+    batches = BatchService(submitter, waiter, uploads, payloads=payloads, disk=disk)
     jobs = JobService(
         settings,
         registry,
         submitter,
         waiter,
         presence,
-        rates=RateLimiter(client),
+        pauses=pauses,
+        rates=rates,
+        intake=Intake(settings, References(settings, files, payloads, outbound)),
+        payloads=payloads,
         disk=disk,
         waits=measures.waits,
+        lines=batches.line,
     )
-    dead = DeadLetters(settings, registry, client, submitter, disk=disk)
+    dead = DeadLetters(settings, registry, client, submitter, payloads=payloads, disk=disk)
     sweeper = Sweeper(submitter, catalog, dead_ttl_s=settings.dead_ttl_s)
-    rollouts = Rollouts(registry, presence, submitter)
+    rollouts = Rollouts(registry, presence, submitter, pauses)
+    secrets = WebhookSecrets(submitter)
+    bodies = Bodies(submitter, most=settings.webhook_output_bytes)
+    deliverer = Deliverer(settings, client, submitter, bodies, secrets) if settings.webhook_delivery == "api" else None
     return Services(
         settings=settings,
         catalog=catalog,
@@ -127,16 +186,38 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
         submitter=submitter,
         waiter=waiter,
         presence=presence,
+        pauses=pauses,
+        purge=Purge(registry, submitter),
+        workers=WorkerService(presence, submitter),
         disk=disk,
+        payloads=payloads,
+        files=files,
+        outbound=outbound,
         jobs=jobs,
-        listing=JobList(submitter, presence),
+        listing=JobList(submitter, presence, pauses),
+        uploads=uploads,
+        batches=batches,
         dead=dead,
         sweeper=sweeper,
         keys=KeyService(submitter),
         auth=auth,
-        periodic=(Periodic("sweep", sweeper.step), Periodic("rollouts", rollouts.step)),
+        periodic=(
+            Periodic("sweep", sweeper.step),
+            Periodic("rollouts", rollouts.step),
+            Periodic("payloads", Reaper(submitter, payloads).step),
+            Periodic("batches", batches.step),
+        ),
         measures=measures,
+        deliverer=deliverer,
+        deliveries=DeliveryService(submitter),
+        webhook_secrets=secrets,
     )
+
+
+def _outbound(settings: Settings) -> Outbound | None:
+    if settings.input_urls == "off":
+        return None
+    return Outbound(Rules.parse(settings.outbound_allow, https_only=settings.outbound_https_only))
 
 
 def services(request: Request) -> Services:

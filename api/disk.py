@@ -64,13 +64,13 @@ class Disk:
             return ""
         return told.get("appendfsync") or ""
 
-    async def holds(self, job_id: str) -> None:
-        """Returns when a job that was written before is on the server's disk. Raises StoreUnavailable when that cannot
-        be told in time: then it may not survive a power cut."""
+    async def holds(self, job_id: str, *, kind: str = keys.JOB) -> None:
+        """Returns when a job (or a batch; `kind` is the prefix of its key) that was written before is on the server's
+        disk. Raises StoreUnavailable when that cannot be told in time: then it may not survive a power cut."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._open.add(future)
         future.add_done_callback(self._open.discard)
-        self._waiting.append((job_id, future))
+        self._waiting.append((kind + job_id, future))
         if self._task is None:
             self._task = asyncio.create_task(self._ask_all(), context=Context())  # of no request: it serves many
         try:
@@ -91,7 +91,7 @@ class Disk:
             while self._waiting:
                 asking, self._waiting = self._waiting, []
                 try:
-                    synced, there = await self._ask([job_id for job_id, _ in asking])
+                    synced, there = await self._ask([key for key, _ in asking])
                 except (RedisError, *LOST):
                     synced, there = True, [False] * len(asking)
                 open_ones = [one for one in zip(asking, there, strict=True) if not one[0][1].done()]
@@ -106,13 +106,13 @@ class Disk:
         finally:
             self._task = None
 
-    async def _ask(self, job_ids: list[str]) -> tuple[bool, list[bool]]:
-        """Whether all was synced, and which jobs the server has."""
+    async def _ask(self, records: list[str]) -> tuple[bool, list[bool]]:
+        """Whether all was synced, and which records the server has."""
         pipe = self._client.pipeline(transaction=False)
         pipe.set(keys.PROBE, "1", px=10_000)
         pipe.execute_command("WAITAOF", 1, 0, _ASK_MS)
-        for job_id in job_ids:
-            pipe.exists(keys.JOB + job_id)
+        for record in records:
+            pipe.exists(record)
         _, (local, _), *there = await pipe.execute()
         return bool(local), [bool(exists) for exists in there]
 

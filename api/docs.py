@@ -11,8 +11,10 @@ from pydantic import BaseModel
 
 from api.bodies import INFERENCE, JOBS, Face
 from api.errors import PROBLEM_JSON
-from api.schemas import ProblemDocument
+from api.schemas import BatchRequest, ProblemDocument
+from shared.keys import MOST_LINES
 from shared.types import State
+from shared.webhooks import EVENTS as WEBHOOK_EVENTS
 
 _KEY = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]*[!-~][ -~]*$"}
 _FILE = {"type": "string", "format": "binary"}
@@ -31,9 +33,11 @@ _MEANING = {
     400: "The body cannot be read",
     401: "An API key is needed, or this one is not known",
     403: "This API key may not; or, where keys are off, administration answers only to this machine",
-    404: "Unknown model, version, job, key or dead letter",
+    404: "Unknown model, version, job, batch, key or dead letter",
     406: "The output is not an array of numbers, and JSON was not asked for",
-    409: "The job was canceled or has not ended, the dead letter cannot be retried, or the version cannot be changed",
+    408: "The request came too slowly",
+    409: "The job was canceled or has not ended, the dead letter cannot be retried, the version cannot be changed, "
+    "nothing can be delivered again, or there are too many files",
     412: "The models have changed since you have read them",
     413: "The body or the input is too large",
     415: "This content type is not supported",
@@ -76,7 +80,7 @@ def _body(face: Face) -> dict[str, Any]:
         "schema": {
             "type": "object",
             "anyOf": [{"required": [face.input_field]}, {"required": ["image"]}],
-            "properties": {face.model_field: {"type": "string"}, "image": _FILE}
+            "properties": {face.model_field: {"type": "string"}, "image": _FILE, "webhook": {"type": "string"}}
             | {name: {"type": "object", "description": told or "as in JSON"} for name, told in parts.items()},
         },
         "encoding": {name: {"contentType": "application/json"} for name in parts},
@@ -104,6 +108,50 @@ def _body(face: Face) -> dict[str, Any]:
 
 INFERENCE_BODY = _body(INFERENCE)
 JOBS_BODY = _body(JOBS)
+BATCH_BODY = {
+    "parameters": [
+        *(
+            {"name": name, "in": "query", "schema": {"type": "string"}, "description": f"{told}; of JSON lines"}
+            for name, told in (
+                ("model", "the model"),
+                ("version", "a version or alias"),
+                ("sticky", "a key of yours"),
+                ("priority", "high, normal or low (the default)"),
+                ("deadline_s", "seconds"),
+                ("result_ttl_s", "seconds"),
+                ("parameters", "a JSON object"),
+                ("labels", "a JSON object"),
+            )
+        ),
+        {"name": "Idempotency-Key", "in": "header", "schema": _KEY},
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": _self_contained(BatchRequest) | {"required": ["inputs"]}},
+            "application/x-ndjson": {"schema": {"type": "string", "description": "one input a line"}},
+        },
+    },
+}
+_CURSOR = r"^[0-9]{1,15}-batch_[0-9a-f]{32}$"
+BATCHES_QUERY = {
+    "parameters": [
+        {"name": name, "in": "query", "schema": schema, "description": told}
+        for name, schema, told in (
+            ("limit", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}, "batches of a page"),
+            ("cursor", {"type": "string", "pattern": _CURSOR}, "`next` of the page before"),
+        )
+    ]
+}
+RESULTS_QUERY = {
+    "parameters": [
+        {"name": name, "in": "query", "schema": schema, "description": told}
+        for name, schema, told in (
+            ("start", {"type": "integer", "minimum": 0, "maximum": MOST_LINES, "default": 0}, "the first line to tell"),
+            ("follow", {"type": "boolean", "default": False}, "wait for the lines that have not ended"),
+        )
+    ]
+}
 WAIT_QUERY = {
     "parameters": [
         {"name": "wait", "in": "query", "schema": {"type": "number", "minimum": 0}, "description": "seconds, clamped"}
@@ -140,6 +188,19 @@ EVENTS = {
         }
     ]
 }
+REDELIVER_QUERY = {
+    kind: {
+        "parameters": [
+            {
+                "name": "event",
+                "in": "query",
+                "schema": {"type": "string", "enum": list(events)},
+                "description": "of this event alone",
+            }
+        ]
+    }
+    for kind, events in WEBHOOK_EVENTS.items()
+}
 DEAD_QUERY = {
     "parameters": [
         {"name": name, "in": "query", "schema": schema, "description": told}
@@ -148,7 +209,15 @@ DEAD_QUERY = {
             ("after", {"type": "string", "pattern": r"^\d{1,19}-\d{1,19}$"}, "`next` of the page before"),
             ("reason", {"type": "string"}, "only these"),
             ("model", {"type": "string"}, "only of this model, or `name@version`"),
+            ("label", {"type": "string"}, "only with this label, as `name:value`; may be given again"),
         )
+    ]
+}
+REQUEUE_QUERY = {
+    "parameters": [
+        {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 10_000}}
+        | {"description": "letters to look at (1000)"},
+        *DEAD_QUERY["parameters"][1:],
     ]
 }
 

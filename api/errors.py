@@ -35,12 +35,15 @@ STATUS: dict[str, int] = {
     "job_not_found": 404,
     "not_ended": 409,
     "not_acceptable": 406,
+    "batch_not_found": 404,
     "letter_not_found": 404,
+    "worker_not_found": 404,
     "unauthorized": 401,
     "forbidden": 403,
     "key_not_found": 404,
     "rate_limited": 429,
     "cannot_retry": 409,
+    "cannot_redeliver": 409,
     "version_exists": 409,
     "version_in_use": 409,
     "nothing_to_roll_back": 409,
@@ -54,6 +57,9 @@ STATUS: dict[str, int] = {
     "headers_too_large": 431,
     "address_refused": 422,
     "call_failed": 502,
+    "file_not_found": 404,
+    "files_full": 409,
+    "payloads_unavailable": 503,
     "queue_full": 503,
     "store_unavailable": 503,
     "store_too_old": 503,
@@ -79,6 +85,11 @@ _TYPES = {
 def job_url(job_id: str) -> str:
     """Where a job is read; relative, so that it is right behind any proxy."""
     return f"/v1/jobs/{job_id}"
+
+
+def batch_url(batch_id: str) -> str:
+    """Where a batch is read; relative like a job's."""
+    return f"/v1/batches/{batch_id}"
 
 
 def document(code: str, detail: str, *, status: int) -> dict[str, Any]:
@@ -112,7 +123,7 @@ def problem(
         body["job"] = out["Location"] = job_url(job_id)
     if code in NO_RETRY and "Retry-After" not in out:
         out["x-should-retry"] = "false"
-    if code in ("store_unavailable", "store_too_old"):
+    if code in ("store_unavailable", "store_too_old", "payloads_unavailable"):
         out.setdefault("Retry-After", str(STORE_RETRY_AFTER_S))
     return Response(orjson.dumps(body), status, out, PROBLEM_JSON)
 

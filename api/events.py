@@ -68,6 +68,7 @@ class Story:
 def _as_it_was(job: Job, state: State) -> Job:
     nothing: dict[str, Any] = {
         "output": None,
+        "output_url": None,
         "error": None,
         "errors": None,
         "finished_at": None,

@@ -15,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.caps import Cap
 from api.errors import problem
 from shared.errors import BadRequest, TooLarge, UnsupportedMedia
 
@@ -24,9 +25,9 @@ _KNOWN = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
 
 
 class Inflate:
-    """413 when more than `most` bytes come out; 400 for broken or truncated data; 415 for another encoding."""
+    """413 when more bytes come out than `most` tells; 400 for broken or truncated data; 415 for another encoding."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
+    def __init__(self, app: ASGIApp, most: Cap) -> None:
         self._app, self._most = app, most
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI's contract
@@ -36,7 +37,7 @@ class Inflate:
         if encoding in _KNOWN:
             told = (b"content-encoding", b"content-length")
             scope = {**scope, "headers": [field for field in scope["headers"] if field[0] not in told]}
-            receive = _Inflated(receive, _KNOWN[encoding], self._most)
+            receive = _Inflated(receive, _KNOWN[encoding], self._most(scope))
         elif encoding != "identity":
             text = f"Content-Encoding {encoding[:40]!r} is not read here; send gzip, deflate, or the body as it is"
             answer = problem(

@@ -11,6 +11,7 @@ from api.schema_walk import Schema, blob_fields, decode, has_blobs
 from shared.errors import Fault, InvalidInput
 from shared.task import Task, check, parse_parameters
 
+FILE, URL = "$file", "$url"  # the one field of an object that stands in the place of bytes (api/references.py)
 _MOST_FAULTS = 100
 
 
@@ -23,6 +24,9 @@ class InputCheck(Protocol):
     def check(self, value: Any, parameters: dict[str, Any]) -> Any:
         """The input with its base64 parts as bytes. Raises InvalidInput: faults of the input point into it, those of
         the parameters begin with `/parameters`."""
+
+    def check_parameters(self, parameters: dict[str, Any]) -> None:
+        """The parameters alone. Raises InvalidInput as `check`."""
 
     def items(self, value: Any) -> int:
         """How many items a checked input has."""
@@ -56,6 +60,10 @@ class TaskCheck:
             raise InInput(error.faults) from None
         return value
 
+    def check_parameters(self, parameters: dict[str, Any]) -> None:
+        """See InputCheck."""
+        parse_parameters(self._task, parameters)
+
     def items(self, value: Any) -> int:
         """See InputCheck."""
         plural = self._task.many[1] if self._task.many else None
@@ -85,17 +93,21 @@ class SchemaCheck:
 
     def check(self, value: Any, parameters: dict[str, Any]) -> Any:
         """See InputCheck."""
-        own = {name: item for name, item in parameters.items() if name != "partial"}
-        if not isinstance(parameters.get("partial", False), bool):
-            raise InvalidInput(faults=[Fault(pointer="/parameters/partial", message="must be true or false")])
-        if self._parameters and (faults := _faults(self._parameters, own, "/parameters", set())):
-            raise InvalidInput(faults=faults)
+        self.check_parameters(parameters)
         if not parameters.get("partial"):
             binary: set[str] = set()
             text = _without_bytes(value, "", binary)
             if faults := _faults(self._validator(value), text, "", binary):
                 raise InInput(faults)
         return self._blobs.decode(value)
+
+    def check_parameters(self, parameters: dict[str, Any]) -> None:
+        """See InputCheck."""
+        own = {name: item for name, item in parameters.items() if name != "partial"}
+        if not isinstance(parameters.get("partial", False), bool):
+            raise InvalidInput(faults=[Fault(pointer="/parameters/partial", message="must be true or false")])
+        if self._parameters and (faults := _faults(self._parameters, own, "/parameters", set())):
+            raise InvalidInput(faults=faults)
 
     def items(self, value: Any) -> int:
         """See InputCheck."""
@@ -122,6 +134,9 @@ class NoCheck:
     def check(self, value: Any, parameters: dict[str, Any]) -> Any:
         """See InputCheck."""
         return value
+
+    def check_parameters(self, parameters: dict[str, Any]) -> None:
+        """See InputCheck."""
 
     def items(self, value: Any) -> int:
         """See InputCheck."""

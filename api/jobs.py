@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +16,10 @@ from starlette.types import Receive
 from api.auth import Caller
 from api.backlog import refused, too_many
 from api.disk import Disk
-from api.inputs import InInput, place
+from api.inputs import InInput, InputCheck
+from api.intake import Intake, Taken
+from api.pauses import Pauses
+from api.payloads import ApiPayloads, Stowed
 from api.presence import Presence
 from api.rates import RateLimiter
 from api.registry import LiveRegistry
@@ -24,22 +28,22 @@ from api.submitter import Command, Submitter, refusal
 from api.waiter import News, Waiter, Waiting, until_gone
 from api.waits import wait_of
 from shared import origin, scripts, tracing
-from shared.catalog import Ref
+from shared.catalog import ModelSpec, Ref
 from shared.errors import (
-    BadRequest,
     Fault,
     Forbidden,
     IdempotencyMismatch,
     InvalidInput,
+    PayloadsUnavailable,
     ServiceError,
     StoreUnavailable,
-    TooLarge,
     UnknownJob,
 )
 from shared.keys import PriorityName, queue_name
 from shared.origin import Carried
-from shared.outcomes import job_view
-from shared.payloads import detach
+from shared.outcomes import job_view, stored_output
+from shared.payload_place import Ref as PayloadRef
+from shared.scripts_payloads import free
 from shared.settings import Settings
 from shared.types import Job, State, Wait, from_ms
 
@@ -72,6 +76,10 @@ class Ticket:
         return job
 
 
+# A line of a batch that is no job yet, or never was one; None: it is one. Raises UnknownJob.
+Lines = Callable[[str, Caller], Awaitable[Job | None]]
+
+
 class CallerGone(Exception):
     """The caller has closed the connection."""
 
@@ -91,23 +99,31 @@ class JobService:
         waiter: Waiter,
         presence: Presence,
         *,
+        pauses: Pauses,
         rates: RateLimiter,
+        intake: Intake,
+        payloads: ApiPayloads,
         disk: Disk | None,
         waits: Gauge,
+        lines: Lines,
     ) -> None:
+        self._lines = lines
         self._waits = waits
         self._settings = settings
         self._catalog, self._registry = registry.catalog, registry
         self._submitter = submitter
         self._waiter = waiter
         self._presence = presence
+        self._pauses = pauses
         self._rates = rates
+        self._intake, self._payloads = intake, payloads
         self._disk = disk
+        self._callable = settings.outbound_rules()
 
     async def submit(self, new: NewJob, *, wait: bool = False) -> Ticket:
         """Check and accept a job. With `wait` the ticket must go to `wait`, which then sees to its durability. Raises
         UnknownModel, InvalidInput (faults point into the input, or begin with /parameters), TooLarge, QueueFull,
-        DeadlineImpossible, IdempotencyMismatch, RateLimited, Forbidden."""
+        DeadlineImpossible, IdempotencyMismatch, RateLimited, Forbidden, AddressRefused."""
         while True:
             try:
                 return await self._submit(new, wait=wait)
@@ -116,25 +132,16 @@ class JobService:
 
     async def _submit(self, new: NewJob, *, wait: bool) -> Ticket:
         etag = self._catalog.etag
-        _refuse_foreign(new)
+        refuse_foreign(new)
         ref = self._catalog.resolve(new.model, new.version, sticky=new.sticky)
         spec = self._catalog.spec(ref.model)
+        webhook = new.webhook.record(self._callable) if new.webhook else ""
         check = await self._presence.input_check(ref)
-        value = check.check(place(new.input, new.files, check.blobs), new.parameters)
-        try:
-            detached = detach(value, self._settings.inline_bytes)
-        except (TypeError, RecursionError):
-            raise BadRequest("the input is nested too deeply") from None
-        if detached.size > spec.limits.input_bytes:
-            raise TooLarge(f"{ref.model} takes inputs of up to {spec.limits.input_bytes} bytes, not {detached.size}")
-        items = check.items(value)
-        if not new.admitted:
-            told = await self._rates.admit(new.caller, ref.model, spec.limits, items=items, size=detached.size)
-            new.headers.update(told)
-            new.admitted = True
+        taken = await self._take(new, ref, spec, check)
+        stowed = await self._payloads.stow(taken.detached)
         job_id = str(uuid.uuid4())
         waiting = self._waiter.expect(job_id) if wait else None
-        span = _span(job_id, ref)
+        span = submit_span(job_id, ref)
         try:
             channel = self._waiter.channel if waiting else ""
             carried = Carried(origin.current().request_id, span.context)
@@ -143,12 +150,14 @@ class JobService:
                 new,
                 ref,
                 spec=spec,
-                detached=detached,
+                detached=taken.detached,
+                stowed=stowed,
                 settings=self._settings,
                 channel=channel,
                 etag=etag,
-                items=items,
+                items=taken.items,
                 carried=carried,
+                webhook=webhook,
             )
             ticket = await self._accept(asked, new, waiting)
         except BaseException as error:
@@ -167,6 +176,27 @@ class JobService:
             await self._on_disk(ticket.job_id)
         return ticket
 
+    async def _take(self, new: NewJob, ref: Ref, spec: ModelSpec, check: InputCheck) -> Taken:
+        most = spec.limits.input_bytes
+        taken = await self._intake.take(
+            new.input,
+            new.parameters,
+            check,
+            new.caller,
+            most_bytes=most,
+            files=new.files,
+            references=new.references,
+        )
+        if not new.admitted:
+            size = taken.detached.size
+            told = await self._rates.admit(new.caller, ref.model, spec.limits, items=taken.items, size=size)
+            new.headers.update(told)
+            new.admitted = True
+        if taken.urls:
+            size = await self._intake.fetch(taken, new.fetched, most_bytes=most)
+            await self._rates.admit(new.caller, ref.model, spec.limits, requests=0, items=0, size=size)
+        return taken
+
     async def _on_disk(self, job_id: str) -> None:
         if self._disk is not None:
             await self._disk.holds(job_id)
@@ -181,10 +211,10 @@ class JobService:
             ) from None
         accepted = isinstance(submitted, scripts.Submitted) and submitted.job_id == asked.job_id
         broken = next((reply for reply in sets if isinstance(reply, Exception)), None)
-        if asked.payload_keys and (broken or not accepted):
+        if (asked.payload_keys or asked.stowed.own) and (broken or not accepted):
             # Not accepted, or accepted without its input: leave nothing behind.
-            undo: list[Any] = [Command("UNLINK", *asked.payload_keys)]
-            await self._submitter.run(*undo, *([scripts.cancel(asked.job_id)] if accepted else []))
+            undo: list[Any] = [Command("UNLINK", *asked.payload_keys)] if asked.payload_keys else []
+            await self._submitter.run(*undo, scripts.cancel(asked.job_id) if accepted else free(asked.stowed.own))
         if isinstance(submitted, Exception):
             raise refusal(submitted)
         if broken:
@@ -193,6 +223,8 @@ class JobService:
             raise IdempotencyMismatch
         if submitted.status == "outdated":
             raise _Outdated
+        if submitted.status == "gone":
+            raise _gone(submitted.lost, asked.stowed)
         if submitted.status == "busy":
             limit = asked.share.concurrent if submitted.limit == "concurrent" else asked.share.model_concurrent
             raise too_many(submitted, limit)
@@ -214,22 +246,48 @@ class JobService:
 
     async def get(self, job_id: str, caller: Caller) -> Job:
         """Raises UnknownJob, also for another's."""
-        return await self._shown(job_id, await self._submitter.one(scripts.watch(job_id)), caller)
+        return await self._shown(job_id, scripts.watch(job_id), caller)
 
     async def listen(self, job_id: str, caller: Caller) -> Job:
         """The job, of whose start, progress and end this process is told from now on. As `get`."""
         call = scripts.watch(job_id, channel=self._waiter.channel, listen=True)
-        return await self._shown(job_id, await self._submitter.one(call), caller)
+        return await self._shown(job_id, call, caller)
 
-    async def _shown(self, job_id: str, seen: scripts.Seen, caller: Caller) -> Job:
-        job = _view(job_id, seen, caller)
+    async def _shown(self, job_id: str, look: scripts.Call[scripts.Seen], caller: Caller) -> Job:
+        seen: scripts.Seen = await self._submitter.one(look)
+        if not seen.record:
+            if line := await self._lines(job_id, caller):
+                return line
+            seen = await self._submitter.one(look)  # it has begun between the two looks
+        job = await self._view(job_id, seen, caller)
         if job.state is State.QUEUED:
             if "delayed" in seen.record:
                 job.waiting_for = Wait(code="start", message="its start: it was sent with a countdown or an eta")
             else:
                 with contextlib.suppress(StoreUnavailable):  # the job itself is known
-                    job.waiting_for = wait_of(job, await self._presence.workers())
+                    paused = job.model in await self._pauses.read()
+                    job.waiting_for = wait_of(job, await self._presence.workers(), paused=paused)
         return job
+
+    async def _view(self, job_id: str, seen: scripts.Seen, caller: Caller) -> Job:
+        if not seen.record or not caller.owns(seen.record.get("owner")):
+            raise UnknownJob
+        origin.about(job_id)  # only now: before, it is whatever a caller has written in the path
+        job = job_view(job_id, seen.record, seen.meta)
+        if job.output_url is not None and (ref := stored_output(seen.meta)) is not None:
+            job.output_url = await self._payloads.url(ref) or job.output_url
+        return job
+
+    async def for_output(self, job_id: str, caller: Caller) -> tuple[Job, PayloadRef | None]:
+        """A job, and where its output lies if not in the job. Raises UnknownJob, also for another's."""
+        seen: scripts.Seen = await self._submitter.one(scripts.watch(job_id))
+        return await self._view(job_id, seen, caller), stored_output(seen.meta)
+
+    async def stored(self, meta: bytes) -> bytes | None:
+        """The output, as JSON, of an outcome that has it in the payload store; None: it is in the outcome itself.
+        Raises PayloadsUnavailable, RecordUnreadable for one that is gone."""
+        ref = stored_output(meta)
+        return None if ref is None else await self._payloads.get(ref)
 
     async def outcome(self, job_id: str) -> bytes:
         """The outcome of a job that has ended, as stored. Raises UnknownJob."""
@@ -242,8 +300,15 @@ class JobService:
         """The job now, and a place in the waiter that must go to `wait`. Raises UnknownJob, also for another's."""
         waiting = self._waiter.expect(job_id)
         try:
-            seen = await self._submitter.one(scripts.watch(job_id, channel=self._waiter.channel))
-            job = _view(job_id, seen, caller)
+            watch = scripts.watch(job_id, channel=self._waiter.channel)
+            seen = await self._submitter.one(watch)
+            if not seen.record:
+                if line := await self._lines(job_id, caller):
+                    if line.state.terminal:
+                        waiting.set_result(None)
+                    return line, waiting  # the waiter looks again until it has begun
+                seen = await self._submitter.one(watch)
+            job = await self._view(job_id, seen, caller)
         except BaseException:
             self._waiter.forget(job_id, waiting)
             raise
@@ -285,7 +350,7 @@ class JobService:
         return bool(state is State.QUEUED)
 
 
-def _refuse_foreign(new: NewJob) -> None:
+def refuse_foreign(new: NewJob) -> None:
     """Before it is looked up: whether there is such a model is not told either."""
     name = new.model.partition("@")[0]
     if not new.caller.may_use(name):
@@ -294,14 +359,16 @@ def _refuse_foreign(new: NewJob) -> None:
         raise Forbidden(f"this API key may not use {name!r}; its models: {own or 'none'}")
 
 
-def _view(job_id: str, seen: Any, caller: Caller) -> Job:
-    if not seen.record or not caller.owns(seen.record.get("owner")):
-        raise UnknownJob
-    origin.about(job_id)  # only now: before, it is whatever a caller has written in the path
-    return job_view(job_id, seen.record, seen.meta)
+def _gone(lost: str, stowed: Stowed) -> ServiceError:
+    """Between its look-up and the submit."""
+    if lost in stowed.files:
+        message = "the file was deleted, or has expired, meanwhile"
+        return InInput([Fault(pointer=stowed.files[lost], message=message)])
+    return PayloadsUnavailable("a part of the input is not in the payload store any more; nothing was accepted")
 
 
-def _span(job_id: str, ref: Ref) -> tracing.Span:
+def submit_span(job_id: str, ref: Ref) -> tracing.Span:
+    """Of what is submitted; to be ended."""
     queue = queue_name(ref.model, ref.version)
     told = tracing.messaging("submit", "send", queue, job_id) | {"ml.model": ref.model, "ml.version": ref.version}
     return tracing.start(f"submit {queue}", "PRODUCER", parent=tracing.current(), attributes=told)

@@ -50,6 +50,14 @@ class Entry:
         return [str(pointer) for pointer in found] if isinstance(found, list) else []
 
     @property
+    def stored(self) -> dict[int, str]:
+        """References of those that lie in the payload store, by number."""
+        found = self.message[0]["headers"].get("ml_stored") if self.message else None
+        if not isinstance(found, dict):
+            return {}
+        return {n: str(found[str(n)]) for n in range(len(self.pointers)) if str(n) in found}
+
+    @property
     def ref(self) -> str:
         """`model@version` of its job, or of what the message asks for where there is no record; or empty."""
         if ref := self.text("ref"):
@@ -59,12 +67,41 @@ class Entry:
 
     @property
     def payload_keys(self) -> list[str]:
-        """Where its payloads lie."""
-        return [keys.payload_key(self.text("id"), number) for number in range(len(self.pointers))]
+        """Where its other payloads lie."""
+        count = len(self.pointers) - len(self.stored)
+        return [keys.payload_key(self.text("id"), number) for number in range(count)]
 
-    def is_of(self, reason: str | None, model: str | None) -> bool:
-        """Whether a filter lets it through. `model` is a name, or `name@version`."""
-        return reason in (None, self.text("reason")) and model in (None, self.ref, self.ref.partition("@")[0])
+    @property
+    def payloads(self) -> list[str]:
+        """Where each of its payloads lies: a key, or a reference of the payload store."""
+        stored, rest = self.stored, iter(self.payload_keys)
+        return [stored.get(number) or next(rest, "") for number in range(len(self.pointers))]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Of its job."""
+        found: dict[str, str] = orjson.loads(self.text("labels") or "{}")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which letters are wanted. `model` is a name, or `name@version`; `labels` are all to be there."""
+
+    reason: str | None = None
+    model: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+
+    def passes(self, entry: Entry) -> bool:
+        """Whether it lets this one through."""
+        return (
+            self.reason in (None, entry.text("reason"))
+            and self.model in (None, entry.ref, entry.ref.partition("@")[0])
+            and set(self.labels) <= entry.labels.items()
+        )
+
+
+ALL = Filter()
 
 
 def summary(entry: Entry) -> Letter:
@@ -78,7 +115,7 @@ def detail(entry: Entry, sizes: list[int | None], obstacle: str | None) -> Lette
         text, encoding = entry.raw.decode(), "utf-8"
     except UnicodeDecodeError:
         text, encoding = base64.b64encode(entry.raw).decode(), "base64"
-    parts = zip(entry.payload_keys, entry.pointers, sizes, strict=True)
+    parts = zip(entry.payloads, entry.pointers, sizes, strict=True)
     return LetterDetail(
         **_summary(entry),
         obstacle=obstacle,
@@ -102,9 +139,9 @@ def _summary(entry: Entry) -> dict[str, Any]:
         "attempts": int(entry.text("attempt") or 0),
         "crashes": int(entry.text("crashes") or 0),
         "worker": entry.text("worker") or None,
-        "input_bytes": int(entry.text("size")) if entry.text("size") else None,
+        "input_bytes": int(entry.text("size")) + int(entry.text("stored_bytes") or 0) if entry.text("size") else None,
         "message_bytes": len(entry.raw),
-        "labels": orjson.loads(entry.text("labels") or "{}"),
+        "labels": entry.labels,
     }
 
 
@@ -125,12 +162,12 @@ def compose_retry(entry: Entry, job_id: str, *, catalog: Catalog, settings: Sett
     etag = catalog.etag
     message, ref = _retriable(entry, catalog)
     priority = keys.nearest_priority(message["properties"].get("priority"))
-    names = ("labels", "owner", "items", "weight", "timeout_ms")
+    names = ("labels", "owner", "items", "weight", "timeout_ms", "stored", "files", "stored_bytes", "webhook")
     kept = {name: entry.text(name) for name in names if entry.text(name)}
     call = scripts.retry(
         entry.id,
         old_id=entry.text("id"),
-        payloads=len(entry.pointers),
+        payloads=len(entry.payload_keys),
         job_id=job_id,
         list_name=keys.queue_list(keys.queue_name(ref.model, ref.version), priority),
         raw=messages.reissue(message, job_id, carried.headers()),
@@ -143,7 +180,7 @@ def compose_retry(entry: Entry, job_id: str, *, catalog: Catalog, settings: Sett
             "model": ref.model,
             "version": ref.version,
             "priority": priority,
-            "payloads": len(entry.pointers),
+            "payloads": len(entry.payload_keys),
             "dead_ttl_ms": int(settings.dead_ttl_s * 1000),
             "retried_from": entry.text("id"),
             "suspect": "1",

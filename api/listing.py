@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from api.auth import Caller
+from api.pauses import Pauses
 from api.presence import Presence
 from api.schemas import JobPage
 from api.submitter import Submitter
@@ -34,8 +35,8 @@ class Asked:
 class JobList:
     """For one event loop."""
 
-    def __init__(self, submitter: Submitter, presence: Presence) -> None:
-        self._submitter, self._presence = submitter, presence
+    def __init__(self, submitter: Submitter, presence: Presence, pauses: Pauses) -> None:
+        self._submitter, self._presence, self._pauses = submitter, presence, pauses
 
     async def page(self, caller: Caller, asked: Asked, *, limit: int, cursor: str | None = None) -> JobPage:
         """The newest first, without output, at most `limit`, after `cursor`. Where a filter lets few through a page may
@@ -68,9 +69,9 @@ class JobList:
         queued = [job for job in jobs if job.state is State.QUEUED]
         if queued:
             with contextlib.suppress(StoreUnavailable):  # the jobs themselves are known
-                workers = await self._presence.workers()
+                workers, paused = await self._presence.workers(), await self._pauses.read()
                 for job in queued:
-                    job.waiting_for = wait_of(job, workers)
+                    job.waiting_for = wait_of(job, workers, paused=job.model in paused)
 
 
 def _place(cursor: str | None) -> Place | None:

@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.caps import Cap
 from api.errors import problem
 from api.observe import trace_of
 from shared import origin, tracing
@@ -21,6 +22,7 @@ from shared.errors import BadRequest, TooLarge
 from shared.logs import Event, get_logger
 
 logger = get_logger("api")
+
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -82,10 +84,10 @@ class PlainPath:
 
 
 class BodyCap:
-    """413 for a body over `most` bytes: at once where the length is told, else when the limit is passed. What still
-    comes is api/protocol.py's."""
+    """413 for a body over the bytes that `most` tells: at once where the length is told, else when the limit is passed.
+    What still comes is api/protocol.py's."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
+    def __init__(self, app: ASGIApp, most: Cap) -> None:
         self._app, self._most = app, most
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI's contract
@@ -93,8 +95,9 @@ class BodyCap:
             await self._app(scope, receive, send)
             return
         length = Headers(scope=scope).get("content-length", "0")
-        text = f"bodies of more than {self._most} bytes are not accepted"
-        if length.isdigit() and int(length) > self._most:
+        most = self._most(scope)
+        text = f"bodies of more than {most} bytes are not accepted"
+        if length.isdigit() and int(length) > most:
             answer = problem(Request(scope), TooLarge.code, text)
             await answer(scope, receive, send)
             return
@@ -104,7 +107,7 @@ class BodyCap:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self._most:
+            if seen > most:
                 raise TooLarge(text)
             return message
 

@@ -23,7 +23,22 @@ class ModelPath(Convertor[str]):
         return value
 
 
+class LetterId(Convertor[str]):
+    """One segment, but for the word that is a call of its own."""
+
+    regex = r"(?!requeue(?:/|$))[^/]+"
+
+    def convert(self, value: str) -> str:
+        """As it is."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """As it is."""
+        return value
+
+
 # Starlette looks it up where routes are declared, which is at import: `{model:model}`.
 register_url_convertor("model", ModelPath())
+register_url_convertor("letter", LetterId())
 
-MODEL = "{model:model}"  # in a route's path
+MODEL, LETTER = "{model:model}", "{letter:letter}"  # in a route's path

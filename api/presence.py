@@ -25,10 +25,12 @@ _SCHEMA_FRESH_S = 5.0
 
 @dataclass(slots=True)
 class Workers:
-    """The living workers, and the cards of the versions they serve, or have failed to load a moment ago."""
+    """The living workers, and the cards of the versions they serve, or have failed to load a moment ago. `signs`: of
+    the living, and of those that have failed to start a moment ago, with `seen_ms`."""
 
     workers: list[dict[str, Any]] = field(default_factory=list)
     cards: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by ref
+    signs: list[dict[str, Any]] = field(default_factory=list)
 
     def serves(self, ref: str) -> int:
         """How many living workers serve this version now, or would load it for a job (it is lazy)."""
@@ -79,17 +81,18 @@ class Presence:
             raise refusal(error) from None
 
     async def _look(self) -> Workers:
-        processes: Any = await self._client.zrange(keys.WORKERS, 0, -1)
+        processes: Any = await self._client.zrange(keys.WORKERS, 0, -1, withscores=True)
         if not processes:
             return Workers()
-        signs = await self._client.mget([f"{keys.WORKER}{process.decode()}" for process in processes])
-        found = [orjson.loads(raw) for raw in signs if raw]
-        result = Workers([worker for worker in found if worker["state"] != "failed"])
+        signs = await self._client.mget([f"{keys.WORKER}{process.decode()}" for process, _ in processes])
+        pairs = zip(processes, signs, strict=True)
+        found = [orjson.loads(raw) | {"seen_ms": seen_ms} for (_, seen_ms), raw in pairs if raw]
+        result = Workers([worker for worker in found if worker["state"] != "failed"], signs=found)
         # A worker that was killed and has started again under its name has two signs of life for a while, and one card.
-        pairs = list(dict.fromkeys((ref, worker["worker"]) for worker in found for ref in worker.get("refs", ())))
-        if pairs:
-            raws = await self._client.mget([keys.card_key(ref, worker) for ref, worker in pairs])
-            for (ref, _), raw in zip(pairs, raws, strict=True):
+        places = list(dict.fromkeys((ref, worker["worker"]) for worker in found for ref in worker.get("refs", ())))
+        if places:
+            raws = await self._client.mget([keys.card_key(ref, worker) for ref, worker in places])
+            for (ref, _), raw in zip(places, raws, strict=True):
                 if raw:
                     result.cards.setdefault(ref, []).append(orjson.loads(raw))
         return result

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import redis.asyncio
@@ -26,6 +26,7 @@ from shared.errors import RateLimited, TooLarge
 from shared.rates import Rates, parse_rate
 
 _UNITS = {"bytes": "content-bytes"}  # of the draft; what it has no name for is told without one
+_NOTHING: Mapping[str, int] = {}
 _LONGEST_S = 60  # clients give up on more, or take it for an error
 
 
@@ -52,20 +53,33 @@ class RateLimiter:
         )
         self._windows = SlidingWindowCounterRateLimiter(storage)
 
-    async def admit(self, caller: Caller, model: str, limits: Limits, *, items: int, size: int) -> dict[str, str]:
-        """Count a submit of `items` with `size` bytes of input; the headers that tell what is left. Raises RateLimited,
-        TooLarge for what no window holds, StoreUnavailable."""
+    async def admit(
+        self,
+        caller: Caller,
+        model: str,
+        limits: Limits,
+        *,
+        items: int,
+        size: int,
+        requests: int = 1,
+        before: Mapping[str, int] = _NOTHING,
+    ) -> dict[str, str]:
+        """Count a submit of `items` with `size` bytes of input; the headers that tell what is left. `before`: what was
+        counted of the same request, by unit. Raises RateLimited, TooLarge for what no window holds,
+        StoreUnavailable."""
         if caller.key is None:
             return {}
-        own = _limits_of(caller.key.limits, "", (caller.owner,), items, size)
-        here = _limits_of(limits.per_key, "model_", (caller.owner, model), items, size)
+        costs = {"requests": requests, "items": items, "bytes": size}
+        own = _limits_of(caller.key.limits, "", (caller.owner,), costs)
+        here = _limits_of(limits.per_key, "model_", (caller.owner, model), costs)
         asked = [*own, *here]
         if not asked:
             return {}
         for limit in asked:
-            if limit.cost > limit.item.amount:
+            at_once = limit.cost + before.get(limit.unit, 0)
+            if at_once > limit.item.amount:
                 raise TooLarge(
-                    f"{limit.cost} {limit.unit} at once are more than the limit {limit.name} of {limit.item.amount} in "
+                    f"{at_once} {limit.unit} at once are more than the limit {limit.name} of {limit.item.amount} in "
                     f"{limit.item.get_expiry()} s ever lets through"
                 )
         try:
@@ -100,16 +114,12 @@ class RateLimiter:
         return headers
 
 
-def _limits_of(rates: Rates, prefix: str, counted_for: tuple[str, ...], items: int, size: int) -> Iterator[_Limit]:
-    for unit, text, cost in (
-        ("requests", rates.requests, 1),
-        ("items", rates.items, items),
-        ("bytes", rates.bytes, size),
-    ):
-        if text is not None:
+def _limits_of(rates: Rates, prefix: str, counted_for: tuple[str, ...], costs: Mapping[str, int]) -> Iterator[_Limit]:
+    for unit, text in (("requests", rates.requests), ("items", rates.items), ("bytes", rates.bytes)):
+        if text is not None and costs[unit]:
             rate = parse_rate(text)
             item = RateLimitItemPerSecond(rate.amount, multiples=rate.window_s)
-            yield _Limit(prefix + unit, unit, item, (*counted_for, unit), cost)
+            yield _Limit(prefix + unit, unit, item, (*counted_for, unit), costs[unit])
 
 
 def _policy(limit: _Limit) -> str:

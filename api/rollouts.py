@@ -6,6 +6,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from api.pauses import Pauses
 from api.presence import Presence, Workers
 from api.registry import LiveRegistry
 from api.schemas import Rollout, RolloutFailure
@@ -21,8 +22,8 @@ logger = get_logger("api")
 class Rollouts:
     """For one event loop."""
 
-    def __init__(self, registry: LiveRegistry, presence: Presence, submitter: Submitter) -> None:
-        self._registry, self._presence, self._submitter = registry, presence, submitter
+    def __init__(self, registry: LiveRegistry, presence: Presence, submitter: Submitter, pauses: Pauses) -> None:
+        self._registry, self._presence, self._submitter, self._pauses = registry, presence, submitter, pauses
 
     async def step(self) -> None:
         """Follow the registry, and do what is due. Without Redis nothing is."""
@@ -54,13 +55,16 @@ class Rollouts:
             gone = [ref for ref in done if ref_of(ref) not in after.wanted()]
             if gone:
                 await self._submitter.run(Command("DEL", *(keys.COUNTERS + ref for ref in gone)))
+            for model in {ref_of(ref).model for ref in gone} - {ref.model for ref in after.wanted()}:
+                await self._pauses.forget(model)
 
     async def _idle(self, name: str) -> bool:
         ref = ref_of(name)
         queue = keys.queue_name(ref.model, ref.version)
+        batches = Command("SCARD", keys.BATCHES_ON + name)
         counted = Command("HMGET", keys.COUNTERS + name, "queued", "running", "delayed")
         lengths = [Command("LLEN", keys.queue_list(queue, priority)) for priority in keys.PRIORITIES]
-        replies: list[Any] = await self._submitter.run(counted, *lengths)
+        replies: list[Any] = await self._submitter.run(counted, batches, *lengths)
         if any(isinstance(reply, Exception) for reply in replies):
             return False
         return not any(replies[1:]) and not any(int(number or 0) for number in replies[0])

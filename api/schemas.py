@@ -5,14 +5,15 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from shared.api_keys import Scope
 from shared.errors import Fault
-from shared.keys import MAX_DEADLINE_S, PriorityName
+from shared.keys import MAX_DEADLINE_S, MOST_LINES, PriorityName
 from shared.rates import Rates
 from shared.registry_diff import Difference
 from shared.types import Job, Timing
+from shared.webhooks import BatchWebhook, JobWebhook, webhook_schema
 
 _MOST_S = MAX_DEADLINE_S
 
@@ -43,6 +44,9 @@ class _Request(BaseModel):
     )
     result_ttl_s: Seconds | None = Field(None, ge=1, le=_MOST_S, description="how long the finished job can be read")
     labels: dict[Label, Label] = Field(default_factory=dict, max_length=32, description="yours; returned with the job")
+    webhook: Annotated[JobWebhook | None, WithJsonSchema(webhook_schema("job"))] = Field(
+        None, description="where the job's events are sent, signed: a URL, or with the events that are wanted"
+    )
 
 
 class InferenceRequest(_Request):
@@ -70,6 +74,27 @@ class JobRequest(_Request):
 
     model: str | None = Field(None, description="a model of /v1/models; may be left out where there is only one")
     input: Any = Field(None, description="the model's input: see `input_schema` in /v1/models")
+
+
+class BatchRequest(_Request):
+    """Many inputs for one model."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"model": "bert", "inputs": [{"text": "one"}, {"text": "two"}]}]},
+    )
+
+    model: str | None = Field(None, description="a model of /v1/models; may be left out where there is only one")
+    inputs: list[Any] = Field(
+        default_factory=list,
+        description="1 to 100,000 inputs: see `input_schema` in /v1/models",
+        min_length=1,
+        max_length=MOST_LINES,
+    )
+    priority: PriorityName = "low"
+    webhook: Annotated[BatchWebhook | None, WithJsonSchema(webhook_schema("batch"))] = Field(  # type: ignore[assignment]  # its own events
+        None, description="where the batch's end is told, signed: a URL, or with the events that are wanted"
+    )
 
 
 class InferenceAnswer(BaseModel):
@@ -136,6 +161,8 @@ class ModelEntry(BaseModel):
     aliases: dict[str, str] = Field(default_factory=dict)
     traffic: dict[str, float] = Field(default_factory=dict)
     ready: int = Field(description="living workers that serve a version of it")
+    paused: bool = Field(False, description="workers start no job of it: an operator has paused it")
+    paused_since: datetime | None = None
     rollout: Rollout | None = Field(None, description="a change of it on its way")
     limits: dict[str, Any] = Field(default_factory=dict)
     input_schema: dict[str, Any] | None = None
@@ -170,6 +197,17 @@ class Health(BaseModel):
     )
     workers: int = 0
     queue_depth: int = 0
+
+
+class FileTold(BaseModel):
+    """An uploaded file."""
+
+    id: str = Field(examples=["file_5d41402abc4b2a76b9719d911017c592"])
+    bytes: int
+    sha256: str = Field(description="of its bytes, hexadecimal")
+    content_type: str = Field(examples=["image/png"])
+    created_at: datetime
+    expires_at: datetime = Field(description="until then it can be used and read")
 
 
 class JobPage(BaseModel):
@@ -226,6 +264,22 @@ class LetterPage(BaseModel):
     next: str | None = Field(None, description="`after` of the next page; null: this is the last")
 
 
+class RequeueFailure(BaseModel):
+    """A letter that could not be retried, and stays."""
+
+    letter: str
+    code: str = Field(examples=["cannot_retry"])
+    detail: str
+
+
+class Requeued(BaseModel):
+    """Dead letters that were retried at once."""
+
+    retried: int = 0
+    failed: list[RequeueFailure] = Field(default_factory=list)
+    next: str | None = Field(None, description="`after` of the next call, for older ones; null: there are none")
+
+
 class KeyTold(BaseModel):
     """An API key, without its secret."""
 
@@ -271,3 +325,41 @@ class Usage(BaseModel):
     first: date
     last: date
     data: list[UsageEntry]
+
+
+class DeliveryAttempt(BaseModel):
+    """An attempt to deliver."""
+
+    at: datetime
+    status: int | None = Field(description="what the receiver has answered; null: nothing")
+    error: str | None = Field(description="why it was no success, where the status does not say")
+    ms: int = Field(description="how long it took")
+
+
+class Delivery(BaseModel):
+    """An event on its way to the URL that asked for it."""
+
+    id: str = Field(
+        examples=["msg_c5f3edde-7d1b-4787-bb57-854dba8915dd_succeeded"],
+        description="`webhook-id`, the same in every attempt",
+    )
+    event: str = Field(examples=["succeeded"])
+    url: str
+    state: Literal["due", "delivered", "failed", "disabled"] = Field(
+        description="failed: its schedule is over; disabled: the receiver has answered 410, now or to another"
+    )
+    attempts: list[DeliveryAttempt] = Field(description="the last 20, the oldest first")
+    next_at: datetime | None = Field(description="of one that is due: when it is tried again")
+
+
+class DeliveryList(BaseModel):
+    """All of a job or batch, in the order of their events."""
+
+    data: list[Delivery]
+
+
+class WebhookSecret(BaseModel):
+    """What the key's webhooks are signed with."""
+
+    secret: str = Field(examples=["whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="])
+    previous_until: datetime | None = Field(description="until when older ones sign beside it; null: none does")

@@ -20,6 +20,7 @@ import asyncio
 import math
 import select
 import socket
+from contextvars import Context
 from types import FrameType
 
 import uvicorn
@@ -52,7 +53,8 @@ class Server(uvicorn.Server):
             self.force_exit = True
         elif self._loop is not None:
             # At once: uvicorn looks at should_exit ten times a second, and accepts meanwhile.
-            self._loop.call_soon_threadsafe(self._begin if self._signals == 1 else self._parts.release)
+            do = self._begin if self._signals == 1 else self._parts.release
+            self._loop.call_soon_threadsafe(do, context=Context())  # not of the request that it interrupts
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Tells the port, which may have been chosen by the system. Raises what `check_store` raises, before anything

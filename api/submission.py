@@ -9,12 +9,14 @@ from typing import Any
 import orjson
 
 from api.auth import ANYBODY, Caller
+from api.payloads import Fetched, FilePart, Stowed
 from api.submitter import Command
 from shared import keys, messages, scripts
 from shared.catalog import ModelSpec, Ref
 from shared.origin import Carried
 from shared.payloads import WHOLE, Detached
 from shared.settings import Settings
+from shared.webhooks import BatchWebhook, JobWebhook
 
 
 @dataclass(slots=True)
@@ -30,7 +32,10 @@ class NewJob:
     deadline_s: float | None = None
     result_ttl_s: float | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    webhook: JobWebhook | BatchWebhook | None = None
     files: list[tuple[str, bytes]] = field(default_factory=list)
+    references: bool = False  # the input may name files or URLs
+    fetched: dict[str, Fetched] = field(default_factory=dict)  # by URL
     caller: Caller = ANYBODY
     idempotency_key: str | None = None
     admitted: bool = False  # its caller's rate limits have counted it
@@ -47,6 +52,7 @@ class Submission:
     max_jobs: int
     share: scripts.Share
     payload_keys: list[str]
+    stowed: Stowed
     calls: list[scripts.Call[Any]]
     carried: Carried
 
@@ -58,18 +64,21 @@ def compose(
     *,
     spec: ModelSpec,
     detached: Detached,
+    stowed: Stowed,
     settings: Settings,
     channel: str,
     etag: str,
     items: int,
     carried: Carried,
+    webhook: str = "",
 ) -> Submission:
-    """`channel` is the waiting process's, or empty; `etag` the registry's that `ref` was chosen by; `items` how many
-    the input has; `carried` goes with the job."""
-    share = _share(new.caller, spec, ref)
+    """`stowed` tells where the parts of `detached` are; `channel` is the waiting process's, or empty; `etag` the
+    registry's that `ref` was chosen by; `items` how many the input has; `carried` goes with the job; `webhook` is the
+    record's field."""
+    share = share_of(new.caller, spec, ref)
     deadline_ms = int((new.deadline_s or settings.default_deadline_s) * 1000)
     ttl_ms = int((new.result_ttl_s or settings.result_ttl_s) * 1000)
-    payload_keys = [keys.payload_key(job_id, number) for number in range(len(detached.parts))]
+    payload_keys = [keys.payload_key(job_id, number) for number in range(len(stowed.rest))]
     queue, priority = keys.queue_name(ref.model, ref.version), keys.PRIORITY_NAMES[new.priority]
     raw = messages.build(
         job_id,
@@ -80,6 +89,7 @@ def compose(
         input=detached.input,
         parameters=new.parameters,
         payloads=detached.pointers,
+        stored=stowed.refs,
         owner=share.owner,
         weight=share.weight,
         carried=carried.headers(),
@@ -91,7 +101,7 @@ def compose(
         ref=str(ref),
         deadline_ms=deadline_ms,
         ttl_ms=ttl_ms,
-        size=detached.size,
+        size=detached.size - stowed.size,
         max_jobs=spec.limits.queue,
         max_bytes=spec.limits.queue_bytes,
         channel=channel,
@@ -106,21 +116,26 @@ def compose(
             "version": ref.version,
             "priority": priority,
             "timeout_ms": int(spec.limits.timeout_s * 1000),
-            "payloads": len(detached.parts),
+            "payloads": len(stowed.rest),
             "dead_ttl_ms": int(settings.dead_ttl_s * 1000),
             "labels": orjson.dumps(new.labels).decode(),
             "owner": new.caller.owner,
             **({"items": items} if items > 1 else {}),
             **({"weight": share.weight} if share.weight > 1 else {}),
+            **stowed.fields(),
+            **({"webhook": webhook} if webhook else {}),
             **carried.fields(),
         },
     )
-    pairs = zip(payload_keys, detached.parts, strict=True)
-    stored = [Command("SET", key, part, "PX", deadline_ms + ttl_ms) for key, part in pairs]
-    return Submission(job_id, ref, deadline_ms, spec.limits.queue, share, payload_keys, [*stored, submit], carried)
+    pairs = zip(payload_keys, stowed.rest, strict=True)
+    sets = [Command("SET", key, part, "PX", deadline_ms + ttl_ms) for key, part in pairs]
+    return Submission(
+        job_id, ref, deadline_ms, spec.limits.queue, share, payload_keys, stowed, [*sets, submit], carried
+    )
 
 
-def _share(caller: Caller, spec: ModelSpec, ref: Ref) -> scripts.Share:
+def share_of(caller: Caller, spec: ModelSpec, ref: Ref) -> scripts.Share:
+    """Of the caller's key; none without one."""
     if caller.key is None:
         return scripts.NO_SHARE
     refs = [f"{ref.model}@{version}" for version in spec.versions]
@@ -139,12 +154,21 @@ def _fingerprint(new: NewJob, detached: Detached) -> str:
         new.deadline_s,
         new.result_ttl_s,
         new.labels,
+        *([new.webhook.model_dump()] if new.webhook else ()),
     ]
     digest = hashlib.sha256(_canonical([*asked, detached.input, detached.pointers]))
     for part, where in zip(detached.parts, detached.pointers, strict=True):
-        # The input's own JSON may have its fields in another order.
-        digest.update(hashlib.sha256(_canonical(orjson.loads(part)) if where == WHOLE else part).digest())
+        digest.update(_digest(part, where))
     return digest.hexdigest()
+
+
+def _digest(part: bytes, where: str) -> bytes:
+    if isinstance(part, FilePart):
+        return bytes.fromhex(part.sha256)
+    if isinstance(part, Fetched):  # what it leads to may differ next time
+        return hashlib.sha256(part.url.encode()).digest()
+    # The input's own JSON may have its fields in another order.
+    return hashlib.sha256(_canonical(orjson.loads(part)) if where == WHOLE else part).digest()
 
 
 def _canonical(value: Any) -> bytes:

@@ -11,15 +11,19 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
 from starlette.types import Receive
 
 from api.submitter import LOST, Submitter
+from shared import keys
+from shared.calls import Call
 from shared.errors import StoreUnavailable
 from shared.logs import Event, get_logger
 from shared.scripts import watch
+from shared.scripts_batches import BatchSeen, look_at_batch
 from shared.types import State
 
 logger = get_logger("api")
@@ -38,6 +42,9 @@ class News:
     finished_at: int
     meta: bytes
 
+
+# The ends of a batch as those of jobs, in which news come.
+BATCH_NEWS = {"completed": State.SUCCEEDED, "canceled": State.CANCELED}
 
 Waiting = asyncio.Future[News | None]
 
@@ -177,18 +184,25 @@ class Waiter:
         with contextlib.suppress(StoreUnavailable):
             for at in range(0, len(waiting), 100):
                 some = waiting[at : at + 100]
-                replies = await self._submitter.run(*(watch(job_id, channel=self.channel) for job_id in some))
+                replies = await self._submitter.run(*(self._again(job_id) for job_id in some))
                 for job_id, seen in zip(some, replies, strict=True):
-                    if not isinstance(seen, Exception) and seen.meta:
+                    if isinstance(seen, BatchSeen) and BATCH_NEWS.get(seen.record.get("state", "")):
+                        self.settle(job_id, News(BATCH_NEWS[seen.record["state"]], seen.now, b""))
+                    elif not isinstance(seen, Exception | BatchSeen) and seen.meta:
                         record = seen.record
                         self.settle(job_id, News(State(record["state"]), int(record["finished_at"]), seen.meta))
 
     def _all_following(self) -> list[Following]:
         return [one for some in self._following.values() for one in some]
 
+    def _again(self, job_id: str) -> Call[Any]:
+        if keys.is_batch(job_id):
+            return look_at_batch(job_id, channel=self.channel)
+        return watch(job_id, channel=self.channel)
+
 
 async def until_gone(receive: Receive) -> None:
-    """Returns when the caller has closed the connection."""
+    """Returns when the caller has closed the connection. Its body must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
 

@@ -8,8 +8,10 @@ from api.presence import Workers
 from shared.types import Job, Wait
 
 
-def wait_of(job: Job, workers: Workers) -> Wait:
+def wait_of(job: Job, workers: Workers, *, paused: bool = False) -> Wait:
     """Of a job that is queued."""
+    if paused:
+        return Wait(code="paused", message=f"its model: an operator has paused {job.model}")
     ref = f"{job.model}@{job.version}"
     cards = workers.cards.get(ref, [])
     by_state: dict[str, list[dict[str, Any]]] = {}

@@ -125,6 +125,8 @@ def check_url(url: str, rules: Rules) -> Target:
     target = Target(scheme, host, _PORTS[scheme] if port is None else port, _path(parts.path, parts.query))
     if target.literal is not None:
         checked_addresses([host], target, rules)
+    elif host == "localhost" or host.endswith(".localhost"):  # RFC 6761: no resolver may say otherwise
+        checked_addresses(["127.0.0.1"], target, rules)
     if not (target.port in _PORTS.values() or target.port >= _LOWEST_OTHER_PORT or host in rules.names):
         raise AddressRefused(f"port {target.port} is not called; 80, 443 and those from {_LOWEST_OTHER_PORT} are")
     return target

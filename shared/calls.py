@@ -29,6 +29,11 @@ _CONSTANTS = (
     "JOB",
     "OUTCOME",
     "PAYLOAD",
+    "OBJECT",
+    "STORED",
+    "DOOMED",
+    "FILE",
+    "FILES",
     "IDEMPOTENCY",
     "COUNTERS",
     "DEADLINES",
@@ -47,14 +52,33 @@ _CONSTANTS = (
     "USAGE_TTL_MS",
     "ANONYMOUS",
     "CELERY",
+    "UPLOAD",
+    "BATCH",
+    "LINES",
+    "REFUSED",
+    "OPEN",
+    "BATCHES",
+    "BATCHES_ON",
+    "BATCHES_OF",
     "DEAD",
     "WORKER",
     "WORKERS",
     "REGISTRY",
+    "PAUSED",
     "PARKED",
     "PARKED_TTL_MS",
     "LATENCY_BOUNDS",
+    "WEBHOOKS",
+    "HOST",
+    "HOOK",
+    "HOOK_OFF",
+    "HOOK_TTL_MS",
+    "HOOK_OFF_TTL_MS",
+    "HOOK_COUNTS",
+    "HOOK_SECRETS",
 )
+
+_BEFORE = ("stored.lua", "prelude.lua", "prelude_batches.lua")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +92,12 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """`lua/<name>.lua`. The shebang stays the first line: Redis reads the flags from it."""
+    """`lua/<name>.lua`, behind the preludes. The shebang stays the first line: Redis reads the flags from it."""
     folder = files("shared") / "lua"
     shebang, _, body = (folder / f"{name}.lua").read_text().partition("\n")
     constants = "".join(f"local {name} = '{getattr(keys, name)}'\n" for name in _CONSTANTS)
-    text = f"{shebang}\n{constants}{(folder / 'prelude.lua').read_text()}{body}"
+    before = "".join((folder / part).read_text() for part in _BEFORE)
+    text = f"{shebang}\n{constants}{before}{body}"
     return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 

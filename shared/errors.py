@@ -125,6 +125,12 @@ class NotAcceptable(ServiceError):
     code = "not_acceptable"
 
 
+class UnknownBatch(ServiceError):
+    """No such batch: it never existed, or it has expired."""
+
+    code = "batch_not_found"
+
+
 class BadRequest(ServiceError):
     """The request cannot be read."""
 
@@ -227,6 +233,12 @@ class UnknownKey(ServiceError):
     code = "key_not_found"
 
 
+class UnknownWorker(ServiceError):
+    """No living worker has this name."""
+
+    code = "worker_not_found"
+
+
 class UnknownLetter(ServiceError):
     """No such dead letter: it never existed, was retried or dropped, or was too old."""
 
@@ -237,6 +249,12 @@ class CannotRetry(ServiceError):
     """This dead letter cannot be retried."""
 
     code = "cannot_retry"
+
+
+class CannotRedeliver(ServiceError):
+    """There is nothing to deliver again."""
+
+    code = "cannot_redeliver"
 
 
 class VersionExists(ServiceError):
@@ -275,6 +293,18 @@ class CallFailed(ServiceError):
     code = "call_failed"
 
 
+class UnknownFile(ServiceError):
+    """No such file: it never existed, was deleted, or has expired."""
+
+    code = "file_not_found"
+
+
+class FilesFull(ServiceError):
+    """This caller has uploaded as much as it may have at a time."""
+
+    code = "files_full"
+
+
 class RecordUnreadable(ServiceError):
     """What Redis holds of this job is not what this service writes."""
 
@@ -285,6 +315,12 @@ class StoreUnavailable(ServiceError):
     """Redis does not answer or takes no writes; nothing was accepted."""
 
     code = "store_unavailable"
+
+
+class PayloadsUnavailable(StoreUnavailable):
+    """The payload store does not answer or takes no writes; nothing was accepted."""
+
+    code = "payloads_unavailable"
 
 
 class StoreTooOld(ServiceError):

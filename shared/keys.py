@@ -12,6 +12,11 @@ from typing import Literal
 JOB = "ml:job:"  # hash: the record
 OUTCOME = "celery-task-meta-"  # string: the outcome in Celery's result format; also the channel it is published on
 PAYLOAD = "ml:in:"  # string: ml:in:<job id>:<n>, large or binary inputs
+OBJECT = "ml:obj:"  # string: a chunk of a file, where Redis is the payload store
+STORED = "ml:stored"  # sorted set: references of what lies in the payload store, by their expiry, ms
+DOOMED = "ml:doomed"  # sorted set: references whose objects are to be deleted, by the next try, ms
+FILE = "ml:file:"  # hash: an uploaded file
+FILES = "ml:files:"  # sorted set: ml:files:<owner>, its files and their sizes, by expiry, ms
 IDEMPOTENCY = "ml:idem:"  # string: job id and fingerprint
 COUNTERS = "ml:count:"  # hash a version: queued, running, bytes (now); succeeded, failed, canceled (ever)
 JOBS = "ml:jobs:"  # sorted set: ml:jobs:<owner>, its jobs (without those of batches) by when they came, ms
@@ -27,6 +32,14 @@ TURNS = "ml.turns:"  # sorted set: ml.turns:<list>, whose lane is served next (s
 OWNED = "ml:owned:"  # hash a version: by owner its jobs that have not ended, and <owner>:bytes of them
 ACTIVE = "ml:active"  # hash: by owner its jobs that have not ended, of all models
 USAGE = "ml:usage:"  # hash: ml:usage:<owner>:<day since 1970>, what workers did for it, for USAGE_TTL_S
+UPLOAD = "ml:upload:"  # hash: a batch whose lines are being sent; renamed to BATCH when it is accepted
+BATCH = "ml:batch:"  # hash: the record of a batch: state, version, times, counts, and what its lines' jobs are made of
+LINES = "ml:lines:"  # list: of a batch the lines that have not begun, the next at its right end
+REFUSED = "ml:lines_refused:"  # hash: of a batch by line the error (JSON) of an input that does not fit
+OPEN = "ml:lines_open:"  # set: of a batch the lines that are jobs now, and have not ended
+BATCHES = "ml:batches"  # sorted set: "<batch> <ref>" of all that have not ended, by when to look at it next, ms
+BATCHES_ON = "ml:batches_on:"  # set: ml:batches_on:<model>@<version>, its batches that have not ended
+BATCHES_OF = "ml:batches_of:"  # sorted set: ml:batches_of:<owner>, its batches by when they were accepted, ms
 DEAD = "ml:dead"  # stream: dead letters; the old are swept
 WORKER = "ml:worker:"  # string: one worker process, alive while the key is
 WORKERS = "ml:workers"  # sorted set: worker processes by last sign of life, ms; lives as long as any of them
@@ -35,6 +48,14 @@ LOADING = "ml:loading:"  # string: ml:loading:<model>@<version>, the worker that
 KEYS = "ml:keys"  # hash: SHA-256 of an API key's secret -> the key as JSON (shared/api_keys.py)
 RATE = "ml:rate"  # strings: the windows of rate limits
 REGISTRY = "ml:registry"  # hash: which models there are to be (shared/registry.py), as JSON, and the etag of that
+WEBHOOKS = "ml:webhooks"  # sorted set: hosts by when their first delivery is due, ms; also a channel: one is due now
+HOST = "ml:webhooks:"  # sorted set: ml:webhooks:<host>, deliveries to it by when they are due, ms
+HOOK = "ml:hook:"  # hash: ml:hook:<webhook-id>, a delivery: of what, where to, attempts, body once it was tried
+HOOK_OFF = "ml:hook_off:"  # string: ml:hook_off:<owner>:<SHA-1 of a URL>, a receiver that has answered 410
+HOOK_COUNTS = "ml:hook_counts"  # hash: attempts to deliver ever, by what came of them
+HOOK_SECRETS = "ml:hook_secrets"  # hash: by owner what its webhooks are signed with, as JSON
+PAUSED = "ml:paused"  # hash: the models that workers start no job of -> since when, ms
+DRAIN = "ml:drain:"  # string: ml:drain:<worker process>, which is to finish what it has and leave
 SCHEMA = "ml:schema:"  # string: a version's input schema, for 30 days
 REPLY = "ml:reply:"  # channel: one API process
 PROBE = "ml:probe"  # string: written by readiness checks, for seconds
@@ -44,9 +65,12 @@ CONTROL_EXCHANGE = "ml.pidbox"
 EVENT_EXCHANGE = "ml.ev"
 
 SCHEMA_TTL_S = 30 * 24 * 3600
+DRAIN_TTL_S = 600
 DEAD_TTL_S = 7 * 24 * 3600
 USAGE_TTL_S = 400 * 24 * 3600
 USAGE_TTL_MS = USAGE_TTL_S * 1000
+HOOK_TTL_MS = 24 * 3600 * 1000  # of a delivery, from when it is due, or has failed for good
+HOOK_OFF_TTL_MS = 30 * 24 * 3600 * 1000
 
 ANONYMOUS = "anonymous"  # the owner of jobs that came without a key; plain Celery's are CELERY's
 CELERY = "celery"
@@ -70,11 +94,32 @@ LATENCY_BOUNDS_MS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_
 LATENCY_BOUNDS = " ".join(map(str, LATENCY_BOUNDS_MS))
 
 NO_TTL = re.compile(
-    r"^(ml\.unacked(_holder|_index)?|ml\.delayed(_index)?|ml:deadlines|ml:registry|ml:dead|ml:count:.*"
-    r"|ml:(keys|owned:.*|active)|ml\.(lane|turns):.*"
+    r"^(ml\.unacked(_holder|_index)?|ml\.delayed(_index)?|ml:deadlines|ml:stored|ml:doomed|ml:registry|ml:dead|ml:count:.*"
+    r"|ml:(keys|owned:.*|active|paused|batches|batches_on:.*|webhooks(:.*)?|hook_counts|hook_secrets)|ml\.(lane|turns):.*"
     r"|ml(\x06\x16\d)?|ml\.[^.]+\..*"  # queue lists
     r"|_kombu\.binding(_permanent)?\..*|_kombu\.binding_deadlines)$"
 )
+
+
+MOST_LINES = 100_000  # of one batch
+_BATCH = re.compile(r"batch_[0-9a-f]{32}")
+_LINE = re.compile(rf"({_BATCH.pattern})-(0|[1-9][0-9]{{0,4}})")
+
+
+def is_batch(name: str) -> bool:
+    """Whether this has the form of a batch's id."""
+    return _BATCH.fullmatch(name) is not None
+
+
+def line_id(batch_id: str, line: int) -> str:
+    """The id of the job that a batch's line becomes; lines count from 0."""
+    return f"{batch_id}-{line}"
+
+
+def parse_line(job_id: str) -> tuple[str, int] | None:
+    """The batch and the line of such an id; None: it is not a line's."""
+    found = _LINE.fullmatch(job_id)
+    return (found[1], int(found[2])) if found else None
 
 
 def queue_name(model: str, version: str) -> str:
@@ -109,14 +154,15 @@ def patient_lists(queue: str, priority: int) -> list[str]:
 
 def drained_lists(queues: list[str], version: int) -> list[str]:
     """All lists that a worker of message version `version` takes from, the most urgent first; what older workers have
-    parked goes before what came later. Of the intake all ten: stock producers have `priority_steps` of their own."""
+    parked goes before what came later. Of the intake all ten: stock producers have `priority_steps` of their own, and
+    nothing of ours is parked there."""
     parked = [f"{PARKED}{known}" for known in range(2, version + 1)]
     return [
         queue_list(queue, number) + suffix
         for number in range(10)
         for queue in queues
         if number in PRIORITIES or queue == INTAKE
-        for suffix in (*parked, "")
+        for suffix in (*(parked if queue != INTAKE else ()), "")
     ]
 
 

@@ -8,8 +8,11 @@ https://docs.celeryq.dev/en/stable/internals/protocol.html
 from __future__ import annotations
 
 import base64
+import re
+import uuid
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,9 +20,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from shared.depth import MAX_DEPTH, too_deep
 
 TASK = "ml.predict"
-VERSION = 1  # of our own fields below; a worker leaves what is newer than it knows to others
+# Of our own fields below; a worker leaves what is newer than it knows to others. 2: `ml_stored`. What needs nothing of
+# it says 1, so that older workers go on with it.
+VERSION = 2
+PLAIN = 1
 # Where the worker's transport puts a plain producer's `expires` and `eta`, out of Celery's sight.
 HIDDEN = {"expires": "ml_expires", "eta": "ml_eta"}
+_NOTHING: dict[int, str] = {}
+_NO_CALLBACKS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+_NUMBER = re.compile(r"[0-9]{1,6}")
 _CARRIED = {"ml_request_id", "traceparent", "tracestate"}  # of the request that asked for the job
 
 
@@ -42,6 +51,7 @@ class Envelope(BaseModel):
     id: str = Field(min_length=1)
     ml: int
     ml_payloads: list[str] = []
+    ml_stored: dict[int, str] = {}
     ml_timeout_s: float | None = Field(None, gt=0, allow_inf_nan=False)
     ml_owner: str = ""
     ml_weight: int = Field(1, ge=1)
@@ -50,7 +60,16 @@ class Envelope(BaseModel):
     @classmethod
     def of(cls, headers: dict[str, Any], kwargs: Any) -> Envelope:
         """Raises ValidationError."""
-        return cls.model_validate(headers | {"arguments": kwargs})
+        return cls.model_validate(headers | {"arguments": kwargs, "ml_stored": _by_number(headers.get("ml_stored"))})
+
+
+def _by_number(stored: Any) -> Any:
+    """JSON's keys are text. What is no such mapping is left for the model to refuse."""
+    if stored is None:
+        return {}
+    if isinstance(stored, dict) and all(_NUMBER.fullmatch(name) for name in stored):
+        return {int(name): ref for name, ref in stored.items()}
+    return stored
 
 
 def build(
@@ -63,19 +82,74 @@ def build(
     input: Any,
     parameters: dict[str, Any] | None = None,
     payloads: list[str] | None = None,
+    stored: Mapping[int, str] | None = None,
     timeout_s: float | None = None,
     owner: str = "",
     weight: int = 1,
     carried: Mapping[str, str] | None = None,
 ) -> bytes:
     """The raw message. `owner`: the key that takes turns with others, by its weight. `payloads`: JSON pointers of the
-    parts of `input` that lie in the payload store, in the order of their numbers (the pointer "" is the input itself).
+    parts of `input` that lie beside the message, in the order of their numbers (the pointer "" is the input itself);
+    `stored` the references of those that lie in the payload store, by number: the others are keys of the job's own.
     `timeout_s`: of this predict, not its model's. `carried`: further headers (shared/origin.py)."""
     kwargs = {"model": model, "version": version, "input": input, "parameters": parameters or {}}
-    body = orjson.dumps([[], kwargs, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
+    body = base64.b64encode(orjson.dumps([[], kwargs, _NO_CALLBACKS])).decode()
+    whose = _Whose(queue, priority, owner, weight, timeout_s, carried or {})
+    return _message(job_id, body, payloads or [], whose, stored or {})
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """The messages of jobs that differ in their ids and inputs. In `text` the character 1 and a letter stand for what
+    is put in: i an id, p the JSON list of the payloads' pointers, b the body, which is `head`, an input, and `tail`."""
+
+    text: bytes
+    head: bytes
+    tail: bytes
+
+
+def template(
+    *,
+    queue: str,
+    priority: int,
+    model: str,
+    version: str,
+    parameters: dict[str, Any] | None = None,
+    owner: str = "",
+    weight: int = 1,
+    carried: Mapping[str, str] | None = None,
+) -> Template:
+    """As `build`, for many jobs; shared/lua/prelude_batches.lua puts in what `encode_input` gives."""
+    mark = uuid.uuid4().hex  # which no caller can have written into what is carried
+    kwargs = orjson.dumps({"model": model, "version": version, "parameters": parameters or {}})
+    head, tail = b"[[]," + kwargs[:-1] + b',"input":', b"}," + orjson.dumps(_NO_CALLBACKS) + b"]"
+    whose = _Whose(queue, priority, owner, weight, None, carried or {})
+    text = _message(f"{mark}i", f"{mark}b", [f"{mark}p"], whose)
+    text = text.replace(f'["{mark}p"]'.encode(), b"\1p").replace(mark.encode(), b"\1")
+    return Template(text, encode_input(head), base64.b64encode(tail))
+
+
+def encode_input(text: bytes) -> bytes:
+    """A piece of JSON as base64 that can be put behind and before another: blanks, which mean nothing in JSON, make its
+    length one that base64 does not pad."""
+    return base64.b64encode(text + b" " * (-len(text) % 3))
+
+
+class _Whose(NamedTuple):
+    """What many messages have in common."""
+
+    queue: str
+    priority: int
+    owner: str
+    weight: int
+    timeout_s: float | None
+    carried: Mapping[str, str]
+
+
+def _message(job_id: str, body: str, payloads: list[str], whose: _Whose, stored: Mapping[int, str] = _NOTHING) -> bytes:
     return orjson.dumps(
         {
-            "body": base64.b64encode(body).decode(),
+            "body": body,
             "content-encoding": "utf-8",
             "content-type": "application/json",
             "headers": {
@@ -100,19 +174,20 @@ def build(
                 "replaced_task_nesting": 0,
                 "stamped_headers": None,
                 "stamps": {},
-                "ml": VERSION,
-                "ml_payloads": payloads or [],
-                "ml_timeout_s": timeout_s,
-                "ml_owner": owner,
-                "ml_weight": weight,
-                **(carried or {}),
+                "ml": VERSION if stored else PLAIN,
+                "ml_payloads": payloads,
+                **({"ml_stored": {str(number): ref for number, ref in stored.items()}} if stored else {}),
+                "ml_timeout_s": whose.timeout_s,
+                "ml_owner": whose.owner,
+                "ml_weight": whose.weight,
+                **whose.carried,
             },
             "properties": {
                 "correlation_id": job_id,
                 "reply_to": "",
                 "delivery_mode": 2,
-                "delivery_info": {"exchange": queue, "routing_key": queue},
-                "priority": priority,
+                "delivery_info": {"exchange": whose.queue, "routing_key": whose.queue},
+                "priority": whose.priority,
                 "body_encoding": "base64",
                 "delivery_tag": job_id,
             },
@@ -135,9 +210,10 @@ def readdress(
     message = {**message, "headers": dict(message["headers"]), "properties": dict(message["properties"])}
     message["body"] = base64.b64encode(orjson.dumps([[], kwargs, embed])).decode()
     message["content-type"], message["content-encoding"] = "application/json", "utf-8"
-    message["headers"] |= {"ml": VERSION, "ml_payloads": [], "eta": None, "expires": None, "timelimit": [None, None]}
+    message["headers"] |= {"ml": PLAIN, "ml_payloads": [], "eta": None, "expires": None, "timelimit": [None, None]}
     message["headers"] |= {"argsrepr": "()", "kwargsrepr": "{}", "ml_timeout_s": timeout_s}
-    for name in (*HIDDEN.values(), "ml_owner", "ml_weight"):  # the turns of a key are not a producer's to take
+    # The turns of a key are not a producer's to take, nor what lies in the payload store.
+    for name in (*HIDDEN.values(), "ml_owner", "ml_weight", "ml_stored"):
         message["headers"].pop(name, None)
     message["properties"] |= {
         "body_encoding": "base64",

@@ -69,9 +69,11 @@ class Outbound:
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 10.0,
         max_bytes: int = 1_000_000,
+        whole: bool = True,
     ) -> Answer:
         """Raises AddressRefused, before anything is connected; CallFailed for what goes wrong then, an answer of more
-        than `max_bytes`, and one that takes longer than `timeout_s` in all, the resolver's time included."""
+        than `max_bytes`, and one that takes longer than `timeout_s` in all, the resolver's time included. Not `whole`:
+        of a longer answer the first `max_bytes` are read."""
         target = check_url(url, self._rules)
         try:
             async with asyncio.timeout(timeout_s):
@@ -79,7 +81,7 @@ class Outbound:
                     self._request(target, str(address), method, content, headers or {})
                     for address in await self._addresses(target)
                 ]
-                return await self._first(requests, max_bytes)
+                return await self._first(requests, max_bytes, whole)
         except TimeoutError:
             raise CallFailed(f"{target.host} has not answered within {timeout_s:g} s") from None
 
@@ -105,24 +107,27 @@ class Outbound:
             timeout=None,  # the whole call has one
         )
 
-    async def _first(self, requests: Sequence[httpx.Request], max_bytes: int) -> Answer:
+    async def _first(self, requests: Sequence[httpx.Request], max_bytes: int, whole: bool) -> Answer:
         """Of the first address that can be reached."""
         import httpx
 
         for last, request in enumerate(requests, 1 - len(requests)):
             try:
-                return await self._send(request, max_bytes)
+                return await self._send(request, max_bytes, whole)
             except (httpx.HTTPError, httpx.StreamError, ssl.SSLError) as error:
                 if not (last < 0 and isinstance(error, httpx.ConnectError)):
                     raise CallFailed(f"the call failed: {type(error).__name__}") from None
         raise AssertionError("there is at least one address")
 
-    async def _send(self, request: httpx.Request, max_bytes: int) -> Answer:
+    async def _send(self, request: httpx.Request, max_bytes: int, whole: bool) -> Answer:
         answer = await self._client.send(request, stream=True)
         async with contextlib.aclosing(answer):
             body = bytearray()
             async for chunk in answer.aiter_raw():
                 body += chunk
+                if len(body) > max_bytes and not whole:
+                    del body[max_bytes:]
+                    break
                 if len(body) > max_bytes:
                     raise CallFailed(f"the answer has more than {max_bytes} bytes")
             return Answer(answer.status_code, dict(answer.headers), bytes(body))

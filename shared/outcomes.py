@@ -5,7 +5,8 @@
     canceled             REVOKED
     deadline_exceeded    REVOKED "expired"
 
-`meta["ml"]` holds what Celery has no field for: error, timing, attempt, started_at (ms), faults of a partial job.
+`meta["ml"]` holds what Celery has no field for: error, timing, attempt, started_at (ms), faults of a partial job, and
+`stored`, the reference of an output that lies in the payload store: `result` then only says where it is read.
 https://docs.celeryq.dev/en/stable/internals/protocol.html and celery.backends.base (`_get_result_meta`).
 """
 
@@ -22,6 +23,7 @@ import orjson
 from shared.calls import iso_now
 from shared.errors import RecordUnreadable
 from shared.keys import NORMAL, PRIORITY_WORDS, nearest_priority
+from shared.payload_place import Ref
 from shared.types import Job, Outcome, Problem, Progress, State, Timing, from_ms
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
@@ -31,9 +33,13 @@ def encode_outcome(job_id: str, outcome: Outcome, *, attempt: int = 0, started_a
     """The outcome as it is stored. Raises TypeError when the output is not JSON data (numpy arrays, pydantic models
     and dataclasses are; bytes become base64, as they are in inputs)."""
     ours: dict[str, Any] = {"timing": outcome.timing, "attempt": attempt, "started_at": started_at}
+    if outcome.stored:
+        ours["stored"] = outcome.stored
     faults = [fault.model_dump() for fault in outcome.faults]
     if outcome.state is State.SUCCEEDED:
         status, result = "SUCCESS", outcome.output
+        if outcome.stored:
+            result = {"output_url": output_url(job_id), "bytes": outcome.stored_bytes}
         if faults:
             ours["faults"] = faults
     else:
@@ -63,6 +69,25 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON data")
 
 
+def encode_output(outcome: Outcome) -> bytes:
+    """The output alone, as JSON. Raises TypeError as `encode_outcome`."""
+    return orjson.dumps(outcome.output, option=_OPTIONS, default=_plain)
+
+
+def output_url(job_id: str) -> str:
+    """Where the API hands on an output; relative, so that it is right behind any proxy."""
+    return f"/v1/jobs/{job_id}/output"
+
+
+def stored_output(meta: bytes) -> Ref | None:
+    """Where the output lies, if not in the outcome itself. Raises RecordUnreadable."""
+    if b'"stored":' not in meta:  # a quick no spares reading the outcome
+        return None
+    with readable():
+        text = orjson.loads(meta).get("ml", {}).get("stored")
+        return None if text is None else Ref.parse(text)
+
+
 @contextmanager
 def readable() -> Iterator[None]:
     """Around what reads a record or an outcome, which somebody else may have written. Raises RecordUnreadable for all
@@ -83,13 +108,15 @@ def job_view(job_id: str, record: dict[str, str], meta: bytes) -> Job:
     timing = Timing.model_validate(ours.get("timing", {}))
     if timing.queue_ms is None and started_at:
         timing.queue_ms = max(0, started_at - created_at)
+    stored = "stored" in ours
     error = Problem.model_validate(ours["error"]) if "error" in ours else None
     return Job(
         id=job_id,
         model=record["model"],
         version=record["version"],
         state=state,
-        output=outcome.get("result") if state is State.SUCCEEDED else None,
+        output=outcome.get("result") if state is State.SUCCEEDED and not stored else None,
+        output_url=output_url(job_id) if stored else None,
         error=error,
         errors=ours.get("faults"),
         created_at=datetime.fromtimestamp(created_at / 1000, UTC),

@@ -1,19 +1,35 @@
 """Large and binary inputs travel beside the message, not in it.
 
 `detach` takes them out of an input (bytes always, the whole input when its JSON is large) and gives what to store;
-`attach` puts them back on the worker. The store is Redis: keys of the job, with the job's TTL.
+`attach` puts them back on the worker. They lie in Redis, as keys of the job with its TTL, or in the payload store
+(shared/payload_store.py), where files lie that a caller has uploaded before.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import orjson
 
 from shared.errors import InvalidInput
 
 WHOLE, BYTES = "", "#"  # in the place of a pointer: the part is the input's JSON; the input is bytes, and this them
+
+
+class Elsewhere(bytes):
+    """Stands for bytes of an input that are not here: nobody may take it for text, so it is none in UTF-8."""
+
+    size: int = 0
+    """Of what it stands for."""
+
+    def __new__(cls) -> Self:  # noqa: D102 - takes nothing
+        return super().__new__(cls, b"\xff")
+
+
+def size_of(part: bytes) -> int:
+    """Of a part, wherever it is."""
+    return part.size if isinstance(part, Elsewhere) else len(part)
 
 
 @dataclass(slots=True)
@@ -34,7 +50,7 @@ def detach(value: Any, inline_bytes: int) -> Detached:
     if isinstance(value, bytes):
         pointers = [BYTES]
     text = orjson.dumps(rest)
-    size = len(text) + sum(map(len, parts))
+    size = len(text) + sum(map(size_of, parts))
     if len(text) > inline_bytes:
         # The input itself is first to be put back: the bytes' pointers lead into it.
         return Detached(None, [WHOLE, *pointers], [text, *parts], size)

@@ -19,10 +19,10 @@ class Submitted:
     """`status` accepted: a new job; existing: the idempotency key's job; mismatch: that key with another payload;
     full: the model's limits (then `jobs` and `size` are what waits, `wait_ms` how long it takes, 0 where that is not
     known); late: its turn would come in `wait_ms`, after its deadline; busy: its owner has `jobs` under way
-    and may have no more, by its limit `limit`; outdated: the registry is not the one that the version was chosen by, so
-    choose again."""
+    and may have no more, by its limit `limit`; gone: `lost` (a reference, or a file's id) is not there any more;
+    outdated: the registry is not the one that the version was chosen by, so choose again."""
 
-    status: Literal["accepted", "existing", "mismatch", "full", "late", "busy", "outdated"]
+    status: Literal["accepted", "existing", "mismatch", "full", "late", "busy", "gone", "outdated"]
     job_id: str = ""
     created_at: int = 0
     deadline_at: int = 0
@@ -30,6 +30,7 @@ class Submitted:
     size: int = 0
     wait_ms: int = 0
     limit: str = ""
+    lost: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,8 @@ def _submitted(reply: list[Any]) -> Submitted:
         return Submitted(status, wait_ms=reply[1])
     if status == "busy":
         return Submitted(status, jobs=reply[2], limit=reply[1].decode())
+    if status == "gone":
+        return Submitted(status, lost=reply[1].decode())
     if status == "accepted":
         return Submitted(status, reply[1].decode(), int(reply[2]), int(reply[3]))
     return Submitted(status, reply[1].decode() if len(reply) > 1 else "")
@@ -163,7 +166,7 @@ class Verdict:
     """What a claim says of one job. `state` is told for ended ones; for those to run `started_at` (ms), and
     `queued_at`: since when it had waited, at first."""
 
-    status: Literal["run", "suspect", "ended", "missing", "lost"]
+    status: Literal["run", "suspect", "ended", "missing", "lost", "paused"]
     attempt: int
     started_at: int = 0
     state: State | None = None
@@ -203,15 +206,23 @@ class Usage:
 
 
 def finish(
-    job_id: str, *, tag: str, state: State, code: str, meta: bytes, ttl_ms: int, usage: Usage | None = None
+    job_id: str,
+    *,
+    tag: str,
+    state: State,
+    code: str,
+    meta: bytes,
+    ttl_ms: int,
+    stored: str = "",
+    usage: Usage | None = None,
 ) -> Call[Finished]:
-    """`meta` is the outcome in Celery's format; `tag` the message to forget ('' keeps it). `usage` is counted for the
-    job's key, if it is the first outcome."""
+    """`meta` is the outcome in Celery's format; `tag` the message to forget ('' keeps it); `stored` the reference of
+    the output, where it lies in the payload store. `usage` is counted for the job's key, if it is the first outcome."""
     used = () if usage is None else (usage.items, usage.tokens, usage.device_us)
     return Call(
         script("finish"),
         (),
-        (tag, job_id, state.value, code, meta, iso_now(), ttl_ms, *used),
+        (tag, job_id, state.value, code, meta, iso_now(), ttl_ms, stored, *used),
         lambda reply: Finished(bool(reply[0]), State(reply[1].decode()) if reply[1] else None),
     )
 

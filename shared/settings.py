@@ -17,7 +17,10 @@ from shared.addresses import Rules
 from shared.credentials import read_password
 from shared.errors import ConfigError
 from shared.keys import MAX_DEADLINE_S
+from shared.payload_place import Place
 from shared.redis_url import Address, parse
+
+_MOST_DELAY_S = 7 * 86_400
 
 
 class Settings(BaseSettings):
@@ -48,6 +51,10 @@ class Settings(BaseSettings):
     """The longest `Prefer: wait` and `?wait=`; more is clamped and told in `Preference-Applied`."""
     max_body_bytes: int = Field(32_000_000, gt=0)
     """Of any request; a model's own `limits.input_bytes` may be lower."""
+    max_batch_bytes: int = Field(512_000_000, gt=0)
+    """Of a batch sent as JSON lines; each of its lines may have `max_body_bytes`."""
+    batch_upload_s: float = Field(3600.0, gt=0)
+    """How long a batch may take to be sent."""
     header_timeout_s: float = Field(10.0, gt=0)
     """How long the head of a request may take, from its first byte."""
     body_timeout_s: float = Field(30.0, gt=0)
@@ -61,6 +68,19 @@ class Settings(BaseSettings):
     """What may be called though it is not public, as in hooks.corp,10.2.0.0/16."""
     outbound_https_only: bool = False
 
+    # Webhooks
+    webhook_delivery: Literal["api", "off"] = "api"
+    """Whether API processes deliver them; off: `python -m api deliver` does."""
+    webhook_schedule: str = "5,30,120,600,3600,10800,21600,21600,21600"
+    """Seconds from each attempt that failed to the next; after the last no more."""
+    webhook_timeout_s: float = Field(15.0, gt=0, le=60)
+    webhook_concurrency: int = Field(64, ge=1, le=1000)
+    """Deliveries at the same time, of one process."""
+    webhook_host_concurrency: int = Field(8, ge=1)
+    """Of these to one host."""
+    webhook_output_bytes: int = Field(256_000, ge=0)
+    """A larger output does not stand in the webhook, which then says where it is to be fetched."""
+
     # Jobs
     default_deadline_s: float = Field(86_400.0, gt=0, le=MAX_DEADLINE_S)
     result_ttl_s: float = Field(3600.0, gt=0)
@@ -69,6 +89,27 @@ class Settings(BaseSettings):
     """What 202 promises: the job is in Redis, which writes it to disk within a second; or it is on the disk."""
     inline_bytes: int = Field(32_000, ge=0)
     """A larger input does not travel in the message but in the payload store."""
+    payload_store: str = "redis"
+    """Where large parts of inputs, large outputs and files lie: redis, file:///FOLDER, or s3://BUCKET/PREFIX."""
+    s3_endpoint: str = ""
+    """Of an S3 that is not Amazon's, as in http://minio:9000; empty: AWS_ENDPOINT_URL, else Amazon's."""
+    store_bytes: int = Field(256_000, ge=0)
+    """A larger part of an input goes to the payload store, where that is not Redis."""
+    output_inline_bytes: int = Field(1_000_000, ge=1)
+    """A larger output goes there too."""
+    signed_url_s: float = Field(3600.0, ge=0, le=7 * 86_400)
+    """How long a signed URL to an output in S3 holds; 0: none is given, the API hands outputs on."""
+    max_file_bytes: int | None = Field(None, ge=1)
+    """Of one uploaded file; None: 512 MB, and 64 MB where Redis is the payload store."""
+    files_bytes: int | None = Field(None, ge=1)
+    """Of all files of one key at a time; None: 10 GB, and 256 MB where Redis is the payload store."""
+    file_ttl_s: float = Field(86_400.0, gt=0, le=MAX_DEADLINE_S)
+    """How long a file can be used and read."""
+    input_urls: Literal["on", "off"] = "off"
+    """Whether an input may name a URL in the place of bytes, which the API then fetches."""
+    input_url_timeout_s: float = Field(10.0, gt=0)
+    batch_window: int = Field(1000, ge=1)
+    """So many lines of a batch are in the queue at a time; never more than half of what the model's queue takes."""
     max_attempts: int = Field(3, ge=1)
     """A job whose worker process died this often while it ran alone has failed."""
     dead_ttl_s: float = Field(float(keys.DEAD_TTL_S), gt=0)
@@ -110,6 +151,16 @@ class Settings(BaseSettings):
         """Of ML_MODELS; empty: all."""
         return [name.strip() for name in self.models.split(",") if name.strip()]
 
+    @property
+    def most_file_bytes(self) -> int:
+        """Of one uploaded file."""
+        return self.max_file_bytes or (64_000_000 if self.payload_store == "redis" else 512_000_000)
+
+    @property
+    def most_files_bytes(self) -> int:
+        """Of all files of one key."""
+        return self.files_bytes or (256_000_000 if self.payload_store == "redis" else 10_000_000_000)
+
     def redis_address(self) -> Address:
         """Of `redis_url`, with the password of the file where it has none. Raises ConfigError."""
         address = parse(self.redis_url)
@@ -123,11 +174,33 @@ class Settings(BaseSettings):
         named = self.worker_name if "worker_name" in self.model_fields_set else ""
         return self.health_file or health.default_path(named)
 
+    def outbound_rules(self) -> Rules:
+        """Which addresses may be called because a caller names them."""
+        return Rules.parse(self.outbound_allow, https_only=self.outbound_https_only)
+
+    def webhook_delays(self) -> list[float]:
+        """Of `webhook_schedule`, seconds."""
+        return [float(part) for part in self.webhook_schedule.split(",") if part.strip()]
+
+    @field_validator("webhook_schedule")
+    @classmethod
+    def _delays(cls, schedule: str) -> str:
+        for part in schedule.split(","):
+            if part.strip() and not (part.strip().replace(".", "", 1).isdecimal() and float(part) <= _MOST_DELAY_S):
+                raise ValueError(f"must be seconds, up to {_MOST_DELAY_S}, as in 5,30,120")
+        return schedule
+
     @field_validator("outbound_allow")
     @classmethod
     def _addresses(cls, allow: str) -> str:
         Rules.parse(allow)  # raises ConfigError
         return allow
+
+    @field_validator("payload_store")
+    @classmethod
+    def _a_store(cls, where: str) -> str:
+        Place.parse(where)  # raises ConfigError
+        return where
 
     @field_validator("redis_url")
     @classmethod

@@ -49,8 +49,9 @@ class Timing(BaseModel):
 class Wait(BaseModel):
     """Why a job is queued still."""
 
-    code: Literal["worker", "model", "turn", "start"] = Field(
-        description="worker: none serves it; model: it is not loaded; turn: others are before it; start: its eta"
+    code: Literal["worker", "model", "turn", "start", "paused"] = Field(
+        description="worker: none serves it; model: it is not loaded; turn: others are before it; start: its eta; "
+        "paused: an operator has paused its model"
     )
     message: str
 
@@ -71,6 +72,7 @@ class Job(BaseModel):
     version: str
     state: State
     output: Any = None
+    output_url: str | None = Field(None, description="where the output is read that is too large to stand here")
     error: Problem | None = None
     errors: list[Fault] | None = Field(None, description="failed positions of a job with `parameters.partial`")
     created_at: datetime
@@ -99,6 +101,8 @@ class Outcome:
     message: str = ""
     faults: list[Fault] = field(default_factory=list)
     timing: dict[str, Any] = field(default_factory=dict)
+    stored: str = ""  # reference of the output in the payload store, where it has `stored_bytes`
+    stored_bytes: int = 0
 
 
 def from_ms(value: int | str | bytes | None) -> datetime | None:

@@ -113,6 +113,7 @@ class Taken:
     job_id: str
     kwargs: dict[str, Any]
     payloads: list[str]
+    stored: dict[int, str] = field(default_factory=dict)
     attempt: int = 0
     started_at: int = 0
 
@@ -147,7 +148,9 @@ class Hands:
             for _, raw in drained.messages:
                 message = orjson.loads(raw)
                 kwargs = orjson.loads(base64.b64decode(message["body"]))[1]
-                fresh.append(Taken(message["headers"]["id"], kwargs, message["headers"]["ml_payloads"]))
+                headers = message["headers"]
+                stored = {int(number): ref for number, ref in headers.get("ml_stored", {}).items()}
+                fresh.append(Taken(headers["id"], kwargs, headers["ml_payloads"], stored))
             return len(fresh) >= count
 
         await until(enough, f"{count} messages")

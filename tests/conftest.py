@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import redis
@@ -14,6 +15,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from local.server import EmbeddedServer
 from shared import keys
+
+if TYPE_CHECKING:
+    from tests.payload_places import S3, Place
 
 
 def wait_until(condition: Callable[[], object], *, timeout_s: float = 30.0, what: str = "") -> None:
@@ -47,6 +51,26 @@ def store(server: EmbeddedServer) -> Iterator[redis.Redis]:
 def redis_url(server: EmbeddedServer, store: redis.Redis) -> str:
     """The URL of the empty database."""
     return server.url
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """A server that speaks S3, for the session, with credentials in this process's environment."""
+    from tests.payload_places import CREDENTIALS, s3_server
+
+    with pytest.MonkeyPatch.context() as patch, s3_server() as server:
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture(params=["redis", "folder", "s3"])
+def place(request: pytest.FixtureRequest, store: redis.Redis, tmp_path: Path) -> Place:
+    """Each kind of payload store, empty."""
+    from tests.payload_places import make_place
+
+    s3 = request.getfixturevalue("s3") if request.param == "s3" else None
+    return make_place(request.param, store, tmp_path, s3)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import redis
@@ -14,14 +15,19 @@ from shared import keys, messages, origin, scripts
 from shared.catalog import Ref
 from shared.logs import Event, get_logger
 from shared.origin import Carried
+from shared.payload_place import NAMES
+from shared.payload_place import Ref as Reference
+from shared.payload_store import Payloads
 from shared.settings import Settings
 from shared.store import connect
 from shared.types import Outcome, State
 from worker.adopter import Adopter
 from worker.cpu import CpuShare
+from worker.fetcher import Fetcher
 from worker.finisher import Finisher
 from worker.holdings import Holdings
 from worker.metrics import WorkerMetrics
+from worker.outputs import Outputs
 from worker.preparer import Preparer
 from worker.progress import ProgressTeller
 from worker.queues import Queues
@@ -49,12 +55,14 @@ class Engine:
         client: redis.Redis,
         metrics: WorkerMetrics,
         *,
+        payloads: Payloads,
         process: str,
         share: CpuShare,
         want: Callable[[Ref], None],
         on_etag: Callable[[str], None],
     ) -> None:
         self._settings, self._shelf, self._client, self._want = settings, shelf, client, want
+        self._payloads = payloads
         self._refs = _by_queue(shelf)
         shelf.on_device = self._place_on_device
         self._works: dict[str, Work] = {}
@@ -72,6 +80,7 @@ class Engine:
             self._progress,
             worker=settings.worker_name,
             result_ttl_s=settings.result_ttl_s,
+            outputs=Outputs(payloads, client, settings.output_inline_bytes) if payloads.external else None,
             on_gone=self._gone,
         )
         self._runner = Runner(
@@ -83,6 +92,7 @@ class Engine:
             process=process,
             worker=settings.worker_name,
             max_attempts=settings.max_attempts,
+            on_paused=self._give_back,
             before=share.apply,
         )
         adopter = Adopter(
@@ -94,7 +104,13 @@ class Engine:
             reporter=self.reporter,
         )
         self._preparer = Preparer(
-            client, self._runner, self._finisher, metrics, threads=settings.prepare_threads, adopt=adopter.adopt
+            client,
+            self._runner,
+            self._finisher,
+            metrics,
+            threads=settings.prepare_threads,
+            fetcher=Fetcher(payloads, client, self._finisher),
+            adopt=adopter.adopt,
         )
 
     def start(self) -> None:
@@ -121,7 +137,9 @@ class Engine:
         priority = keys.nearest_priority(request.message.properties.get("priority"))
         timeout_s, request_id = envelope.ml_timeout_s, carried.request_id
         work = Work(job_id, tag, ref, priority, request, timeout_s=timeout_s, request_id=request_id)
-        work.owner, work.weight = envelope.ml_owner, envelope.ml_weight
+        work.owner, work.weight, work.stored = envelope.ml_owner, envelope.ml_weight, envelope.ml_stored
+        if not self._knows(work):  # lies where this worker cannot look; for a human, and a retry
+            return self._refuse(request, tag)
         work.place = self._shelf.begin(ref)
         if work.place is None:  # unloaded, or gone, since its message was taken
             self._want(ref)
@@ -131,6 +149,17 @@ class Engine:
         with self._works_lock:
             self._works[work.tag] = work
         self._preparer.submit(work)
+
+    def _knows(self, work: Work) -> bool:
+        """Whether its payloads lie in a store of this worker's."""
+        try:
+            unknown = [ref for ref in map(Reference.parse, work.stored.values()) if not self._payloads.has(ref)]
+        except ValueError:
+            return False
+        if unknown:
+            error = f"its input lies in {NAMES[unknown[0].kind]}: ML_PAYLOAD_STORE must be the same everywhere"
+            logger.error(Event.PAYLOADS_LOST, **work.names, part="fetch", error=error)
+        return not unknown
 
     def _refuse(self, request: Any, tag: str) -> None:
         names = origin.of_message(request.request_dict, tag).names()
@@ -151,6 +180,22 @@ class Engine:
             self._gone(work)
             self.reporter.forget(work)
 
+    def _give_back(self, works: list[Work]) -> None:
+        """To their lists, the oldest nearest to its turn. Device thread."""
+        order = {tag: number for number, tag in enumerate(self.holdings.tags())}
+        logger.info(Event.JOBS_PAUSED, jobs=len(works), models=sorted({str(work.ref) for work in works}))
+        for work in sorted(works, key=lambda work: order.get(work.tag, 0)):
+            end_job(work, "paused")
+            self._gone(work)
+            self.reporter.call(partial(work.request.reject, requeue=True))
+            self.reporter.forget(work)
+
+    @property
+    def busy_since(self) -> float | None:
+        """Since when (monotonic) a batch is on the device; None: none is."""
+        current = self._runner.current
+        return None if current is None else current[0]
+
     @property
     def device_lost(self) -> str:
         """Why the device is gone; empty when all is well."""
@@ -159,6 +204,10 @@ class Engine:
     def healthy(self) -> bool:
         """The device works, and no predict is overdue."""
         return not self.device_lost and not self.stalled()
+
+    def state(self) -> str:
+        """For the sign of life."""
+        return "draining" if self.draining else "ready" if self.healthy() else "stalled"
 
     def stalled(self) -> list[Work]:
         """The jobs on the device for longer than their model's timeout; empty when all is well."""

@@ -21,6 +21,7 @@ from shared.types import Outcome, State
 from worker.handler import ItemError, with_notes
 from worker.holdings import Holdings
 from worker.metrics import WorkerMetrics
+from worker.outputs import Outputs
 from worker.progress import ProgressTeller
 from worker.report import Reporter
 from worker.spans import end_job, end_with
@@ -46,6 +47,7 @@ class _End:
     work: Work
     outcome: Outcome
     since: float = field(default_factory=time.monotonic)
+    stored: bool = False  # its output is where it is to be
 
 
 class Finisher:
@@ -61,12 +63,14 @@ class Finisher:
         *,
         worker: str,
         result_ttl_s: float,
+        outputs: Outputs | None,
         on_gone: Callable[[Work], None],
     ) -> None:
         self._client, self._holdings, self._reporter, self._metrics = client, holdings, reporter, metrics
         self._progress = progress
         self._worker, self._ttl_ms, self._on_gone = worker, int(result_ttl_s * 1000), on_gone
         self._inbox: queue.SimpleQueue[_Batch | _End | threading.Event | None] = queue.SimpleQueue()
+        self._outputs = outputs
         self._thread = vital_thread("finish", self._loop)
 
     def start(self) -> None:
@@ -75,8 +79,12 @@ class Finisher:
 
     def stop(self, timeout: float) -> bool:
         """Write what is in hand and end; False if it took longer than `timeout` seconds."""
+        end = time.monotonic() + timeout
+        if self._outputs is not None:
+            self.flush(timeout)  # what is delivered already may be large
+            self._outputs.wait(max(0.0, end - time.monotonic()))
         self._inbox.put(None)
-        self._thread.join(timeout)
+        self._thread.join(max(0.0, end - time.monotonic()))
         return not self._thread.is_alive()
 
     def flush(self, timeout: float | None = None) -> None:
@@ -125,7 +133,7 @@ class Finisher:
             for one in news:
                 if isinstance(one, _Batch):
                     ends += self._digest(one)
-                elif isinstance(one, _End) and not one.work.ended:
+                elif isinstance(one, _End) and (one.stored or not one.work.ended):
                     one.work.ended = True
                     ends.append(one)
             if ends:
@@ -158,7 +166,10 @@ class Finisher:
         return ends
 
     def _write(self, ends: list[_End]) -> None:
-        calls = [self._call(end) for end in ends]
+        ready = [(end, call) for end in ends if (call := self._call(end)) is not None]
+        ends, calls = [end for end, _ in ready], [call for _, call in ready]
+        if not calls:
+            return
         while (replies := self._try(calls)) is None:
             time.sleep(RETRY_S)  # the leases are renewed meanwhile; finishing again is harmless
         for end, reply in zip(ends, replies, strict=True):
@@ -198,7 +209,8 @@ class Finisher:
         logger.warning(Event.REDIS_LOST, step="finish", jobs=len(calls), error=why)
         return None
 
-    def _call(self, end: _End) -> scripts.Call[scripts.Finished]:
+    def _call(self, end: _End) -> scripts.Call[scripts.Finished] | None:
+        """None: its output goes to the payload store first."""
         work, outcome = end.work, end.outcome
         outcome.timing = {
             "prepare_ms": round(work.prepare_ms, 3),
@@ -212,6 +224,15 @@ class Finisher:
             message = f"the handler's output is not JSON data: {error}"
             end.outcome = outcome = Outcome(State.FAILED, code="handler_contract", message=message)
             meta = encode_outcome(work.job_id, outcome, attempt=work.attempt, started_at=work.started_at)
+        if (
+            self._outputs is not None
+            and not end.stored
+            and outcome.output is not None
+            and self._outputs.too_large(meta)
+        ):
+            end.stored = True
+            self._outputs.store(work, outcome, len(meta), lambda: self._inbox.put(end))
+            return None
         return scripts.finish(
             work.job_id,
             tag=work.tag,
@@ -219,6 +240,7 @@ class Finisher:
             code=outcome.code or "",
             meta=meta,
             ttl_ms=self._ttl_ms,
+            stored=outcome.stored,
             usage=scripts.Usage(len(work.items), work.tokens, int(work.device_ms * 1000)) if work.owner else None,
         )
 

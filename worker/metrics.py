@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from shared.catalog import Ref
 from shared.types import State
+from worker.activity import Activity
 from worker.device import Device
 from worker.gpus import Readings
 from worker.work import Unit
@@ -50,6 +51,7 @@ class WorkerMetrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
         self.registry = registry = CollectorRegistry()
         self._worker = worker
+        self.activity = Activity()
         self._versions: dict[Ref, VersionMetrics] = {}
         ProcessCollector(registry=registry)
         if device.gpu is not None:
@@ -118,6 +120,7 @@ class VersionMetrics:
         budget, costs = units[0].budget, [unit.cost for unit in units]
         useful = sum(costs)
         paid = len(costs) * max(costs) if budget.padded else useful
+        self._metrics.activity.ran(seconds, len(units))
         self._predict.observe(seconds)
         self._busy.inc(seconds)
         self._items.observe(len(units))
@@ -128,6 +131,7 @@ class VersionMetrics:
 
     def ended(self, state: State | None, code: str | None, seconds: float) -> None:
         """A job's outcome is written, so long after its last batch; `code` where it has failed."""
+        self._metrics.activity.ended()
         self._finish.observe(seconds)
         if state is State.FAILED:
             self._outcome(code if code in CODES else "predict_error").inc()

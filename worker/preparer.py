@@ -17,6 +17,7 @@ from shared.logs import Event, get_logger
 from shared.payloads import attach
 from shared.types import Outcome, State
 from worker.batcher import Budget
+from worker.fetcher import Fetcher
 from worker.finisher import MAX_FAULTS, RETRY_S, Finisher, failure
 from worker.handler import ItemError, Prepared
 from worker.metrics import WorkerMetrics
@@ -38,15 +39,22 @@ class Preparer:
         metrics: WorkerMetrics,
         *,
         threads: int,
+        fetcher: Fetcher,
         adopt: Callable[[Work], None],
     ) -> None:
         self._client, self._runner, self._finisher, self._metrics = client, runner, finisher, metrics
-        self._adopt = adopt
+        self._adopt, self._fetcher = adopt, fetcher
         self._stopping = threading.Event()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
 
     def submit(self, work: Work, *, adopt: bool = False) -> None:
         """Prepare a job, or adopt a plain Celery producer's."""
+        if work.stored and not adopt:
+            self._fetcher.fetch(work, self._submit)
+        else:
+            self._submit(work, adopt=adopt)
+
+    def _submit(self, work: Work, *, adopt: bool = False) -> None:
         with contextlib.suppress(RuntimeError):  # stopped meanwhile: it is held, and goes back with the rest
             self._pool.submit(self._guard, self._adopt if adopt else self._prepare, work)
 
@@ -54,6 +62,7 @@ class Preparer:
         """What has not begun never will; it is still held and is given back. What has begun is not waited for: nobody
         takes its units any more."""
         self._stopping.set()
+        self._fetcher.stop()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _guard(self, action: Callable[[Work], None], work: Work) -> None:
@@ -99,7 +108,13 @@ class Preparer:
         pointers = work.request.request_dict.get("ml_payloads") or []
         if not pointers:
             return value
-        parts = self._client.mget([keys.payload_key(work.job_id, number) for number in range(len(pointers))])
+        count = len(pointers) - len(work.stored)
+        found = self._client.mget([keys.payload_key(work.job_id, number) for number in range(count)]) if count else []
+        rest = iter(found)
+        parts = [
+            work.fetched.get(number) if number in work.stored else next(rest, None) for number in range(len(pointers))
+        ]
+        work.fetched = {}
         present = [part for part in parts if isinstance(part, bytes)]
         if len(present) < len(pointers):
             raise InvalidInput("the job's input is gone from the payload store")

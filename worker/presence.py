@@ -23,7 +23,9 @@ from shared.logs import MOST_TOLD, Event, get_logger
 from shared.settings import Settings
 from worker.cards import place_card, told_device
 from worker.device import Device
+from worker.gpus import Readings
 from worker.holdings import Holdings
+from worker.memory import host_bytes
 from worker.shelf import Shelf
 from worker.vital import vital_thread
 
@@ -47,14 +49,20 @@ class Presence:
         metrics_at: str | None,
         on_lost: Callable[[str], None],
         on_etag: Callable[[str], None],
-        healthy: Callable[[], bool],
+        state: Callable[[], str],
+        activity: Callable[[], dict[str, Any]],
+        on_drain: Callable[[], None],
         mark: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """`mark` is called before each step, with how long that may wait for Redis."""
+        """`activity` is told with each sign of life; `on_drain` is called once, when somebody wants this worker to
+        leave; `mark` is called before each step, with how long that may wait for Redis."""
         self._client, self._settings, self._holdings = client, settings, holdings
         self._process, self._device, self._shelf, self._metrics_at = process, device, shelf, metrics_at
         self._soon = threading.Event()
-        self._on_lost, self._on_etag, self._healthy, self._mark = on_lost, on_etag, healthy, mark
+        self._on_lost, self._on_etag, self._state, self._mark = on_lost, on_etag, state, mark
+        self._activity, self._on_drain = activity, on_drain
+        self._readings = None if device.gpu is None else Readings(device.gpu.uuid)
+        self._told_to_drain = False
         self._started_at = time.time()
         self._told: set[str] = set()
         self.started = False
@@ -98,6 +106,10 @@ class Presence:
             logger.warning(Event.JOB_RESTORED, jobs=len(restored), job_ids=restored[:MOST_TOLD])
         self._mark(_REDIS_S)
         self._tell()
+        if not self._told_to_drain and self._client.exists(keys.DRAIN + self._process):
+            self._told_to_drain = True
+            logger.info(Event.WORKER_DRAINED, worker=self._settings.worker_name)
+            self._on_drain()
 
     def _tell(self) -> None:
         """What is served. A Redis that is full refuses it; leases and signs of life are scripts that pass."""
@@ -131,8 +143,17 @@ class Presence:
             "serves": self._settings.own_models,
             "metrics": self._metrics_at,
             "held": len(self._holdings),
-            "state": "ready" if self._healthy() else "stalled",
+            "state": self._state(),
+            "memory_bytes": host_bytes(),
+            "device_memory": self._device_memory(),
+            **self._activity(),
         }
+
+    def _device_memory(self) -> dict[str, int] | None:
+        if self._readings is None:
+            return None
+        used, total = self._readings.memory_used_bytes(), self._readings.memory_total_bytes()
+        return None if used is None or total is None else {"used_bytes": int(used), "total_bytes": int(total)}
 
     def _card_keys(self) -> set[str]:
         return {keys.card_key(str(place.ref), self._settings.worker_name) for place in self._shelf.places()}

@@ -20,6 +20,7 @@ from celery.worker import state as celery_state
 from shared import health, keys, tracing
 from shared.catalog import load_catalog
 from shared.logs import Event, flush_logs, get_logger
+from shared.payload_store import open_payloads
 from shared.queue import make_celery, queue
 from shared.registry_store import RegistryStore
 from shared.settings import Settings
@@ -57,6 +58,7 @@ def run(settings: Settings) -> int:
     device = claim_device(settings)
     client = connect(settings)
     check_server(client)
+    payloads = open_payloads(settings, connect(settings))
     process = f"{settings.worker_name}-{uuid.uuid4().hex[:12]}"
     told = partial(tell_failed, client, settings, process=process, device=device)
     reader = RegistryReader(RegistryStore(client, file))
@@ -96,7 +98,16 @@ def run(settings: Settings) -> int:
         evicted=lambda ref: metrics.of(ref).evicted(),
     )
     engine = Engine(
-        settings, reader, shelf, client, metrics, process=process, share=share, want=loader.want, on_etag=saw
+        settings,
+        reader,
+        shelf,
+        client,
+        metrics,
+        payloads=payloads,
+        process=process,
+        share=share,
+        want=loader.want,
+        on_etag=saw,
     )
     pulse = Pulse(settings.health_path(), health.limit_s(interval_s(settings)), engine.healthy)
     presence = Presence(
@@ -109,7 +120,9 @@ def run(settings: Settings) -> int:
         metrics_at=metrics_at,
         on_lost=engine.lost,
         on_etag=saw,
-        healthy=engine.healthy,
+        state=engine.state,
+        activity=lambda: metrics.activity.told(engine.busy_since),
+        on_drain=partial(os.kill, os.getpid(), signal.SIGTERM),  # as whoever runs this process ends it
         mark=partial(pulse.mark, "presence"),
     )
     engine.start()
@@ -124,7 +137,7 @@ def run(settings: Settings) -> int:
             logger.info(Event.WORKER_READY, worker=settings.worker_name, models=served)
 
     try:
-        return consume(settings, device.node(settings.worker_name), shelf, engine, ready)
+        return consume(settings, device.node(settings.worker_name), shelf, engine, ready=ready, nudge=presence.nudge)
     finally:
         pulse.stop()
         presence.stop()
@@ -136,9 +149,17 @@ def _end_at_once(number: int, frame: FrameType | None) -> None:
     os._exit(0)
 
 
-def consume(settings: Settings, node: str, shelf: Shelf, engine: Engine, ready: Callable[[], None]) -> int:
+def consume(
+    settings: Settings,
+    node: str,
+    shelf: Shelf,
+    engine: Engine,
+    *,
+    ready: Callable[[], None],
+    nudge: Callable[[], None],
+) -> int:
     """Celery's worker, with our pool, transport and backend, in this thread until it was told to stop. `ready` is
-    called when it consumes, also after each reconnect."""
+    called when it consumes, also after each reconnect; `nudge` when it begins to drain."""
     # Celery warns root off because of pickle; only JSON is accepted here.
     warnings.simplefilter("ignore", SecurityWarning)
 
@@ -161,7 +182,7 @@ def consume(settings: Settings, node: str, shelf: Shelf, engine: Engine, ready: 
         warnings.simplefilter("ignore", CPendingDeprecationWarning)  # here: it shows them all from its start on
         ready()
         engine.queues.consumer = sender
-        install_signals(settings, engine)
+        install_signals(settings, engine, nudge)
 
     signals.worker_ready.connect(on_ready, weak=False)
     worker = app.Worker(
@@ -178,11 +199,12 @@ def consume(settings: Settings, node: str, shelf: Shelf, engine: Engine, ready: 
     return int(worker.exitcode or 0)
 
 
-def install_signals(settings: Settings, engine: Engine) -> None:
+def install_signals(settings: Settings, engine: Engine, nudge: Callable[[], None]) -> None:
     """SIGTERM and SIGINT: drain first, with Celery's loop still running (events, inspect, heartbeats), then stop
-    Celery. A second signal is not needed: the grace is bounded."""
+    Celery. A second signal is not needed: the grace is bounded. `nudge` tells others that it drains."""
 
     def drain() -> None:
+        nudge()
         engine.drain(settings.grace_s)
         engine.reporter.passed(_LAST_WORDS_S)  # what Celery is still to be told
         celery_state.should_stop = 0

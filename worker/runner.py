@@ -28,7 +28,8 @@ RETRY_S = 0.5  # between tries to reach Redis; what is in hand is kept
 
 
 class Runner:
-    """Only its thread runs a model in service, and calls `before` each time. `put` from any thread."""
+    """Only its thread runs a model in service, and calls `before` each time. `put` from any thread. `on_paused` is told
+    of jobs that have not started and are not to, since their model is paused: they are no longer here."""
 
     def __init__(
         self,
@@ -41,13 +42,14 @@ class Runner:
         process: str,
         worker: str,
         max_attempts: int,
+        on_paused: Callable[[list[Work]], None] = lambda _: None,
         before: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client, self._finisher, self._reporter, self._metrics = client, finisher, reporter, metrics
         self._progress = progress
         self._process, self._worker, self._max_attempts = process, worker, max_attempts
-        self._before, self._clock = before, clock
+        self._on_paused, self._before, self._clock = on_paused, before, clock
         self._condition = threading.Condition()
         self._batcher: Batcher[Unit] = Batcher(clock)
         self._stopping = False
@@ -142,7 +144,7 @@ class Runner:
         verdicts = self._verdicts(works)
         if verdicts is None:
             return []
-        suspects, started = set(), []
+        suspects, started, paused = set(), [], []
         for work, verdict in zip(works, verdicts, strict=True):
             if verdict.status == "run":
                 if not work.claimed:
@@ -155,6 +157,8 @@ class Runner:
             elif verdict.status == "suspect":
                 work.alone = True
                 suspects.add(work)
+            elif verdict.status == "paused":
+                paused.append(work)
             else:
                 work.ended = True
                 logger.info(Event.JOB_SKIPPED, **work.names, verdict=verdict.status, state=verdict.state)
@@ -164,8 +168,21 @@ class Runner:
             with self._condition:  # what else of theirs waits, in the lane of the innocent
                 others = self._batcher.discard(lambda unit: unit.work in suspects)
                 self._batcher.put(others)
+        if paused:
+            self._leave(paused)
         self._reporter.started(started)
         return [unit for unit in units if unit.work.claimed and not unit.work.ended and unit.work not in suspects]
+
+    def _leave(self, paused: list[Work]) -> None:
+        """With them goes all that has not started of their versions: it would be told the same, one batch after the
+        other."""
+        refs = {work.ref for work in paused}
+        with self._condition:
+            others = self._batcher.discard(lambda unit: unit.work.ref in refs and not unit.work.claimed)
+        works = list(dict.fromkeys([*paused, *(unit.work for unit in others if not unit.work.ended)]))
+        for work in works:
+            work.ended = True  # what of it is still being prepared falls out
+        self._on_paused(works)
 
     def _verdicts(self, works: list[Work]) -> list[scripts.Verdict] | None:
         """However long Redis is away; None when the worker stops before. Claiming again is harmless."""

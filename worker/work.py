@@ -49,6 +49,10 @@ class Work:
     owner: str = ""  # the key that it takes turns for, of this weight
     weight: int = 1
     timeout_s: float | None = None  # its own time limit, beside its model's
+    stored: dict[int, str] = field(
+        default_factory=dict
+    )  # references of parts of its input in the payload store, by number
+    fetched: dict[int, bytes] = field(default_factory=dict)  # those parts
     place: Place | None = None  # of its version on the shelf, since it was accepted
     model: LoadedModel | None = None
     parts: Split | None = None

@@ -1,4 +1,4 @@
-"""`/v1/dead`: list, show, retry and drop dead letters. Only from this machine."""
+"""`/v1/dead`: list, show, retry and drop dead letters. For administrators."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from pydantic import BaseModel
 
 from api.admin import admin_only
 from api.deps import services
-from api.docs import DEAD_QUERY, problems
+from api.docs import DEAD_QUERY, REQUEUE_QUERY, problems
+from api.letters import Filter
+from api.paths import LETTER
 from api.routes.jobs import job_response, limit_of
-from api.schemas import LetterDetail, LetterPage
+from api.schemas import LetterDetail, LetterPage, Requeued
 from shared.types import Job
 
 router = APIRouter(prefix="/v1/dead", dependencies=[Depends(admin_only)])
 
 _DEFAULT, _MOST = 50, 100
+_REQUEUE_DEFAULT, _REQUEUE_MOST = 1000, 10_000
 
 
 @router.get(
@@ -30,14 +33,33 @@ async def page(request: Request) -> Response:
     page may be short, or empty, and yet not the last."""
     query = request.query_params
     limit = limit_of(query.get("limit"), default=_DEFAULT, most=_MOST)
-    found = await services(request).dead.page(
-        limit, after=query.get("after"), reason=query.get("reason"), model=query.get("model")
-    )
+    found = await services(request).dead.page(limit, after=query.get("after"), wanted=_filter(request))
     return _json(found)
 
 
+@router.post(
+    "/requeue",
+    summary="Retry many dead letters",
+    response_model=None,
+    responses={200: {"model": Requeued}, **problems(401, 403, 422, 503)},
+    openapi_extra=REQUEUE_QUERY,
+)
+async def requeue(request: Request) -> Response:
+    """Each that the filter lets through becomes a new job, as by `retry`, the newest first. Those that cannot be
+    retried stay, and are told."""
+    query = request.query_params
+    limit = limit_of(query.get("limit"), default=_REQUEUE_DEFAULT, most=_REQUEUE_MOST)
+    return _json(await services(request).dead.requeue(limit, after=query.get("after"), wanted=_filter(request)))
+
+
+def _filter(request: Request) -> Filter:
+    query = request.query_params
+    labels = tuple(label.partition(":")[::2] for label in query.getlist("label"))
+    return Filter(query.get("reason"), query.get("model"), labels)
+
+
 @router.get(
-    "/{letter}",
+    f"/{LETTER}",
     summary="One dead letter",
     response_model=None,
     responses={200: {"model": LetterDetail}, **problems(401, 403, 404, 503)},
@@ -48,7 +70,7 @@ async def read(request: Request, letter: str) -> Response:
 
 
 @router.post(
-    "/{letter}/retry",
+    f"/{LETTER}/retry",
     summary="Retry a dead letter",
     status_code=202,
     response_model=None,
@@ -61,7 +83,7 @@ async def retry(request: Request, letter: str) -> Response:
 
 
 @router.delete(
-    "/{letter}",
+    f"/{LETTER}",
     summary="Drop a dead letter",
     status_code=204,
     response_model=None,

@@ -16,7 +16,7 @@ from api.errors import job_url, problem
 from api.jobs import CallerGone, Ticket, prefixed
 from api.prefer import parse_prefer
 from api.routes.jobs import accepted, idempotency_key
-from api.routes.output import in_octets
+from api.routes.output import Stored, in_octets
 from api.schemas import InferenceAnswer
 from shared.errors import Fault, InvalidInput, NotAcceptable, StoreUnavailable, WaitEnded
 from shared.outcomes import readable
@@ -61,13 +61,14 @@ async def inference(request: Request) -> Response:
         raise WaitEnded(ticket.job_id)
     try:
         meta = news.meta or await parts.jobs.outcome(ticket.job_id)
+        stored = await parts.jobs.stored(meta)
     except StoreUnavailable:
         raise WaitEnded(ticket.job_id, "the job has ended, but its output cannot be read now; poll its URL") from None
     with readable():
-        return _answer(request, ticket, news.state, orjson.loads(meta))
+        return _answer(request, ticket, news.state, orjson.loads(meta), stored)
 
 
-def _answer(request: Request, ticket: Ticket, state: State, meta: dict[str, Any]) -> Response:
+def _answer(request: Request, ticket: Ticket, state: State, meta: dict[str, Any], stored: bytes | None) -> Response:
     ours = meta.get("ml", {})
     if state is not State.SUCCEEDED:
         error = ours.get("error", {"code": "predict_error", "message": "the job failed"})
@@ -80,7 +81,7 @@ def _answer(request: Request, ticket: Ticket, state: State, meta: dict[str, Any]
         )
     headers = {"Location": job_url(ticket.job_id), "ML-Model": str(ticket.ref)}
     try:
-        octets = in_octets(request, meta["result"], headers)
+        octets = in_octets(request, meta["result"] if stored is None else Stored(stored), headers)
     except NotAcceptable as error:
         return problem(request, error.code, error.message, job_id=ticket.job_id)
     if octets is not None:
@@ -92,7 +93,7 @@ def _answer(request: Request, ticket: Ticket, state: State, meta: dict[str, Any]
         "job_id": ticket.job_id,
         "model": ticket.ref.model,
         "version": ticket.ref.version,
-        "output": meta["result"],
+        "output": meta["result"] if stored is None else orjson.Fragment(stored),
         "timing": timing,
     }
     if ours.get("faults"):

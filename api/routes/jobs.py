@@ -150,7 +150,7 @@ def _labels(given: list[str]) -> list[str]:
 async def read(request: Request, job_id: str) -> Response:
     """200 in any state. With `?wait=N` (or `Prefer: wait=N`) it is held until the job has ended, N seconds at most."""
     parts = services(request)
-    wait_s, caller = _wait(request, parts.settings.max_wait_s), caller_of(request, Scope.READ)
+    wait_s, caller = wait_of(request, parts.settings.max_wait_s), caller_of(request, Scope.READ)
     if not wait_s:
         return job_response(await parts.jobs.get(job_id, caller))
     job, waiting = await parts.jobs.follow(job_id, caller)
@@ -163,7 +163,8 @@ async def read(request: Request, job_id: str) -> Response:
     return job_response(job, applied=f"wait={wait_s:g}")
 
 
-def _wait(request: Request, most: float) -> float:
+def wait_of(request: Request, most: float) -> float:
+    """How long (s) a GET is to be held, `most` at most. Raises InvalidInput."""
     given = request.query_params.get("wait")
     if given is None:
         return min(most, parse_prefer(request.headers.getlist("prefer")).wait_s or 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -27,9 +28,9 @@ router = APIRouter(prefix="/v1/models", dependencies=[needs(Scope.READ)])
 async def list_models(request: Request) -> Response:
     """What is configured, and which versions have a living worker; of a key with a list of models, these."""
     parts, caller = services(request), caller_of(request)
-    workers = await _look(parts)
+    workers, paused = await _look(parts)
     mine = [(name, spec) for name, spec in parts.catalog.models.items() if caller.may_use(name)]
-    data = [_entry(parts, name, spec, workers) for name, spec in mine]
+    data = [_entry(parts, name, spec, workers, paused=paused) for name, spec in mine]
     models = [(name, entry) for name, entry in parts.registry.known.models.items() if caller.may_use(name)]
     under_way = [rollout(name, entry, workers).model_dump(mode="json") for name, entry in models if entry.rolling]
     return _json({"object": "list", "data": data, "rollouts": under_way}, parts.registry.known.etag)
@@ -44,7 +45,7 @@ async def list_models(request: Request) -> Response:
 async def read_model(request: Request, model: str) -> Response:
     """By name, or `name@version` (or alias): then that version's schemas."""
     parts = services(request)
-    workers = await _look(parts)
+    workers, paused = await _look(parts)
     try:
         if not caller_of(request).may_use(model.partition("@")[0]):
             raise UnknownModel
@@ -54,19 +55,27 @@ async def read_model(request: Request, model: str) -> Response:
         return _json({"error": told}, parts.registry.known.etag, 404)
     pin = ref.version if "@" in model else None
     spec = parts.catalog.spec(ref.model)
-    return _json(_entry(parts, ref.model, spec, workers, pin), parts.registry.known.etag)
+    return _json(_entry(parts, ref.model, spec, workers, paused=paused, pin=pin), parts.registry.known.etag)
 
 
-async def _look(parts: Services) -> Workers:
+async def _look(parts: Services) -> tuple[Workers, dict[str, datetime]]:
     """Without Redis the models that were known still stand; nobody is known to serve them."""
     try:
         await parts.registry.refresh()
-        return await parts.presence.workers()
+        return await parts.presence.workers(), await parts.pauses.read()
     except StoreUnavailable:
-        return Workers()
+        return Workers(), {}
 
 
-def _entry(parts: Services, name: str, spec: ModelSpec, workers: Workers, pin: str | None = None) -> dict[str, Any]:
+def _entry(
+    parts: Services,
+    name: str,
+    spec: ModelSpec,
+    workers: Workers,
+    *,
+    paused: dict[str, datetime],
+    pin: str | None = None,
+) -> dict[str, Any]:
     weights = spec.weights()
     total = sum(weights.values())
     versions = []
@@ -95,6 +104,8 @@ def _entry(parts: Services, name: str, spec: ModelSpec, workers: Workers, pin: s
         "aliases": spec.aliases,
         "traffic": weights,
         "ready": sum(version["ready"] for version in versions),
+        "paused": name in paused,
+        "paused_since": paused.get(name),
         "rollout": _rollout(parts, name, workers),
         "limits": spec.limits.model_dump(),
         "example": card.get("example"),

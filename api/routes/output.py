@@ -33,17 +33,20 @@ async def output(request: Request, job_id: str) -> Response:
     """409 `not_ended` while there is none; for a job that did not succeed its own error, with the status that
     `/inference` would give. `Accept: application/octet-stream`: the embeddings as float32, little-endian, in C order,
     with `ML-Shape` and `ML-Dtype`."""
-    job = await services(request).jobs.get(job_id, caller_of(request, Scope.READ))
+    parts = services(request)
+    job, ref = await parts.jobs.for_output(job_id, caller_of(request, Scope.READ))
     if not job.state.terminal:
         return problem(request, NotEnded.code, f"the job is {job.state.value}", job_id=job.id)
     if job.state is not State.SUCCEEDED:
         return _failure(request, job)
-    return output_response(request, job.output, {"ML-Model": f"{job.model}@{job.version}"})
+    headers = {"ML-Model": f"{job.model}@{job.version}"}
+    stored = None if ref is None else Stored(await parts.payloads.get(ref))
+    octets = in_octets(request, job.output if stored is None else stored, headers)
+    return octets or Response(stored or orjson.dumps(job.output), headers=headers, media_type=JSON)
 
 
-def output_response(request: Request, output: Any, headers: dict[str, str]) -> Response:
-    """As the caller likes it best. Raises NotAcceptable."""
-    return in_octets(request, output, headers) or Response(orjson.dumps(output), headers=headers, media_type=JSON)
+class Stored(bytes):
+    """An output as JSON, out of the payload store."""
 
 
 def in_octets(request: Request, output: Any, headers: dict[str, str]) -> Response | None:
@@ -54,7 +57,7 @@ def in_octets(request: Request, output: Any, headers: dict[str, str]) -> Respons
     if not wants_binary(accept):
         return None
     try:
-        return binary_response(output, headers)
+        return binary_response(orjson.loads(memoryview(output)) if isinstance(output, Stored) else output, headers)
     except NotAcceptable:
         if takes_json(accept):
             return None

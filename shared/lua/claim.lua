@@ -8,13 +8,14 @@
 --       outcomes written here, 6... job ids
 -- RETURNS for each id {verdict, attempt, started_at, queued_at}: 'run' | 'suspect' (run it alone; not started) |
 --         'ended' (has an outcome, perhaps written here; third is the state) | 'missing' |
---         'lost' (its message is not this worker's any more: the lease ran out)
+--         'paused' (its model is; not started) | 'lost' (its message is not this worker's any more: the lease ran out)
+local paused = paused_models()
 local worker, name, limit, solo, iso = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 
 local function claim(id)
   local key = JOB .. id
   local job = fields(id, 'state', 'deadline_at', 'runner', 'solo', 'crashes', 'suspect', 'attempt', 'ref',
-    'canceled', 'started_at', 'created_at', 'queued_at', 'listeners')
+    'canceled', 'started_at', 'created_at', 'queued_at', 'listeners', 'webhook', 'batch')
   local state, attempt = job[1], tonumber(job[7] or '0')
   if not state then return { 'missing', 0, '' } end
   if terminal[state] then return { 'ended', attempt, state } end
@@ -47,6 +48,7 @@ local function claim(id)
     end
   end
   if suspect and solo ~= '1' then return { 'suspect', attempt, '' } end
+  if paused[string.match(job[8] or '', '^(.*)@')] then return { 'paused', attempt, '' } end
   if state == 'queued' then
     local counters = COUNTERS .. job[8]
     redis.call('HINCRBY', counters, 'queued', -1)
@@ -56,9 +58,11 @@ local function claim(id)
       if mark and now - mark > 10000 then redis.call('HSET', counters, 'mark', now - 10000) end
     end
   end
+  if state == 'queued' and job[15] then line_started(job[15]) end
   redis.call('HSET', key, 'state', 'running', 'attempt', attempt + 1, 'runner', worker, 'worker', name,
     'solo', solo, 'started_at', now)
   if job[13] then tell(job[13], id, 'running', '') end
+  if job[14] and attempt == 0 then notify('job', key, id, 'running') end
   return { 'run', attempt + 1, tostring(now), queued_at }
 end
 

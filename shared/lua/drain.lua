@@ -3,14 +3,24 @@
 -- none. Where keys have lanes beside a list (see the prelude) these take turns, each by its weight.
 -- The final LLENs are not only for the answer: with client-side tracking on, they subscribe this connection to the
 -- next change of any of the lists, whoever pushes.
+-- Of a paused model nothing is taken; that its pause is read here makes its end wake this connection.
 -- A message of a newer version than this worker knows is parked for the workers that do: never failed, never a loop.
 -- KEYS  the lists, the most urgent first
 -- ARGV  for each list: how many messages there is room for, or -1: take none, and tell whether any wait; then the
 --       worker's process id, and the newest message version that it understands
--- RETURNS {how many are left in the lists that may be taken from, {the others in which messages wait}, the registry's
+-- RETURNS {how many are left in the lists that may be taken from now, {the others in which messages wait}, the registry's
 --         etag (whose next change wakes the worker too), {the messages' tags}, list, raw, list, raw, ...}
 local holder, known = ARGV[#KEYS + 1], tonumber(ARGV[#KEYS + 2])
 local out = { 0, {}, redis.call('HGET', REGISTRY, 'etag') or '', {} }
+
+local paused = paused_models()
+
+-- The lists of a paused model's versions: its name is in theirs (see `queue_name` in shared/keys.py).
+local function is_paused(list)
+  if next(paused) == nil then return false end
+  local model = string.match(list, '^ml%.([^.]+)%.')
+  return model and paused[(string.gsub(model, '%%2E', '.'))]
+end
 
 -- The tag under which it was filed, or nil.
 local function file(list, raw)
@@ -18,11 +28,8 @@ local function file(list, raw)
   local properties = readable and type(message) == 'table' and message.properties
   local tag = type(properties) == 'table' and properties.delivery_tag
   local headers = readable and type(message) == 'table' and message.headers
-  local version = type(headers) == 'table' and tonumber(headers.ml)
-  if version and version > known then
-    local parked = list .. PARKED .. version
-    redis.call('LPUSH', parked, raw)
-    redis.call('PEXPIRE', parked, PARKED_TTL_MS)
+  if parked(list, raw, headers, known) then
+    return
   elseif type(tag) == 'string' and type(headers) == 'table' then
     redis.call('HSET', UNACKED, tag, list .. '\n' .. raw)
     redis.call('HSET', HOLDERS, tag, holder)
@@ -60,7 +67,7 @@ end
 
 for i, list in ipairs(KEYS) do
   local room = tonumber(ARGV[i])
-  if room > 0 then
+  if room > 0 and not is_paused(list) then
     if redis.call('EXISTS', TURNS .. list) == 1 then
       take_in_turns(list, room)
     else
@@ -69,13 +76,15 @@ for i, list in ipairs(KEYS) do
   end
 end
 for i, list in ipairs(KEYS) do
-  local length = length_of(list)
+  local paused = is_paused(list)
+  local turns = not paused and redis.call('EXISTS', TURNS .. list) == 1
+  local length = paused and 0 or turns and length_of(list) or redis.call('LLEN', list)
   if tonumber(ARGV[i]) >= 0 then
     out[1] = out[1] + length
   elseif length > 0 then
     table.insert(out[2], list)
   end
-  if length == 0 then -- nobody competes: nobody owes
+  if turns and length == 0 then -- nobody competes: nobody owes
     redis.call('DEL', TURNS .. list)
     redis.call('EXISTS', TURNS .. list) -- our own change has ended the tracking of it
   end

@@ -1,6 +1,6 @@
 #!lua flags=no-writes,allow-oom,no-cluster
 -- How long the oldest job waits that lies in these lists, for each group of them. Jobs that were canceled lie there too
--- until their turn comes: a few of them are passed over.
+-- until their turn comes: a few of them are passed over. Lines of batches wait by design, and are passed over too.
 -- KEYS  the lists, one group after the other
 -- ARGV  for each group: how many lists it has
 -- RETURNS for each group: ms, 0 where none waits
@@ -12,8 +12,8 @@ local function since(list)
   for i = #next_ones, 1, -1 do
     local readable, message = pcall(cjson.decode, next_ones[i])
     local id = readable and type(message) == 'table' and type(message.headers) == 'table' and message.headers.id
-    local job = type(id) == 'string' and fields(id, 'state', 'queued_at', 'created_at') or {}
-    if job[1] == 'queued' then return tonumber(job[2] or job[3]) end
+    local job = type(id) == 'string' and fields(id, 'state', 'queued_at', 'created_at', 'batch') or {}
+    if job[1] == 'queued' and not job[4] then return tonumber(job[2] or job[3]) end
   end
 end
 

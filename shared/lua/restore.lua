@@ -49,7 +49,7 @@ for i = #tags, 1, -1 do
   local tag = tags[i]
   local held = redis.call('HGET', UNACKED, tag)
   forget_message(tag)
-  local job = fields(tag, 'state', 'canceled')
+  local job = fields(tag, 'state', 'canceled', 'batch')
   local state = job[1]
   if job[2] and not terminal[state] then
     end_job(tag, 'canceled', 'canceled', revoked_meta(tag, 'canceled', 'canceled', 'the job was canceled', ARGV[2]))
@@ -61,6 +61,7 @@ for i = #tags, 1, -1 do
       redis.call('HDEL', JOB .. tag, 'progress', 'progress_at')
       count(tag, 'running', -1)
       count(tag, 'queued', 1)
+      if job[3] then line_back(job[3]) end
     end
     if state and why == 'given-back' then redis.call('HDEL', JOB .. tag, 'runner') end
     back[#back + 1] = tag

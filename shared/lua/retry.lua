@@ -6,7 +6,7 @@
 --       now), 9 result TTL (ms), 10 size (bytes), 11 the registry's etag that the version was found in, 12... more record
 --       fields as name, value pairs
 -- RETURNS {'retried', created_at, deadline_at} (also when run again) | {'gone'} (no such letter) | {'payload', n} (which
---         is gone; nothing has changed) | {'outdated'} (look again; nothing has changed)
+--         is gone, its number or what the payload store calls it; nothing has changed) | {'outdated'} (look again; nothing has changed)
 local letter, old, payloads, id = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local times = redis.call('HMGET', JOB .. id, 'created_at', 'deadline_at')
 if times[1] then return { 'retried', times[1], times[2] } end
@@ -15,6 +15,8 @@ if #redis.call('XRANGE', DEAD, letter, letter) == 0 then return { 'gone' } end
 for n = 0, payloads - 1 do
   if redis.call('EXISTS', PAYLOAD .. old .. ':' .. n) == 0 then return { 'payload', n } end
 end
+local lost = missing_stored(given(12, 'stored'), given(12, 'files'), 0)
+if lost then return { 'payload', lost } end
 redis.call('XDEL', DEAD, letter)
 redis.call('HDEL', JOB .. old, 'letter')
 local ttl = tonumber(ARGV[9])

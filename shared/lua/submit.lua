@@ -11,6 +11,7 @@
 --       value pairs
 -- RETURNS {'accepted', id, created_at, deadline_at} | {'existing', id} | {'mismatch', id}
 --         | {'busy', 'concurrent' or 'model_concurrent', how many it has under way}
+--         | {'gone', reference or file} (of the fields `stored` and `files`, what a job cannot have any more)
 --         | {'outdated'} (choose again) | {'full', jobs, bytes, ms until they are done (0: not known)} | {'late', ms until its turn}
 local id, ref, channel, idem = ARGV[1], ARGV[4], ARGV[10], ARGV[11]
 local size, owner, weight = tonumber(ARGV[7]), ARGV[16], tonumber(ARGV[17])
@@ -26,6 +27,8 @@ elseif redis.call('EXISTS', JOB .. id) == 1 then
   return { 'existing', id }
 end
 if outdated(ARGV[15]) then return { 'outdated' } end
+local lost = missing_stored(given(21, 'stored'), given(21, 'files'), now)
+if lost then return { 'gone', lost } end
 local counters = redis.call('HMGET', COUNTERS .. ref, 'queued', 'running', 'bytes')
 local queued = tonumber(counters[1] or '0')
 local running = tonumber(counters[2] or '0')
@@ -38,22 +41,11 @@ if most > 0 then
   if active >= most then return { 'busy', 'concurrent', active } end
 end
 if most_here > 0 then
-  local active = 0
-  for version in string.gmatch(ARGV[20], '[^\n]+') do
-    active = active + tonumber(redis.call('HGET', OWNED .. version, owner) or '0')
-  end
+  local active = active_on(owner, ARGV[20])
   if active >= most_here then return { 'busy', 'model_concurrent', active } end
 end
--- Nobody else's jobs keep a key out that has less than an equal share of the queue: the owners there are, and one for
--- all that came without a key.
-local function has_share()
-  if owner == '' then return false end
-  local own = redis.call('HMGET', OWNED .. ref, owner, owner .. ':bytes')
-  local shares = redis.call('HLEN', OWNED .. ref) / 2 + (own[1] and 1 or 2)
-  return (tonumber(own[1] or '0') + 1) * shares <= max_jobs
-    and (tonumber(own[2] or '0') + size) * shares <= max_bytes
-end
-if (jobs >= max_jobs or (jobs > 0 and bytes + size > max_bytes)) and not has_share() then
+if (jobs >= max_jobs or (jobs > 0 and bytes + size > max_bytes)) 
+  and not has_share(owner, ref, size, max_jobs, max_bytes) then
   return { 'full', jobs, bytes, time_for(COUNTERS .. ref, jobs) }
 end
 if queued > 0 then

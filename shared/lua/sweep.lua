@@ -103,5 +103,11 @@ if redis.call('HLEN', UNACKED) ~= redis.call('ZCARD', LEASES)
 end
 
 for i = 5, #ARGV, 1 + lists_each do compact(ARGV[i], { unpack(ARGV, i + 1, i + lists_each) }) end
+-- Deliveries that nobody has taken, and that have expired since.
+local expired = now - HOOK_TTL_MS
+for _, host in ipairs(redis.call('ZRANGEBYSCORE', WEBHOOKS, '-inf', expired, 'LIMIT', 0, 100)) do
+  redis.call('ZREMRANGEBYSCORE', HOST .. host, '-inf', expired)
+  set_due(host, '', nil)
+end
 redis.call('XTRIM', DEAD, 'MINID', now - tonumber(ARGV[3]))
 return { ended, strays }

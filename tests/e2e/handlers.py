@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from worker.handler import Context, DeviceLost, Handler, ItemError, Prepared
 
@@ -110,6 +110,24 @@ class Note(BaseModel):
 
     text: str
     deadly: bool = False
+
+
+class Words(BaseModel):
+    """A text, as of a text model."""
+
+    text: str = Field(min_length=1)
+
+
+class Lengths(Handler[Words, Any]):
+    """An encoder that is ready at once: a text's embedding is how long its words are."""
+
+    task = "lengths"
+    example = [Words(text="hello")]
+    uses_torch = False
+
+    def predict(self, batch: list[Words]) -> Any:
+        """A number for each word."""
+        return [{"embedding": [float(len(word)) for word in words.text.split()]} for words in batch]
 
 
 class Brittle(Handler[Note, Note]):

@@ -202,7 +202,11 @@ def test_a_grace_that_is_too_short_gives_the_batch_back(
     http.delete(f"/v1/jobs/{job_id}")
 
 
-NEWER = "import shared.messages, runpy; shared.messages.VERSION = 2; runpy.run_module('{}', run_name='__main__')"
+NEWER = """
+import runpy, shared.messages as messages
+messages.VERSION = messages.PLAIN = 3
+runpy.run_module('{}', run_name='__main__')
+"""
 
 
 def test_an_old_worker_beside_a_new_api(redis_url: str, models: Path, store: redis.Redis) -> None:
@@ -217,7 +221,7 @@ def test_an_old_worker_beside_a_new_api(redis_url: str, models: Path, store: red
         for job_id in older:
             job = httpx.get(f"{old_url}/v1/jobs/{job_id}", params={"wait": 20}, timeout=30).json()
             assert job["state"] == "succeeded"
-        parked = keys.queue_list(keys.queue_name("echo", "1"), keys.NORMAL) + f"{keys.PARKED}2"
+        parked = keys.queue_list(keys.queue_name("echo", "1"), keys.NORMAL) + f"{keys.PARKED}3"
         assert store.llen(parked) == 1
         before = store.info("commandstats")["cmdstat_lpush"]["calls"]
         assert httpx.get(f"{old_url}/v1/jobs/{newer}").json()["state"] == "queued"

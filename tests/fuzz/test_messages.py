@@ -56,6 +56,7 @@ _BODY = orjson.dumps([[], {"model": "echo", "input": 1}, {}])
 VALID = [
     _message(ours=True),
     _message(ours=True, ml_payloads=["", "/a/0"], ml_timeout_s=1.5, ml_owner="key_1", ml_weight=3),
+    _message(ours=True, ml=2, ml_payloads=["", "/a/0"], ml_stored={"1": "r" + "0" * 32 + ".1"}),
     _message(ours=False, expires="2030-01-01T00:00:00Z", eta="2030-01-01T00:00:00", timelimit=[10, None]),
     _message(ours=False, body=zlib.compress(_BODY), compression="application/x-gzip"),
     _message(ours=False, body=json.dumps([[], {"model": "echo", "input": nested(300)}, {}]).encode()),

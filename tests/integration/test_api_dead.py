@@ -421,7 +421,7 @@ async def test_over_an_ipv6_socket(redis_url: str, tmp_path: Path) -> None:
 async def test_openapi_tells_the_letters(api: Api) -> None:
     paths = (await api.client.get("/openapi.json")).json()["paths"]
     page = paths["/v1/dead"]["get"]
-    assert {parameter["name"] for parameter in page["parameters"]} == {"limit", "after", "reason", "model"}
+    assert {parameter["name"] for parameter in page["parameters"]} == {"limit", "after", "reason", "model", "label"}
     assert page["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/LetterPage")
     assert set(paths["/v1/dead/{letter}"]) == {"get", "delete"}
     assert {"202", "403", "404", "409", "503"} <= set(paths["/v1/dead/{letter}/retry"]["post"]["responses"])

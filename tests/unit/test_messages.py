@@ -62,7 +62,7 @@ def test_a_readdressed_message_keeps_what_it_carries(store: redis.Redis, redis_u
     args, new_kwargs, new_embed = json.loads(base64.b64decode(moved["body"]))
     assert (args, new_kwargs, new_embed) == ([], kwargs, embed)
     assert new_embed["callbacks"][0]["task"] == "backend.after"
-    assert moved["headers"]["ml"] == messages.VERSION
+    assert moved["headers"]["ml"] == messages.PLAIN
     assert moved["headers"]["expires"] is None
     assert moved["headers"]["root_id"] == theirs["headers"]["root_id"]
     assert moved["properties"]["delivery_tag"] == "job-2"

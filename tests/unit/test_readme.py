@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from api.app import create_app
 from api.errors import STATUS
 from api.schemas import InferenceAnswer, InferenceRequest, JobRequest
+from api.schemas_operators import Worker
 from local.__main__ import parse
 from shared.catalog import BatchSpec, Limits, ModelSpec, VersionSpec, load_catalog
 from shared.settings import Settings
@@ -35,12 +36,28 @@ CONFIGURATION = ROOT / "docs" / "configuration.md"
 API = ROOT / "docs" / "api.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
-PAGES = [README, CONFIGURATION, API, ARCHITECTURE, OPERATIONS, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
+PAYLOADS = ROOT / "docs" / "payloads.md"
+BATCHES = ROOT / "docs" / "batches.md"
+CLI = ROOT / "docs" / "cli.md"
+PAGES = [
+    README,
+    CONFIGURATION,
+    API,
+    BATCHES,
+    CLI,
+    ARCHITECTURE,
+    OPERATIONS,
+    PAYLOADS,
+    ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
+]
 MODEL_YAML = [
     (page.name, index)
     for page in (README, CONFIGURATION)
     for index in range(len(page.read_text().split("```yaml")) - 1)
 ]
+
+PAGES.append(ROOT / "docs" / "client.md")
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -140,7 +157,7 @@ def test_options_of_up_are_told() -> None:
 
 def test_python_can_be_read() -> None:
     sources = blocks(README, "python")
-    assert len(sources) == 4
+    assert len(sources) == 5
     for source in sources:
         ast.parse(source)
 
@@ -195,12 +212,14 @@ def test_the_readmes_curl_bodies_are_requests() -> None:
 
 
 def test_the_http_contracts_examples_are_what_the_code_takes_and_gives() -> None:
-    asked, answered, queued, job = (json.loads(block) for block in blocks(API, "json"))
+    asked, answered, queued, job, worker = (json.loads(block) for block in blocks(API, "json"))
     InferenceRequest.model_validate(asked)
     JobRequest.model_validate(queued)
     InferenceAnswer.model_validate(answered)
     TypeAdapter(Job).validate_python(job)
     assert set(job) == set(Job.model_fields)
+    Worker.model_validate(worker)
+    assert set(worker) == set(Worker.model_fields)
 
 
 def test_the_http_contract_tells_every_code_with_its_status() -> None:
@@ -220,7 +239,8 @@ def test_the_http_contract_tells_every_field_of_a_request() -> None:
 
 
 def test_architecture_tells_every_script() -> None:
-    files = {path.stem for path in (ROOT / "shared" / "lua").glob("*.lua")} - {"prelude"}
+    preludes = {"prelude", "prelude_batches", "stored"}
+    files = {path.stem for path in (ROOT / "shared" / "lua").glob("*.lua")} - preludes
     assert set(table(ARCHITECTURE, "## The scripts")) == files
     without = {name for name in files if "allow-oom" not in (ROOT / "shared" / "lua" / f"{name}.lua").read_text()}
-    assert without == {"submit", "retry", "progress"}
+    assert without == {"submit", "retry", "progress", "file_add", "batch_open", "batch_append", "batch_seal"}

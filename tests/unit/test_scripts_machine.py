@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from local.server import EmbeddedServer
-from shared import keys, messages, scripts
+from shared import keys, messages, scripts, scripts_operate
 from shared.types import State
 
 REFS = ("echo@1", "own@2")
 QUEUES = {ref: keys.queue_name(*ref.split("@")) for ref in REFS}
-LISTS = keys.drained_lists([keys.INTAKE, *QUEUES.values()], messages.VERSION)
+LISTS = keys.drained_lists([keys.INTAKE, *QUEUES.values()], messages.PLAIN)
+MARK = f"{keys.PARKED}{messages.VERSION + 1}"
 PROCESSES = ("p1", "p2")
 OWNERS = (keys.ANONYMOUS, "key_a", "key_b")
 MOST = 5  # jobs of one owner at a time
@@ -79,6 +80,7 @@ class Machine(RuleBasedStateMachine):
         self.plain: dict[str, bytes] = {}  # messages of plain producers, by tag
         self.adopted: set[str] = set()  # of those
         self.parked = 0
+        self.paused: set[str] = set()  # refs; here each model has one version
         self.outcomes: dict[str, bytes] = {}
         self.ended: Counter[tuple[str, State]] = Counter()
         self.living: set[str] = set()
@@ -160,6 +162,34 @@ class Machine(RuleBasedStateMachine):
         waiters = self.client.hget(keys.JOB + job_id, "waiters") or b""
         assert job.state.terminal or waiters.split(b"\n").count(channel.encode()) == 1
 
+    # What operators do ----------------------------------------------------------------------------------
+
+    @rule(ref=ref_of, on=st.booleans())
+    def hold_back(self, ref: str, on: bool) -> None:
+        changed = self.run(scripts_operate.pause(ref.partition("@")[0], on=on))
+        assert changed == ((ref in self.paused) != on)
+        (self.paused.add if on else self.paused.discard)(ref)
+
+    @precondition(lambda self: self.jobs)
+    @rule(ref=ref_of, most=st.integers(1, 3))
+    def purge(self, ref: str, most: int) -> None:
+        """Of all places; a filed message stays filed, and the claim finds the job ended."""
+        waiting = [job_id for job_id, job in self.jobs.items() if job.ref == ref and job.state is State.QUEUED]
+        lists = keys.drained_lists([QUEUES[ref]], messages.VERSION)
+        ended = 0
+        wheres: tuple[scripts_operate.Where, ...] = ("held", "delayed", "lists")
+        for where in wheres:
+            cursor = "0"
+            while True:
+                done = self.run(scripts_operate.purge(lists, [ref], where=where, cursor=cursor, most=most))
+                ended, cursor = ended + done.ended, done.cursor
+                if cursor == "0":
+                    break
+        assert ended == len(waiting)
+        assert not any(self.client.llen(keys.lane(name, owner)) for name in lists for owner in OWNERS)
+        for job_id in waiting:
+            self._end(job_id, State.CANCELED)
+
     # What workers do ------------------------------------------------------------------------------------
 
     @precondition(lambda self: self._waits())
@@ -184,6 +214,7 @@ class Machine(RuleBasedStateMachine):
         for list_name, raw in self.run(scripts.drain(LISTS, rooms, process=name)).messages:
             tag = orjson.loads(raw)["properties"]["delivery_tag"]
             taken[list_name] += 1
+            assert not any(list_name.startswith(QUEUES[ref]) for ref in self.paused)
             known = self.jobs[tag].raw if tag in self.jobs else self.plain[tag]
             assert raw == known, "the same bytes, however often it came back"
             self.filed[tag] = name
@@ -267,6 +298,8 @@ class Machine(RuleBasedStateMachine):
                 return "ended"
         if job.suspect and not solo:
             return "suspect"
+        if job.ref in self.paused:
+            return "paused"
         job.state, job.attempt, job.runner, job.solo = State.RUNNING, job.attempt + 1, name, solo
         return "run"
 
@@ -441,7 +474,7 @@ class Machine(RuleBasedStateMachine):
         for tag, raw in self.plain.items():
             places = queued[raw] + (tag in unacked)
             assert places <= 1 if tag in self.adopted else places == 1
-        newer = sum(self.client.llen(f"{queue}{mark}") for queue in QUEUES.values() for mark in ("", f"{keys.PARKED}2"))
+        newer = sum(self.client.llen(f"{queue}{mark}") for queue in QUEUES.values() for mark in ("", MARK))
         assert newer >= self.parked, "what is newer than we know stays for others"
 
     @invariant()

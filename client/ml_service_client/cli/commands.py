@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 
 import typer
 
-from ml_service_client.cli import admin, keys
+from ml_service_client.cli import admin, bulk, dead, jobs, keys, models, operators, top, webhooks
+from ml_service_client.cli.ending import Group
 
 app = typer.Typer(
     name="ml-service",
+    cls=Group,
     help="Run and use ml-service: models behind a queue, batched, with nothing accepted ever lost.",
     no_args_is_help=True,
     add_completion=False,
@@ -50,9 +53,18 @@ def pull(context: typer.Context) -> None:
     _become("worker", ["pull", *context.args])
 
 
-app.command()(admin.apply)
-app.command()(admin.rollback)
-app.add_typer(keys.app, name="keys")
+def _add(panel: str, *commands: Callable[..., None]) -> None:
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+
+
+_JOBS, _MODELS, _OPERATE = "Jobs", "Models", "Operate"
+_add(_JOBS, jobs.submit, jobs.wait, jobs.get, jobs.cancel, bulk.bulk, jobs.jobs)
+app.add_typer(webhooks.app, name="webhooks", rich_help_panel=_JOBS)
+_add(_MODELS, models.models, admin.apply, admin.rollback)
+_add(_OPERATE, top.top, operators.pause, operators.resume, operators.purge, operators.drain, operators.requeue)
+app.add_typer(dead.app, name="dead", rich_help_panel=_OPERATE)
+app.add_typer(keys.app, name="keys", rich_help_panel=_OPERATE)
 
 
 def _become(package: str, arguments: list[str]) -> None:

@@ -3,7 +3,7 @@ keys are off, to be asked from the service's machine."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Annotated, Any
 
 import typer
@@ -94,7 +94,7 @@ def usage(
 
 
 def _in(days: float | None) -> str | None:
-    return None if days is None else (datetime.now(UTC) + timedelta(days=days)).isoformat()
+    return None if days is None else (datetime.now(timezone.utc) + timedelta(days=days)).isoformat()
 
 
 def _show(made: dict[str, Any], note: str) -> None:

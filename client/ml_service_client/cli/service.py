@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any, NoReturn
 
 import httpx
 import typer
 
+from ml_service_client import SyncMLServiceClient
+from ml_service_client.cli.ending import Failure, usage
+
 Url = Annotated[str, typer.Option("--url", envvar="ML_SERVICE_URL", help="of the service")]
 HERE = "http://127.0.0.1:8001"
 
 
-def service(url: str) -> httpx.Client:
+def client(url: str, **options: Any) -> SyncMLServiceClient:
     """With the API key of ML_SERVICE_API_KEY, where it is set: arguments could be read by everybody on the machine."""
-    key = os.environ.get("ML_SERVICE_API_KEY")
-    return httpx.Client(base_url=url, timeout=30, headers={"Authorization": f"Bearer {key}"} if key else {})
+    try:
+        return SyncMLServiceClient(url, **options)
+    except ValueError as error:
+        raise usage(f"--url: {error}") from None
+
+
+def service(url: str) -> httpx.Client:
+    """The same without retries and types, for calls whose headers matter."""
+    return client(url).client
 
 
 def ask(http: httpx.Client, method: str, path: str, **more: Any) -> tuple[dict[str, Any], str]:
-    """The body (empty where there is none) and its ETag; ends the program with what the service says."""
-    try:
-        answer = http.request(method, path, **more)
-    except httpx.TransportError as error:
-        fail(f"no service answers at {http.base_url}: {error}")
-    try:
-        body: dict[str, Any] = answer.json() if answer.content else {}
-    except ValueError:
-        fail(f"{http.base_url} is no ml-service: {answer.status_code}")
-    if answer.is_success:
-        return body, answer.headers.get("etag", "")
-    for fault in body.get("errors") or []:
-        typer.secho(f"{fault['pointer']}: {fault['message']}", fg="red", err=True)
-    hint = "; set ML_SERVICE_API_KEY" if answer.status_code == 401 else ""
-    fail(f"{body.get('detail') or body}{hint}")
+    """The body (empty where there is none) and its ETag. Raises MLServiceError."""
+    from ml_service_client.core.answers import dict_of, error_of
+
+    answer = http.request(method, path, **more)
+    if not answer.is_success:
+        raise error_of(answer)
+    return dict_of(answer) if answer.content else {}, answer.headers.get("etag", "")
 
 
 def fail(message: str) -> NoReturn:
     """Says it and ends the program with 1."""
-    typer.secho(f"ml-service: {message}", fg="red", err=True)
-    raise typer.Exit(1)
+    raise Failure(message)

@@ -1,0 +1,74 @@
+"""A request to a batch: a JSON object with a list of inputs, or JSON lines with the envelope in the query."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import Request
+from pydantic import ValidationError
+
+from api.auth import caller_of
+from api.batch_lines import Raw, in_slices, json_lines, read_list
+from api.bodies import JSON_LIKE, faults_of, read_json
+from api.caps import JSON_LINES, content_type
+from api.schemas import BatchRequest
+from api.submission import NewJob
+from shared.api_keys import Scope
+from shared.catalog import Catalog
+from shared.errors import BadRequest, Fault, InvalidInput, UnsupportedMedia
+
+Slices = AsyncIterator[list[Raw]]
+
+_JSON_FIELDS = ("parameters", "labels", "webhook")
+
+
+async def read_batch(request: Request, catalog: Catalog, *, longest: int) -> tuple[NewJob, Slices]:
+    """What a request asks for (each line as this job, `input` aside), and its inputs. A line may have `longest` bytes.
+    Raises Forbidden for a key that may not submit, BadRequest, UnsupportedMedia, InvalidInput; the slices too."""
+    caller = caller_of(request, Scope.SUBMIT)
+    kind = content_type(request.scope)
+    if kind in JSON_LINES:
+        new = _asked(_typed(dict(request.query_params)), caller.may_use, catalog)
+        slices = json_lines(request.stream(), longest)
+    elif kind in JSON_LIKE or kind.endswith("+json"):
+        fields, inputs = await asyncio.to_thread(read_list, await request.body())
+        if "inputs" in fields or inputs is None:
+            message = "must be a list" if "inputs" in fields else "Field required"
+            raise InvalidInput(faults=[Fault(pointer="/inputs", message=message)])
+        new = _asked(fields, caller.may_use, catalog)
+        slices = in_slices(inputs)
+    else:
+        raise UnsupportedMedia(
+            f"content type {kind!r} is not supported; send a JSON object with `inputs`, or application/x-ndjson"
+        )
+    new.caller, new.headers = caller, request.scope["state"].setdefault("headers", {})
+    return new, slices
+
+
+def _asked(fields: dict[str, Any], may_use: Any, catalog: Catalog) -> NewJob:
+    if fields.get("model") is None:
+        models = sorted(name for name in catalog.models if may_use(name))
+        if len(models) != 1:
+            raise InvalidInput(faults=[Fault(pointer="/model", message=f"Field required: one of {', '.join(models)}")])
+        fields["model"] = models[0]
+    try:
+        envelope = BatchRequest.model_validate(fields)
+    except ValidationError as error:
+        raise InvalidInput("the request does not fit", faults=faults_of(error)) from None
+    asked = {name: getattr(envelope, name) for name in type(envelope).model_fields if name != "inputs"}
+    asked["parameters"] = asked["parameters"] or {}
+    return NewJob(**asked)
+
+
+def _typed(texts: dict[str, Any]) -> dict[str, Any]:
+    for name in _JSON_FIELDS:
+        if name in texts and not (name == "webhook" and texts[name][:1] not in ("{", '"')):  # a plain URL
+            try:
+                texts[name] = read_json(texts[name].encode())
+            except BadRequest as error:
+                raise InvalidInput(
+                    faults=[Fault(pointer=f"/{name}", message=f"must be JSON: {error.message}")]
+                ) from None
+    return texts

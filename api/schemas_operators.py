@@ -1,0 +1,74 @@
+"""What the operators' calls answer: OpenAPI, and the shape of it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+
+class WorkerModel(BaseModel):
+    """A version on a worker."""
+
+    model: str
+    version: str
+    state: str = Field(
+        examples=["ready"], description="as in /v1/models: unloaded, loading, ready, draining, failed ..."
+    )
+
+
+class DeviceMemory(BaseModel):
+    """Of a GPU, by all processes on it, as its driver tells."""
+
+    used_bytes: int
+    total_bytes: int
+
+
+class Worker(BaseModel):
+    """A worker process, by its last sign of life; one that did not start tells its name and `failed` alone."""
+
+    id: str = Field(description="of this very process: one that starts again is another")
+    name: str
+    host: str | None = None
+    pid: int | None = None
+    device: str | None = Field(None, examples=["cuda:0"])
+    gpu: dict[str, Any] | None = Field(None, description="which it is of the machine")
+    state: Literal["ready", "draining", "stalled", "failed"] = Field(
+        description="draining: it finishes its batch, gives the rest back, leaves; stalled: its device hangs or is lost"
+    )
+    memory_bytes: int | None = Field(None, description="of the host's, that the process has")
+    device_memory: DeviceMemory | None = None
+    busy: float | None = Field(None, description="share of the last seconds (about ten) with a batch on the device")
+    jobs_per_s: float | None = Field(None, description="ended, in the same seconds")
+    batch_size: float | None = Field(None, description="items of a batch on average; null: there was none")
+    held: int | None = Field(None, description="jobs in its hands, started or not")
+    models: list[WorkerModel] = Field(default_factory=list)
+    started_at: datetime | None = None
+    heartbeat_at: datetime
+
+
+class WorkerList(BaseModel):
+    """The living workers, and those that have failed to start a moment ago; by name."""
+
+    data: list[Worker]
+
+
+class Paused(BaseModel):
+    """A model after `pause` or `resume`."""
+
+    model: str
+    paused: bool
+    changed: bool = Field(description="false: it was so already")
+
+
+class Purged(BaseModel):
+    """After `purge`."""
+
+    canceled: int = Field(description="jobs that had not started, and have ended as canceled")
+
+
+class Draining(BaseModel):
+    """After `drain`: the processes that have been told."""
+
+    draining: list[str] = Field(description="their ids; a name may have several")
