@@ -79,7 +79,11 @@ def build(folder: Path) -> Path:
 def service(folder: Path) -> Iterator[str]:
     """One worker and one API; the URL."""
     models = ROOT / "client" / "tests" / "models.yaml"
-    with EmbeddedServer(folder / "redis") as server, worker(server.url, models), api(server.url, models) as url:
+    with (
+        EmbeddedServer(folder / "redis") as server,
+        worker(server.url, models),
+        api(server.url, models, ML_OUTBOUND_ALLOW="127.0.0.0/8") as url,
+    ):
         yield url
 
 

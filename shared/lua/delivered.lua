@@ -9,7 +9,7 @@
 -- Whose lease ran out while it delivered tells of a success alone: another has the delivery by now.
 local delivery, outcome, wait = ARGV[1], ARGV[3], tonumber(ARGV[7])
 local hash = HOOK .. delivery
-local hook = redis.call('HMGET', hash, 'state', 'holder', 'host', 'owner', 'url', 'log', 'of')
+local hook = redis.call('HMGET', hash, 'state', 'holder', 'host', 'owner', 'url', 'log', 'of', 'kind')
 if not hook[1] then return '' end
 local mine = hook[1] == 'due' and hook[2] == ARGV[2]
 
@@ -47,6 +47,7 @@ end_delivery(delivery, hook[3], outcome)
 if outcome == 'delivered' then
   redis.call('DEL', off)
   redis.call('HDEL', hash, 'body')
-  redis.call('PEXPIRE', hash, math.max(3600000, redis.call('PTTL', JOB .. hook[7]))) -- its log, as long as its job
+  local record = (hook[8] == 'batch' and BATCH or JOB) .. hook[7]
+  redis.call('PEXPIRE', hash, math.max(3600000, redis.call('PTTL', record))) -- its log, as long as its job
 end
 return outcome

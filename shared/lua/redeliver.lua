@@ -2,14 +2,14 @@
 -- Deliver again, now, and by the whole schedule; also to a receiver that is disabled. What is under way stays so.
 -- KEYS  none
 -- ARGV  deliveries
--- RETURNS for each '' (no such), 'gone' (its body was delivered, and its job has expired), or 'due'
+-- RETURNS for each '' (no such), 'gone' (its body was delivered, and its job or batch has expired), or 'due'
 local out = {}
 for i, delivery in ipairs(ARGV) do
   local hash = HOOK .. delivery
   local hook = redis.call('HMGET', hash, 'state', 'holder', 'host', 'kind', 'of')
   if not hook[1] then
     out[i] = ''
-  elseif hook[4] == 'job' and redis.call('EXISTS', JOB .. hook[5]) + redis.call('HEXISTS', hash, 'body') == 0 then
+  elseif redis.call('EXISTS', (hook[4] == 'batch' and BATCH or JOB) .. hook[5]) + redis.call('HEXISTS', hash, 'body') == 0 then
     out[i] = 'gone'
   else
     out[i] = 'due'

@@ -72,10 +72,12 @@ def environment(url: str, **more: str) -> dict[str, str]:
     return kept | {"ML_SERVICE_URL": url, "PYTHONPATH": str(REPOSITORY / "client")} | more
 
 
-def run(url: str, *words: str, given: bytes | None = None, code: int = 0, **more: str) -> tuple[str, str]:
+def run(
+    url: str, *words: str, given: bytes | None = None, code: int = 0, patience_s: float = 60, **more: str
+) -> tuple[str, str]:
     """stdout and stderr of one call that is to end with `code`."""
     done = subprocess.run(
-        [*CLI, *words], env=environment(url, **more), input=given, capture_output=True, check=False, timeout=60
+        [*CLI, *words], env=environment(url, **more), input=given, capture_output=True, check=False, timeout=patience_s
     )
     out, err = done.stdout.decode(), done.stderr.decode()
     assert done.returncode == code, (out, err)
@@ -276,13 +278,7 @@ def test_dead_letters(url: str, store: redis.Redis) -> None:
     run(url, "purge", "nobodys", "--yes")
 
 
-def _has(url: str, path: str, method: str) -> bool:
-    return method in httpx.get(f"{url}/openapi.json").json()["paths"].get(path, {})
-
-
 def test_jobs_are_listed(url: str) -> None:
-    if not _has(url, "/v1/jobs", "get"):
-        pytest.skip("this service lists no jobs")
     ids = [run(url, "submit", "echo", "1", "--label", f"turn={n}", "--wait", "--json")[0] for n in range(2)]
     first, second = (json.loads(one)["id"] for one in ids)
     listed = [json.loads(line) for line in run(url, "jobs", "--json", "--model", "echo", "-n", "2")[0].splitlines()]
@@ -292,8 +288,6 @@ def test_jobs_are_listed(url: str) -> None:
 
 
 def test_webhook_secrets(url: str) -> None:
-    if not _has(url, "/v1/webhooks/secret", "get"):
-        pytest.skip("this service has no webhooks")
     secret = run(url, "webhooks", "secret")[0]
     assert secret.startswith("whsec_")
     fresh = json.loads(run(url, "webhooks", "rotate", "--grace-days", "2", "--json")[0])

@@ -90,7 +90,7 @@ def killed_twice(url: str, server: EmbeddedServer, folder: Path, count: int, how
         assert 0 < lines(out) < count, "it was killed in the middle"
     with out.open("ab") as file:
         file.write(b'{"index":')  # as if the disk had taken half a line
-    _, err = run(url, "bulk", "echo", str(source), "-o", str(out))
+    _, err = run(url, "bulk", "echo", str(source), "-o", str(out), patience_s=900)
     assert "going on at" in err
     assert f"{count:,} lines: {count:,} succeeded, 0 failed" in err
     assert results(out) == [{"index": n, "state": "succeeded", "output": {"text": f"text {n}"}} for n in range(count)]

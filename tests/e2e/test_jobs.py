@@ -21,7 +21,7 @@ models:
     versions: {"1": {}}
     batch: {max_size: 16}
   moody:
-    handler: tests/e2e/handlers.py:Light
+    handler: tests/e2e/handlers.py:Moody
     versions: {"1": {}}
     batch: {max_size: 8}
 """

@@ -8,7 +8,9 @@ from typing import Any
 
 import orjson
 import pytest
+import redis
 
+from shared import keys
 from tests.api_stack import Api, Hands, serving, settings, until
 from tests.receiver import Receiver
 
@@ -28,6 +30,19 @@ async def post(api: Api, webhook: Any, **more: Any) -> str:
     return str(answer.json()["id"])
 
 
+async def settled(api: Api, batch_id: str, state: str) -> dict[str, Any]:
+    """Its only delivery, of its end, when it is in this state."""
+    found: list[dict[str, Any]] = []
+
+    async def there() -> bool:
+        nonlocal found
+        found = (await api.client.get(f"/v1/batches/{batch_id}/deliveries")).json()["data"]
+        return [(one["event"], one["state"]) for one in found] == [("completed", state)]
+
+    await until(there, f"its delivery is {state}")
+    return found[0]
+
+
 async def test_its_end_is_told_once_and_signed(api: Api, hands: Hands) -> None:
     with Receiver() as receiver:
         batch_id = await post(api, receiver.url)
@@ -41,8 +56,7 @@ async def test_its_end_is_told_once_and_signed(api: Api, hands: Hands) -> None:
         assert message.verified(secret)["type"] == "batch.completed"
         assert message.id == f"msg_{batch_id}_completed"
         assert message.said["data"] == (await api.client.get(f"/v1/batches/{batch_id}")).json()
-        told = (await api.client.get(f"/v1/batches/{batch_id}/deliveries")).json()["data"]
-        assert [(one["event"], one["state"]) for one in told] == [("completed", "delivered")]
+        await settled(api, batch_id, "delivered")
         again = await api.client.post(f"/v1/batches/{batch_id}/deliveries")
         assert again.status_code == 202
         await until(lambda: len(receiver.got) == 2, "it is told again")
@@ -59,6 +73,25 @@ async def test_a_cancel_is_told_when_its_last_line_has_ended(api: Api, hands: Ha
         await until(lambda: receiver.got, "it is told")
         assert receiver.got[0].said["type"] == "batch.canceled"
         assert receiver.got[0].said["data"]["counts"]["canceled"] == 3
+
+
+async def test_one_that_has_expired_is_given_up_and_not_tried_for_a_day(
+    redis_url: str, tmp_path: Path, store: redis.Redis
+) -> None:
+    off, receiver_of_none = settings(redis_url, tmp_path, **FAST, webhook_delivery="off"), "http://127.0.0.1:9999/"
+    async with serving(off) as api:
+        hands = Hands.on(off)
+        batch_id = await post(api, receiver_of_none)
+        await hands.finish_all(await hands.take(3))
+        await hands.client.aclose()
+    store.delete(keys.BATCH + batch_id)
+    async with serving(settings(redis_url, tmp_path, **FAST)) as api:
+        failed = await settled(api, batch_id, "failed")
+        assert [attempt["error"] for attempt in failed["attempts"]] == [
+            "the batch had expired before its webhook could be sent"
+        ]
+        answer = await api.client.post(f"/v1/batches/{batch_id}/deliveries")
+        assert (answer.status_code, answer.json()["code"]) == (409, "cannot_redeliver")
 
 
 async def test_json_lines_name_it_in_the_query(api: Api, hands: Hands) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from shared import keys, scripts
+from shared import keys, messages, scripts
 from shared.catalog import ModelSpec
 from tests.api_stack import Api, Hands, serving, settings, until
 
@@ -118,8 +118,23 @@ async def test_purge_cancels_what_has_not_started_and_wakes_who_waits(api: Api, 
 
 async def test_purge_of_many_while_others_submit(api: Api, hands: Hands) -> None:
     """Two thousand jobs, in slices; callers of another model are served in between."""
-    for _ in range(20):
-        await asyncio.gather(*(submit(api) for _ in range(100)))
+    queue = keys.queue_name("echo", "1")
+    what: dict[str, Any] = {"queue": queue, "priority": keys.NORMAL, "model": "echo", "version": "1", "input": 1}
+    bounds = {"deadline_ms": 600_000, "ttl_ms": 60_000, "size": 1, "max_jobs": 10_000, "max_bytes": 10**9}
+    etag = api.parts.registry.known.etag
+    calls = [
+        scripts.submit(
+            f"many-{number}",
+            list_name=keys.queue_list(queue, keys.NORMAL),
+            raw=messages.build(f"many-{number}", **what),
+            ref="echo@1",
+            etag=etag,
+            fields={"model": "echo", "version": "1"},
+            **bounds,
+        )
+        for number in range(2000)
+    ]
+    assert {reply.status for reply in await scripts.arun(hands.client, calls)} == {"accepted"}
     purging = asyncio.create_task(post(api, "/v1/models/echo/purge"))
     beside = 0
     while not purging.done():
