@@ -87,7 +87,8 @@ def test_inspect_answers_while_a_predict_runs(control: Celery, http: httpx.Clien
 def test_revoke_ends_right_for_who_waits(control: Celery, producer: Celery, http: httpx.Client) -> None:
     """Behind others in the queue, held by the worker, and running."""
     slow = {"model": "echo", "input": 0, "parameters": {"sleep_ms": 1200}}
-    running = http.post("/v1/jobs", json=slow).json()["id"]
+    # It must run still when the others are queued and all three are revoked, on a slow machine too.
+    running = http.post("/v1/jobs", json=slow | {"parameters": {"sleep_ms": 8000}}).json()["id"]
     wait_until(lambda: http.get(f"/v1/jobs/{running}").json()["state"] == "running")
     held = http.post("/v1/jobs", json=slow).json()["id"]
     behind = [http.post("/v1/jobs", json=slow).json()["id"] for _ in range(60)]
