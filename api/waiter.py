@@ -14,21 +14,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis.asyncio
-from redis.exceptions import ConnectionError as RedisConnectionError
 from starlette.types import Receive
 
-from api.submitter import LOST, Submitter
+from api.submitter import Submitter
+from api.subscription import hear_forever
 from shared import keys
 from shared.calls import Call
 from shared.errors import StoreUnavailable
-from shared.logs import Event, get_logger
 from shared.scripts import watch
 from shared.scripts_batches import BatchSeen, look_at_batch
 from shared.types import State
 
-logger = get_logger("api")
-
-_QUIET_S = 5.0  # so long without a message: ask whether the connection lives
 _CHECK_S = 10.0  # a second look at all jobs that are waited for, should news have been lost
 _RETRY_S = 0.2
 _ENDS = frozenset(state.value.encode() for state in State if state.terminal)
@@ -129,7 +125,10 @@ class Waiter:
 
     def start(self) -> None:
         """Listen, in the background, through every loss of the connection."""
-        self._tasks = [asyncio.create_task(self._listen_forever()), asyncio.create_task(self._check_forever())]
+        listening = hear_forever(
+            self._client, self.channel, self._hear, subscribed=self._catch_up, part="waiter", retry_s=_RETRY_S
+        )
+        self._tasks = [asyncio.create_task(listening), asyncio.create_task(self._check_forever())]
 
     async def stop(self) -> None:
         """Listen no more."""
@@ -137,35 +136,12 @@ class Waiter:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _listen_forever(self) -> None:
-        while True:
-            try:
-                async with self._client.pubsub() as pubsub:
-                    await pubsub.subscribe(self.channel)
-                    await self._listen(pubsub)
-            except LOST as error:
-                logger.debug(Event.REDIS_LOST, part="waiter", error=error)
-            await asyncio.sleep(_RETRY_S)
+    def _catch_up(self) -> None:
+        """News may have been published while nobody listened."""
+        asyncio.get_running_loop().create_task(self._check()).add_done_callback(_swallow)
 
-    async def _listen(self, pubsub: redis.asyncio.client.PubSub) -> None:
-        quiet = 0
-        while True:
-            message = await pubsub.get_message(timeout=_QUIET_S)
-            if message is None:
-                quiet += 1
-                if quiet > 2:
-                    raise RedisConnectionError("the subscription does not answer")
-                await pubsub.ping()
-                continue
-            quiet = 0
-            if message["type"] == "message":
-                self._hear(*message["data"].split(b"\n", 3))
-            elif message["type"] == "subscribe":
-                # First or again (redis-py renews the subscription itself): news may have been published meanwhile.
-                asyncio.get_running_loop().create_task(self._check()).add_done_callback(_swallow)
-
-    def _hear(self, job_id: bytes, at: bytes, what: bytes, meta: bytes) -> None:
-        """`what` is the state that the job has come to, or `progress`."""
+    def _hear(self, news: bytes) -> None:
+        job_id, at, what, meta = news.split(b"\n", 3)  # `what`: the state that the job has come to, or `progress`
         for following in self._following.get(job_id.decode(), ()):
             following.woken.set()
         if what in _ENDS:

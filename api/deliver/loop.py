@@ -16,12 +16,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import redis.asyncio
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from api.deliver.bodies import Bodies
 from api.deliver.judge import Verdict, judge_answer, judge_failure
 from api.deliver.secrets import WebhookSecrets, sign
-from api.submitter import LOST, Submitter
+from api.submitter import Submitter
+from api.subscription import hear_forever
 from shared import keys, origin, trace_context, tracing
 from shared.errors import AddressRefused, CallFailed, RecordUnreadable, StoreUnavailable, UnknownBatch, UnknownJob
 from shared.logs import Event, get_logger
@@ -67,7 +67,15 @@ class Deliverer:
 
     def start(self) -> None:
         """Deliver in the background, through every loss of Redis."""
-        self._tasks = [asyncio.create_task(self._listen_forever()), asyncio.create_task(self._deliver_forever())]
+        listening = hear_forever(
+            self._client,
+            keys.WEBHOOKS,
+            lambda _: self._news.set(),
+            subscribed=self._news.set,
+            part="deliver",
+            retry_s=_RETRY_S,
+        )
+        self._tasks = [asyncio.create_task(listening), asyncio.create_task(self._deliver_forever())]
 
     def drain(self) -> None:
         """Take no more."""
@@ -219,27 +227,3 @@ class Deliverer:
                 if self._stopping or time.monotonic() > lease_end:
                     return
                 await asyncio.sleep(_RETRY_S)
-
-    async def _listen_forever(self) -> None:
-        while True:
-            try:
-                async with self._client.pubsub() as pubsub:
-                    await pubsub.subscribe(keys.WEBHOOKS)
-                    await self._listen(pubsub)
-            except LOST as error:
-                logger.debug(Event.REDIS_LOST, part="deliver", error=error)
-            await asyncio.sleep(_RETRY_S)
-
-    async def _listen(self, pubsub: redis.asyncio.client.PubSub) -> None:
-        quiet = 0
-        while True:
-            message = await pubsub.get_message(timeout=_POLL_S)
-            if message is None:
-                quiet += 1
-                if quiet > 2:
-                    raise RedisConnectionError("the subscription does not answer")
-                await pubsub.ping()
-                continue
-            quiet = 0
-            if message["type"] in ("message", "subscribe"):  # subscribed again: something may be due since
-                self._news.set()
