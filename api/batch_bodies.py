@@ -11,17 +11,15 @@ from pydantic import ValidationError
 
 from api.auth import caller_of
 from api.batch_lines import Raw, in_slices, json_lines, read_list
-from api.bodies import JSON_LIKE, faults_of, read_json
+from api.bodies import JSON_FIELDS, JSON_LIKE, faults_of, typed
 from api.caps import JSON_LINES, content_type
 from api.schemas import BatchRequest
 from api.submission import NewJob
 from shared.api_keys import Scope
 from shared.catalog import Catalog
-from shared.errors import BadRequest, Fault, InvalidInput, UnsupportedMedia
+from shared.errors import Fault, InvalidInput, UnsupportedMedia
 
 Slices = AsyncIterator[list[Raw]]
-
-_JSON_FIELDS = ("parameters", "labels", "webhook")
 
 
 async def read_batch(request: Request, catalog: Catalog, *, longest: int) -> tuple[NewJob, Slices]:
@@ -30,7 +28,7 @@ async def read_batch(request: Request, catalog: Catalog, *, longest: int) -> tup
     caller = caller_of(request, Scope.SUBMIT)
     kind = content_type(request.scope)
     if kind in JSON_LINES:
-        new = _asked(_typed(dict(request.query_params)), caller.may_use, catalog)
+        new = _asked(typed(dict(request.query_params), JSON_FIELDS), caller.may_use, catalog)
         slices = json_lines(request.stream(), longest)
     elif kind in JSON_LIKE or kind.endswith("+json"):
         fields, inputs = await asyncio.to_thread(read_list, await request.body())
@@ -60,15 +58,3 @@ def _asked(fields: dict[str, Any], may_use: Any, catalog: Catalog) -> NewJob:
     asked = {name: getattr(envelope, name) for name in type(envelope).model_fields if name != "inputs"}
     asked["parameters"] = asked["parameters"] or {}
     return NewJob(**asked)
-
-
-def _typed(texts: dict[str, Any]) -> dict[str, Any]:
-    for name in _JSON_FIELDS:
-        if name in texts and not (name == "webhook" and texts[name][:1] not in ("{", '"')):  # a plain URL
-            try:
-                texts[name] = read_json(texts[name].encode())
-            except BadRequest as error:
-                raise InvalidInput(
-                    faults=[Fault(pointer=f"/{name}", message=f"must be JSON: {error.message}")]
-                ) from None
-    return texts

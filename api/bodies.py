@@ -5,6 +5,7 @@ Content types are read liberally (clients send odd ones), contents strictly.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ from shared.errors import BadRequest, Fault, InvalidInput, UnsupportedMedia
 _MOST_FILES = 2048
 JSON_LIKE = {"", "application/json", "text/plain", "text/json", "application/x-www-form-urlencoded"}
 _RAW = ("image/", "audio/", "video/", "application/octet-stream")
-_JSON_FIELDS = {"parameters", "labels", "webhook"}
+JSON_FIELDS = {"parameters", "labels", "webhook"}
 _REFERENCES = (f'"{FILE}"'.encode(), f'"{URL}"'.encode())
 
 
@@ -60,7 +61,7 @@ async def read_job(request: Request, face: Face, catalog: Catalog) -> NewJob:
         references = True  # few forms come, and they are not large
     elif kind.startswith(_RAW):
         files = [("", await request.body())]
-        fields = _typed(dict(request.query_params), face)
+        fields = typed(dict(request.query_params), JSON_FIELDS | {face.input_field})
         if not files[0][1]:
             raise BadRequest("the body is empty")
     else:
@@ -133,12 +134,12 @@ async def _read_form(request: Request, face: Face) -> tuple[dict[str, Any], list
         else:
             texts[name] = part
     await form.close()
-    return _typed(texts, face), files
+    return typed(texts, JSON_FIELDS | {face.input_field}), files
 
 
-def _typed(texts: dict[str, Any], face: Face) -> dict[str, Any]:
-    """Text fields to JSON values where the envelope wants no text."""
-    for name in _JSON_FIELDS | {face.input_field}:
+def typed(texts: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Text fields of these names to JSON values, for the envelope wants no text there. Raises InvalidInput."""
+    for name in names:
         if name in texts and not (name == "webhook" and texts[name][:1] not in ("{", '"')):  # a plain URL
             try:
                 texts[name] = read_json(texts[name].encode())
