@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
+from api import VERSION
 from api.auth import OPEN, Authenticate, Keyring
 from api.caps import body_cap
 from api.deps import make_services
@@ -73,7 +74,7 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
 
     app = FastAPI(
         title="ml-service",
-        version="0.1.0",
+        version=VERSION,
         description=_ABOUT,
         lifespan=lifespan,
         redirect_slashes=False,

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 
 import redis.asyncio
 
+from api import VERSION
 from api.deliver.bodies import Bodies
 from api.deliver.judge import Verdict, judge_answer, judge_failure
 from api.deliver.secrets import WebhookSecrets, sign
@@ -32,7 +33,6 @@ from shared.settings import Settings
 
 logger = get_logger("api")
 
-VERSION = "0.1.0"
 _POLL_S = 5.0  # should the news of one that is due be lost
 _RETRY_S = 1.0  # Redis is away
 _LEASE_MORE_S = 5.0  # beyond the timeout of an attempt, to report it

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.datastructures import QueryParams
 
+from api.answers import json_response
 from api.auth import caller_of
 from api.batch_bodies import read_batch
 from api.batches import MOST_LISTED
@@ -75,8 +76,7 @@ async def page(request: Request) -> Response:
     """Those of your key, the newest first. `next` is the `cursor` of the next page."""
     query, caller = request.query_params, caller_of(request, Scope.READ)
     limit = limit_of(query.get("limit"), default=50, most=MOST_LISTED)
-    found = await services(request).batches.page(caller, limit=limit, cursor=query.get("cursor"))
-    return Response(found.model_dump_json(), media_type="application/json")
+    return json_response(await services(request).batches.page(caller, limit=limit, cursor=query.get("cursor")))
 
 
 @router.get(

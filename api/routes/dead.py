@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
-from pydantic import BaseModel
 
 from api.admin import admin_only
+from api.answers import json_response
 from api.deps import services
 from api.docs import DEAD_QUERY, REQUEUE_QUERY, problems
 from api.letters import Filter
@@ -34,7 +34,7 @@ async def page(request: Request) -> Response:
     query = request.query_params
     limit = limit_of(query.get("limit"), default=_DEFAULT, most=_MOST)
     found = await services(request).dead.page(limit, after=query.get("after"), wanted=_filter(request))
-    return _json(found)
+    return json_response(found)
 
 
 @router.post(
@@ -49,7 +49,7 @@ async def requeue(request: Request) -> Response:
     retried stay, and are told."""
     query = request.query_params
     limit = limit_of(query.get("limit"), default=_REQUEUE_DEFAULT, most=_REQUEUE_MOST)
-    return _json(await services(request).dead.requeue(limit, after=query.get("after"), wanted=_filter(request)))
+    return json_response(await services(request).dead.requeue(limit, after=query.get("after"), wanted=_filter(request)))
 
 
 def _filter(request: Request) -> Filter:
@@ -66,7 +66,7 @@ def _filter(request: Request) -> Filter:
 )
 async def read(request: Request, letter: str) -> Response:
     """With its message, the input in it, and where the rest of the input lies."""
-    return _json(await services(request).dead.get(letter))
+    return json_response(await services(request).dead.get(letter))
 
 
 @router.post(
@@ -93,7 +93,3 @@ async def drop(request: Request, letter: str) -> Response:
     """For good. Its job, if there is one, has failed and stays readable as long as any."""
     await services(request).dead.drop(letter)
     return Response(status_code=204)
-
-
-def _json(body: BaseModel) -> Response:
-    return Response(body.model_dump_json(), media_type="application/json")

@@ -10,6 +10,7 @@ from fastapi.responses import Response
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from api.admin import admin_only
+from api.answers import json_response
 from api.auth import caller_of, needs
 from api.bodies import faults_of, read_json
 from api.deps import services
@@ -75,7 +76,7 @@ class RotateRequest(BaseModel):
 async def list_keys(request: Request) -> Response:
     """All of them, without their secrets, which are not stored."""
     now = datetime.now(UTC)
-    return _json(KeyList(data=[told(key, now) for key in await services(request).keys.all()]))
+    return json_response(KeyList(data=[told(key, now) for key in await services(request).keys.all()]))
 
 
 @router.post(
@@ -163,7 +164,7 @@ async def _usage(request: Request, key_id: str) -> Response:
     if not 0 <= (last - first).days < _MOST_DAYS:
         raise InvalidInput(f"first must be before last, and both within {_MOST_DAYS} days")
     used = await services(request).keys.usage(key_id, first, last)
-    return _json(Usage.model_validate({"key": key_id, "first": first, "last": last, "data": used}))
+    return json_response(Usage.model_validate({"key": key_id, "first": first, "last": last, "data": used}))
 
 
 def _day(request: Request, name: str) -> date | None:
@@ -182,7 +183,3 @@ def told(key: ApiKey, now: datetime) -> KeyTold:
 def _made(made: Made, status: int) -> Response:
     body = NewKey(secret=made.secret, **told(made.key, datetime.now(UTC)).model_dump())
     return Response(body.model_dump_json(), status, {"Cache-Control": "no-store"}, "application/json")
-
-
-def _json(body: BaseModel) -> Response:
-    return Response(body.model_dump_json(), media_type="application/json")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
-from pydantic import BaseModel
 
 from api.admin import admin_only
+from api.answers import json_response
 from api.deps import services
 from api.docs import problems
 from api.paths import MODEL
@@ -23,7 +23,7 @@ router = APIRouter(dependencies=[Depends(admin_only)])
 )
 async def list_workers(request: Request) -> Response:
     """Those that live, by their last signs of life, and those that have failed to start a moment ago."""
-    return _json(WorkerList(data=await services(request).workers.all()))
+    return json_response(WorkerList(data=await services(request).workers.all()))
 
 
 @router.post(
@@ -39,7 +39,7 @@ async def list_workers(request: Request) -> Response:
 async def drain(request: Request, worker: str) -> Response:
     """As on SIGTERM: it takes nothing more, finishes the batch on its device, gives the rest back and exits with 0.
     Whoever keeps it running may start another. Its name, or the `id` of one process."""
-    return _json(Draining(draining=await services(request).workers.drain(worker)), status=202)
+    return json_response(Draining(draining=await services(request).workers.drain(worker)), status=202)
 
 
 @router.post(
@@ -52,7 +52,7 @@ async def pause(request: Request, model: str) -> Response:
     """No job of it starts after this answer; those that run end. Callers may still submit: their jobs wait, until
     `resume` or their deadlines. It outlives restarts of everything, and changes of the model."""
     changed = await services(request).pauses.pause(model)
-    return _json(Paused(model=model, paused=True, changed=changed))
+    return json_response(Paused(model=model, paused=True, changed=changed))
 
 
 @router.post(
@@ -64,7 +64,7 @@ async def pause(request: Request, model: str) -> Response:
 async def resume(request: Request, model: str) -> Response:
     """Workers go on with it at once."""
     changed = await services(request).pauses.resume(model)
-    return _json(Paused(model=model, paused=False, changed=changed))
+    return json_response(Paused(model=model, paused=False, changed=changed))
 
 
 @router.post(
@@ -76,8 +76,4 @@ async def resume(request: Request, model: str) -> Response:
 async def purge(request: Request, model: str) -> Response:
     """Each ends as canceled, and whoever waits for it is told. It answers when all have ended (seconds for 100,000),
     and goes on if its caller hangs up. Pause the model first, if none is to slip through."""
-    return _json(Purged(canceled=await services(request).purge.model(model)))
-
-
-def _json(body: BaseModel, status: int = 200) -> Response:
-    return Response(body.model_dump_json(), status, media_type="application/json")
+    return json_response(Purged(canceled=await services(request).purge.model(model)))

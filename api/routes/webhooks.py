@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from api.answers import json_response
 from api.auth import Caller, caller_of
 from api.bodies import faults_of, read_json
 from api.deliver.secrets import Secrets
@@ -43,7 +44,7 @@ async def _again(request: Request, kind: Kind, of: str) -> Response:
         raise InvalidInput(f"event must be one of {', '.join(EVENTS[kind])}, not {event[:40]!r}")
     caller, parts = caller_of(request, Scope.SUBMIT), services(request)
     await parts.deliveries.again(await _deliveries(request, kind, of, caller), event)
-    return _json(await parts.deliveries.of(kind, of, caller), 202)
+    return json_response(await parts.deliveries.of(kind, of, caller), 202)
 
 
 _READ = {200: {"model": DeliveryList}, **problems(401, 403, 404, 503)}
@@ -53,7 +54,7 @@ _AGAIN = {202: {"model": DeliveryList}, **problems(401, 403, 404, 409, 422, 503)
 @router.get("/jobs/{job_id}/deliveries", summary="A job's webhooks", response_model=None, responses=_READ)
 async def of_job(request: Request, job_id: str) -> Response:
     """What became of each event that was to be sent. Readable as long as the job, and as long as it is tried."""
-    return _json(await _deliveries(request, "job", job_id, caller_of(request, Scope.READ)))
+    return json_response(await _deliveries(request, "job", job_id, caller_of(request, Scope.READ)))
 
 
 @router.post(
@@ -73,7 +74,7 @@ async def job_again(request: Request, job_id: str) -> Response:
 @router.get("/batches/{batch_id}/deliveries", summary="A batch's webhooks", response_model=None, responses=_READ)
 async def of_batch(request: Request, batch_id: str) -> Response:
     """As a job's."""
-    return _json(await _deliveries(request, "batch", batch_id, caller_of(request, Scope.READ)))
+    return json_response(await _deliveries(request, "batch", batch_id, caller_of(request, Scope.READ)))
 
 
 @router.post(
@@ -120,10 +121,6 @@ async def rotate(request: Request) -> Response:
 
 def _secret(found: Secrets) -> Response:
     until = max((one.until for one in found.previous), default=None)
-    answer = _json(WebhookSecret(secret=found.secret, previous_until=until))
+    answer = json_response(WebhookSecret(secret=found.secret, previous_until=until))
     answer.headers["Cache-Control"] = "no-store"
     return answer
-
-
-def _json(body: BaseModel, status: int = 200) -> Response:
-    return Response(body.model_dump_json(), status, media_type="application/json")
