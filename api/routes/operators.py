@@ -74,6 +74,6 @@ async def resume(request: Request, model: str) -> Response:
     responses={200: {"model": Purged}, **problems(401, 403, 404, 503)},
 )
 async def purge(request: Request, model: str) -> Response:
-    """Each ends as canceled, and whoever waits for it is told. It answers when all have ended (seconds for 100,000),
+    """Each ends as canceled, and whoever waits for it is told. It answers when all have ended,
     and goes on if its caller hangs up. Pause the model first, if none is to slip through."""
     return json_response(Purged(canceled=await services(request).purge.model(model)))
