@@ -20,11 +20,10 @@ from shared.payload_place import Ref as Reference
 from shared.payload_store import Payloads
 from shared.settings import Settings
 from shared.store import connect
-from shared.types import Outcome, State
 from worker.adopter import Adopter
 from worker.cpu import CpuShare
 from worker.fetcher import Fetcher
-from worker.finisher import Finisher
+from worker.finisher import Finisher, timed_out
 from worker.holdings import Holdings
 from worker.metrics import WorkerMetrics
 from worker.outputs import Outputs
@@ -228,7 +227,7 @@ class Engine:
         begun, units = current
         for work in _works_of(units):
             if work.timeout_s is not None and not work.ended and time.monotonic() - begun > work.timeout_s:
-                self._finisher.end(work, _timeout(work.timeout_s))
+                self._finisher.end(work, timed_out(work.timeout_s))
 
     def on_device(self) -> list[Work]:
         """The jobs on the device now."""
@@ -248,7 +247,7 @@ class Engine:
         self._runner.span.fail("timeout" if overdue else "device_lost")
         self._runner.span.end()
         if overdue and len(works) == 1:
-            self._finisher.end(works[0], _timeout(works[0].patience_s))
+            self._finisher.end(works[0], timed_out(works[0].patience_s))
             self._finisher.stop(10)
         elif stuck:
             self._finisher.flush(10)  # jobs that have finished did not crash
@@ -340,10 +339,6 @@ def _by_queue(shelf: Shelf) -> dict[str, Ref]:
 
 def _unadopted(job_id: str, tag: str, request: Any, carried: Carried) -> Work:
     return Work(job_id, tag, Ref("", ""), keys.NORMAL, request, request_id=carried.request_id)
-
-
-def _timeout(limit_s: float) -> Outcome:
-    return Outcome(State.FAILED, code="timeout", message=f"predict took longer than {limit_s:g} s")
 
 
 def _works_of(units: list[Unit]) -> list[Work]:

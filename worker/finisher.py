@@ -158,7 +158,10 @@ class Finisher:
         ends = []
         for work in works:
             failed = any(item.fault for item in work.items)
-            if work.open_items == 0 or (failed and not work.partial):
+            if work.timeout_s is not None and batch.predict_ms > work.timeout_s * 1000:
+                work.ended = True  # the watchdog looks twice a second: what ends between two looks is late all the same
+                ends.append(_End(work, timed_out(work.timeout_s), batch.at))
+            elif work.open_items == 0 or (failed and not work.partial):
                 work.ended = True
                 ends.append(_End(work, _outcome(work), batch.at))
             else:
@@ -296,6 +299,11 @@ def _outcome(work: Work) -> Outcome:
     outputs = [None if item.fault else item.outputs[0] for item in work.items]
     output = tasks.join(work.model.task, work.parts, [_plain(one) for one in outputs])
     return Outcome(State.SUCCEEDED, output=output, faults=faults[:MAX_FAULTS])
+
+
+def timed_out(limit_s: float) -> Outcome:
+    """A job whose predict took longer than it may."""
+    return Outcome(State.FAILED, code="timeout", message=f"predict took longer than {limit_s:g} s")
 
 
 def failure(faults: list[Fault]) -> Outcome:
