@@ -26,7 +26,6 @@ VERSION = 2
 PLAIN = 1
 # Where the worker's transport puts a plain producer's `expires` and `eta`, out of Celery's sight.
 HIDDEN = {"expires": "ml_expires", "eta": "ml_eta"}
-_NOTHING: dict[int, str] = {}
 _NO_CALLBACKS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _NUMBER = re.compile(r"[0-9]{1,6}")
 _CARRIED = {"ml_request_id", "traceparent", "tracestate"}  # of the request that asked for the job
@@ -95,7 +94,7 @@ def build(
     kwargs = {"model": model, "version": version, "input": input, "parameters": parameters or {}}
     body = base64.b64encode(orjson.dumps([[], kwargs, _NO_CALLBACKS])).decode()
     whose = _Whose(queue, priority, owner, weight, timeout_s, carried or {})
-    return _message(job_id, body, payloads or [], whose, stored or {})
+    return _message(job_id, body, payloads or [], whose, stored or {}, version=VERSION if stored else PLAIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +124,7 @@ def template(
     kwargs = orjson.dumps({"model": model, "version": version, "parameters": parameters or {}})
     head, tail = b"[[]," + kwargs[:-1] + b',"input":', b"}," + orjson.dumps(_NO_CALLBACKS) + b"]"
     whose = _Whose(queue, priority, owner, weight, None, carried or {})
-    text = _message(f"{mark}i", f"{mark}b", [f"{mark}p"], whose, version=f"{mark}v")
+    text = _message(f"{mark}i", f"{mark}b", [f"{mark}p"], whose, {}, version=f"{mark}v")
     text = text.replace(f'["{mark}p"]'.encode(), b"\1p").replace(f'"{mark}v"'.encode(), b"\1v")
     text = text.replace(mark.encode(), b"\1")
     return Template(text, encode_input(head), base64.b64encode(tail))
@@ -153,9 +152,9 @@ def _message(
     body: str,
     payloads: list[str],
     whose: _Whose,
-    stored: Mapping[int, str] = _NOTHING,
+    stored: Mapping[int, str],
     *,
-    version: int | str = PLAIN,
+    version: int | str,
 ) -> bytes:
     return orjson.dumps(
         {
@@ -184,7 +183,7 @@ def _message(
                 "replaced_task_nesting": 0,
                 "stamped_headers": None,
                 "stamps": {},
-                "ml": VERSION if stored else version,
+                "ml": version,
                 "ml_payloads": payloads,
                 **({"ml_stored": {str(number): ref for number, ref in stored.items()}} if stored else {}),
                 "ml_timeout_s": whose.timeout_s,
