@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-update up dev test test-clients fuzz openapi-test audit wheel-test test-redis7 slow lint types imports check format \
+.PHONY: help install demo demo-update up dev test test-long test-clients fuzz openapi-test audit wheel-test test-redis7 slow lint types imports check format \
 	bench bench-wake bench-batches bench-loss chaos soak \
 	gpu compose-test alerts monitoring-test clean
 
@@ -52,8 +52,11 @@ up: $(STAMP) ## Run the service: API on 8001, Flower on 5555; Ctrl-C stops it
 dev: $(STAMP) ## Like up, and restart what a changed file touches
 	@$(BIN)/ml-service up --reload $(ARGS)
 
-test: $(STAMP) ## The tests
+test: $(STAMP) ## The tests of every day (under 10 minutes)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+test-long: $(STAMP) ## More of them: processes that die, hang and come back; many examples (about 20 minutes)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'long and not slow' $(ARGS)
 
 test-clients: $(STAMP) .venv-clients/installed ## The tests with other people's clients, which get a virtual environment of their own
 	@$(BIN)/python -m pytest -m clients tests/clients $(ARGS)

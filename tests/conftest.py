@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,11 @@ from shared import keys
 
 if TYPE_CHECKING:
     from tests.payload_places import S3, Place
+
+
+def pytest_configure() -> None:
+    """A shell gives its background jobs a SIGINT that is ignored, and so would every process that the tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def wait_until(condition: Callable[[], object], *, timeout_s: float = 30.0, what: str = "") -> None:

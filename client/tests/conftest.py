@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -16,6 +17,11 @@ from misbehaving import Proxy
 from ml_service_client import MLServiceClient, SyncMLServiceClient
 
 MODELS = Path(__file__).parent / "models.yaml"
+
+
+def pytest_configure() -> None:
+    """A shell gives its background jobs a SIGINT that is ignored, and so would every process that the tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -64,6 +64,7 @@ def listening() -> Iterator[socket.socket]:
         yield listen
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("count", [1500, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_nothing_is_lost_whoever_dies(
@@ -130,6 +131,7 @@ def _keys(store: redis.Redis, *names: str) -> None:
         store.hset(keys.KEYS, digest(name), key.model_dump_json())
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("count", [2000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_batches_of_three_keys_and_a_lone_job(redis_url: str, models: Path, store: redis.Redis, count: int) -> None:
@@ -173,6 +175,7 @@ def test_batches_of_three_keys_and_a_lone_job(redis_url: str, models: Path, stor
         wait_until(lambda: not store.exists(keys.BATCHES), what="canceled lines end")
 
 
+@pytest.mark.long
 def test_lines_of_a_real_model_are_batched(redis_url: str, models: Path) -> None:
     with (
         api(redis_url, models) as url,

@@ -34,7 +34,7 @@ models:
     handler: tests/e2e/handlers.py:Moody
     versions: {"1": {}}
 """
-pytestmark = pytest.mark.timeout(300)  # many processes
+pytestmark = [pytest.mark.timeout(300), pytest.mark.long]  # many processes
 
 CLI = (sys.executable, "-m", "ml_service_client.cli")
 COLOUR = re.compile(r"\x1b\[[0-9;]*3\dm")

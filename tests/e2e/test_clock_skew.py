@@ -23,6 +23,8 @@ from tests.preload import library
 from tests.processes import api, worker
 from tests.stock_celery import stock_app
 
+pytestmark = pytest.mark.long
+
 MODEL = """
   {name}:
     task: echo

@@ -21,6 +21,8 @@ from tests.conftest import wait_until
 from tests.processes import api, flower_process, queue_ms, worker
 from tests.redis_kinds import KINDS, PASSWORD, USER, WATCHWORD, close_celery
 
+pytestmark = pytest.mark.long
+
 MODELS = """
 models:
   echo: {task: echo, versions: {"1": {}}}

@@ -12,6 +12,8 @@ import pytest
 from tests.conftest import wait_until
 from tests.processes import api, worker
 
+pytestmark = pytest.mark.long
+
 MODELS = """
 models:
   threads: {handler: "tests/e2e/handlers.py:Threads", versions: {"1": {}}, batch: {max_size: 1}}

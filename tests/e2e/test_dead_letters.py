@@ -24,6 +24,8 @@ from shared import keys, messages
 from tests.conftest import wait_until
 from tests.processes import REPOSITORY, api, environment, worker
 
+pytestmark = pytest.mark.long
+
 QUICK = {"ML_LEASE_S": "2", "ML_HEARTBEAT_S": "0.5", "ML_MAX_ATTEMPTS": "1"}
 ECHO = keys.queue_list(keys.queue_name("echo", "1"), keys.NORMAL)
 

@@ -23,6 +23,8 @@ from tests.conftest import wait_until
 from tests.processes import api, queue_ms, worker
 from tests.redis_kinds import MASTER, REPLICATING, USER, Front, Watched
 
+pytestmark = pytest.mark.long
+
 MODELS = 'models: {echo: {task: echo, versions: {"1": {}}, batch: {max_size: 16}}}'
 # Long enough for a failover on a busy machine, short enough to see what it takes away redelivered.
 LEASE = {"ML_LEASE_S": "6", "ML_HEARTBEAT_S": "1"}

@@ -19,6 +19,8 @@ from shared import keys
 from tests.conftest import wait_until
 from tests.processes import REPOSITORY, api, environment, refused_worker, worker
 
+pytestmark = pytest.mark.long
+
 MODELS = """
 models:
   echo:

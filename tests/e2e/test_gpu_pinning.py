@@ -26,6 +26,8 @@ from tests.conftest import wait_until
 from tests.fake_gpus import UUIDS, machine
 from tests.processes import REPOSITORY, api, environment, flower_process, refused_worker, worker
 
+pytestmark = pytest.mark.long
+
 MODELS = """
 models:
   echo:

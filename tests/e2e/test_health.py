@@ -21,6 +21,8 @@ from tests.e2e.test_local import running
 from tests.processes import REPOSITORY, api, worker
 from worker.vital import EXIT_SOFTWARE
 
+pytestmark = pytest.mark.long
+
 MODELS = """
 models:
   echo:

@@ -22,6 +22,8 @@ from shared.registry import Registry
 from tests.conftest import wait_until
 from tests.processes import api, worker
 
+pytestmark = pytest.mark.long
+
 MODELS = """
 models:
   toy:
@@ -302,7 +304,7 @@ def test_a_worker_of_some_models(http: httpx.Client, redis_url: str, models: Pat
         worker(redis_url, models, "w1", ML_MODELS="echo", **QUICK),
         worker(redis_url, models, "w2", ML_MODELS="toy", **QUICK),
     ):
-        assert [card["worker"] for one in toy(http)["versions"] for card in one["workers"]] == ["w2"]
+        wait_until(lambda: [card["worker"] for one in toy(http)["versions"] for card in one["workers"]] == ["w2"])
         put(http, "toy/versions/2", TWO, replace=True)
         wait_until(lambda: switched(http), what="the one that takes it is enough")
         assert say(http) == ("2", "two")

@@ -17,6 +17,8 @@ from shared.api_keys import ApiKey, Scope, digest
 from tests.conftest import wait_until
 from tests.processes import api, worker
 
+pytestmark = pytest.mark.long
+
 MODELS = """
 models:
   slow:
@@ -130,14 +132,18 @@ def test_plain_celery_and_a_key_take_turns_and_the_celery_jobs_stay_unseen(url: 
     from shared.settings import Settings
 
     redis_url = f"redis://127.0.0.1:{store.connection_pool.connection_kwargs['port']}/0"
-    app = make_celery(Settings(redis_url=redis_url))
     kwargs = {"model": "slow", "input": 1, "parameters": {"sleep_ms": STEP_MS}}
-    results = [app.send_task("ml.predict", kwargs=kwargs, queue="ml") for _ in range(100)]
-    wait_until(lambda: int(store.hget(f"{keys.COUNTERS}slow@1", "queued") or 0) > 20)
-    with caller(url, "lone") as lone:
-        done = _ended(store)
-        assert lone.post("/inference", json={"model_type": "slow", "data": 7}).json()["output"] == 7
-        assert _ended(store) - done <= 24
+    with (
+        make_celery(Settings(redis_url=redis_url)) as app,
+        caller(url, "lone") as lone,
+        caller(url, "admin") as admin,
+    ):
+        assert admin.post("/v1/models/slow/pause").status_code == 200
+        results = [app.send_task("ml.predict", kwargs=kwargs, queue="ml") for _ in range(100)]
+        wait_until(lambda: int(store.hget(f"{keys.COUNTERS}slow@1", "queued") or 0) == 100)
+        alone = lone.post("/v1/jobs", json={"model": "slow", "input": 7}).json()["id"]
+        assert admin.post("/v1/models/slow/resume").status_code == 200
+        assert lone.get(f"/v1/jobs/{alone}?wait=60").json()["output"] == 7
+        assert [result.get(timeout=60) for result in results] == [1] * 100
+        assert _ended_before(store, alone, [result.id for result in results]) <= 24
         assert lone.get(f"/v1/jobs/{results[0].id}").status_code == 404
-    assert [result.get(timeout=60) for result in results] == [1] * 100
-    app.close()

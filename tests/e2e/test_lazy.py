@@ -14,6 +14,8 @@ from shared import keys
 from tests.conftest import wait_until
 from tests.processes import api, environment, refused_worker, worker
 
+pytestmark = pytest.mark.long
+
 MB = 80
 MODELS = f"""
 models:

@@ -16,6 +16,8 @@ from shared import keys, scripts
 from tests.conftest import wait_until
 from tests.processes import api, worker
 
+pytestmark = pytest.mark.long
+
 MODELS = """
 models:
   moody:

@@ -104,6 +104,7 @@ def test_sigterm_finishes_the_batch_and_gives_the_rest_back(
     assert {job["attempt"] for job in jobs} == {1}, "nothing ran twice"
 
 
+@pytest.mark.long
 def test_a_crash_in_native_code_hurts_only_its_own_job(http: httpx.Client, redis_url: str, models: Path) -> None:
     good = _submit(http, 3, model="moody")
     (poison,) = _submit(http, 1, model="moody", input={"do": "abort"})
@@ -133,6 +134,7 @@ def test_a_crash_in_native_code_hurts_only_its_own_job(http: httpx.Client, redis
         process.wait(20)
 
 
+@pytest.mark.long
 def test_a_predict_that_hangs(http: httpx.Client, redis_url: str, models: Path) -> None:
     with worker(redis_url, models, "first", **QUICK) as first:
         (stuck,) = _submit(http, 1, model="moody", input={"do": "hang"})
@@ -144,6 +146,7 @@ def test_a_predict_that_hangs(http: httpx.Client, redis_url: str, models: Path) 
         assert _ended(http, behind)["state"] == "succeeded"
 
 
+@pytest.mark.long
 def test_time_limit_of_a_plain_celery_job(redis_url: str, models: Path, store: redis.Redis) -> None:
     """It ends the job, not the worker, and not what shares the batch; one that is longer than the model's holds too."""
     app = Celery("backend", broker=redis_url, backend=redis_url, set_as_current=False)
@@ -166,6 +169,7 @@ def test_time_limit_of_a_plain_celery_job(redis_url: str, models: Path, store: r
     app.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("away", ["killed", "frozen"])
 def test_sigterm_while_redis_is_away(tmp_path: Path, models: Path, away: str) -> None:
     """It ends within the grace and a moment, and what it held is done by another once Redis is back."""
@@ -174,8 +178,8 @@ def test_sigterm_while_redis_is_away(tmp_path: Path, models: Path, away: str) ->
         api(server.url, models) as url,
         httpx.Client(base_url=url, timeout=60) as http,
         worker(server.url, models, "first", ML_GRACE_S="3", **QUICK) as first,
+        redis.Redis.from_url(server.url) as store,
     ):
-        store = redis.Redis.from_url(server.url)
         ids = _submit(http, 60, parameters={"sleep_ms": 300})
         wait_until(lambda: store.hlen(keys.UNACKED) > 16, what="a batch runs and others are held")
         if away == "killed":
@@ -196,6 +200,7 @@ def test_sigterm_while_redis_is_away(tmp_path: Path, models: Path, away: str) ->
         store.close()
 
 
+@pytest.mark.long
 def test_a_record_that_no_script_can_read_spoils_nothing_else(
     http: httpx.Client, redis_url: str, models: Path, store: redis.Redis
 ) -> None:
@@ -216,6 +221,7 @@ def test_a_record_that_no_script_can_read_spoils_nothing_else(
         assert process.poll() is None
 
 
+@pytest.mark.long
 def test_redis_restarts_under_work(tmp_path: Path, models: Path) -> None:
     with (
         EmbeddedServer(tmp_path / "redis") as server,

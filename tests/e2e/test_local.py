@@ -21,6 +21,8 @@ import redis
 
 from shared import keys
 
+pytestmark = pytest.mark.long
+
 MODELS = """
 models:
   echo:

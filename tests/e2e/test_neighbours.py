@@ -29,6 +29,8 @@ from tests.conftest import wait_until
 from tests.processes import REPOSITORY, api, environment, worker
 from tests.stock_celery import stock_app, stock_worker
 
+pytestmark = pytest.mark.long
+
 MODELS = """
 models:
   echo:

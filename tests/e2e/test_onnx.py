@@ -13,6 +13,8 @@ from tests import onnx_models
 from tests.processes import api, worker
 from worker.handlers.images import sample_image
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:

@@ -15,6 +15,8 @@ from shared import keys
 from tests.conftest import wait_until
 from tests.processes import api, worker
 
+pytestmark = pytest.mark.long
+
 MODELS = """
 models:
   echo:
@@ -116,7 +118,7 @@ def test_a_pause_outlives_workers_and_api(redis_url: str, models: Path, store: r
 
 def test_purge_under_load(http: httpx.Client, redis_url: str, models: Path, store: redis.Redis) -> None:
     with worker(redis_url, models, "one", **QUICK):
-        with Load(http, sleep_ms=200) as load:
+        with Load(http, sleep_ms=2000) as load:  # a batch of 16: slower than any machine submits
             wait_until(lambda: len(load.ids) > 100, what="a queue")
         canceled = http.post("/v1/models/echo/purge").json()["canceled"]
         jobs = [_job(http, job_id, 30) for job_id in load.ids]

@@ -25,6 +25,8 @@ from tests.conftest import wait_until
 from tests.payload_places import Place
 from tests.processes import REPOSITORY, api, worker
 
+pytestmark = pytest.mark.long
+
 MODELS = """
 models:
   digest:

@@ -21,6 +21,8 @@ import pytest
 from tests import models as tiny
 from tests.processes import REPOSITORY, api, environment, refused_worker, worker
 
+pytestmark = pytest.mark.long
+
 COMMITS = {"v1": "1" * 40, "main": "2" * 40}
 
 

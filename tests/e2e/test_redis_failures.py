@@ -17,6 +17,8 @@ from shared import keys
 from tests.conftest import wait_until
 from tests.processes import api, worker
 
+pytestmark = pytest.mark.long
+
 MODELS = """
 models:
   echo:

@@ -28,6 +28,8 @@ from tests.conftest import wait_until
 from tests.e2e.rolling_load import Client, Load, Try, load
 from tests.processes import api_process, worker
 
+pytestmark = pytest.mark.long
+
 MODELS = """
 models:
   echo:

@@ -22,6 +22,8 @@ from tests.conftest import wait_until
 from tests.processes import REPOSITORY, api, environment, worker
 from tests.receiver import OK, Answer, Message, Receiver
 
+pytestmark = pytest.mark.long
+
 MODELS = """
 models:
   echo: {task: echo, versions: {"1": {}}, batch: {max_size: 16}}

@@ -97,6 +97,7 @@ def test_nothing_leaves_the_folder_of_a_zip(own: Settings, tmp_path: Path) -> No
     assert kept(own) == []
 
 
+@pytest.mark.long
 def test_a_bomb_is_not_unpacked(own: Settings, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for number in range(3):

@@ -38,6 +38,7 @@ def minilm(**version: Any) -> LoadedModel:
     return load_model(Ref("m", "1"), spec, spec.versions["1"], kind, device="cpu", settings=Settings(torch_threads=1))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("packed", [True, False])
 def test_int8_keeps_a_cosine_of_098(packed: bool) -> None:
     full, small = minilm(packed=packed), minilm(packed=packed, quantize="int8")
@@ -47,6 +48,7 @@ def test_int8_keeps_a_cosine_of_098(packed: bool) -> None:
     assert 0.98 <= worst < 0.99999, "close, and not the same"
 
 
+@pytest.mark.long
 def test_check_compares_the_versions_of_a_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

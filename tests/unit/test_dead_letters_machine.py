@@ -12,6 +12,7 @@ from hypothesis.stateful import invariant, precondition, rule
 from local.server import EmbeddedServer
 from shared import keys, scripts
 from shared.types import State
+from tests.machines import run_machine, short_and_long
 from tests.unit.test_scripts_machine import (
     HOUR_MS,
     LISTS,
@@ -24,7 +25,6 @@ from tests.unit.test_scripts_machine import (
     anything,
     message,
     process,
-    run_machine,
 )
 
 
@@ -152,7 +152,7 @@ class WithLetters(Machine):
         )
 
 
-@pytest.mark.timeout(300)
+@short_and_long
 @pytest.mark.usefixtures("store")
-def test_any_order_keeps_the_promises_with_letters(server: EmbeddedServer) -> None:
-    run_machine(WithLetters, server, examples=40)
+def test_any_order_keeps_the_promises_with_letters(server: EmbeddedServer, times: int) -> None:
+    run_machine(WithLetters, server, examples=10, times=times)

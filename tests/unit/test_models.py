@@ -245,6 +245,7 @@ def test_chunks_of_one_group_share_a_batch_and_find_their_way_back() -> None:
     assert Letters.batches == [["a", "c", "d"], ["B"]]
 
 
+@pytest.mark.long
 def test_the_example_of_the_docs_and_its_own_test_pass(repository: Path) -> None:
     """As a user runs it: in his own folder, with his own pytest."""
     command = [sys.executable, "-m", "pytest", "examples/test_sentiment.py", "-p", "no:cacheprovider"]

@@ -191,6 +191,7 @@ def test_the_readmes_own_model_runs(churn: Path) -> None:
     assert calm["churn"] < 0.01 < wrong["churn"] < 0.99 < angry["churn"]
 
 
+@pytest.mark.long
 def test_the_readmes_test_of_it_passes(churn: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(churn), "test_churn.py"],

@@ -14,15 +14,15 @@ from typing import Any
 import orjson
 import pytest
 import redis
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from local.server import EmbeddedServer
 from shared import keys, messages, scripts
 from shared import scripts_batches as batches
 from shared.batches import batch_view
 from shared.types import State
+from tests.machines import run_machine, short_and_long
 
 REF = "echo@1"
 QUEUE = keys.queue_name("echo", "1")
@@ -529,20 +529,7 @@ class Machine(RuleBasedStateMachine):
         return line is not None and self.batches[line[0]].due
 
 
-@pytest.mark.timeout(300)
+@short_and_long
 @pytest.mark.usefixtures("store")
-def test_any_order_keeps_the_promises(server: EmbeddedServer) -> None:
-    Machine.client = redis.Redis.from_url(server.url)
-    try:
-        run_state_machine_as_test(
-            Machine,
-            settings=settings(
-                max_examples=60,
-                stateful_step_count=60,
-                deadline=None,
-                suppress_health_check=[HealthCheck.too_slow],
-            ),
-        )
-    finally:
-        Machine.client.flushall()
-        Machine.client.close()
+def test_any_order_keeps_the_promises(server: EmbeddedServer, times: int) -> None:
+    run_machine(Machine, server, examples=15, times=times)

@@ -16,7 +16,8 @@ from local.server import EmbeddedServer
 from shared import keys, scripts
 from shared.scripts_jobs import Place, list_jobs, progress
 from shared.types import State
-from tests.unit.test_scripts_machine import OWNERS, REFS, TTL_MS, Machine, anything, process, run_machine
+from tests.machines import run_machine, short_and_long
+from tests.unit.test_scripts_machine import OWNERS, REFS, TTL_MS, Machine, anything, process
 
 
 class WithLists(Machine):
@@ -114,10 +115,10 @@ class WithLists(Machine):
                 self.progress.pop(tag, None)
 
 
-@pytest.mark.timeout(300)
+@short_and_long
 @pytest.mark.usefixtures("store")
-def test_any_order_keeps_the_lists(server: EmbeddedServer) -> None:
-    run_machine(WithLists, server, examples=25)
+def test_any_order_keeps_the_lists(server: EmbeddedServer, times: int) -> None:
+    run_machine(WithLists, server, examples=6, times=times)
 
 
 def test_dead_entries_are_about_as_many_as_living_ones_at_most(store: redis.Redis) -> None:

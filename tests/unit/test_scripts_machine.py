@@ -14,13 +14,13 @@ from typing import Any
 import orjson
 import pytest
 import redis
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from local.server import EmbeddedServer
 from shared import keys, messages, scripts, scripts_operate
 from shared.types import State
+from tests.machines import run_machine, short_and_long
 
 REFS = ("echo@1", "own@2")
 QUEUES = {ref: keys.queue_name(*ref.split("@")) for ref in REFS}
@@ -599,25 +599,7 @@ def message(job_id: str, *, ours: bool = True, version: int = messages.VERSION) 
     return orjson.dumps(message)
 
 
-def run_machine(kind: type[Machine], server: EmbeddedServer, *, examples: int) -> None:
-    """On an empty database, which is left empty."""
-    kind.client = redis.Redis.from_url(server.url)
-    try:
-        run_state_machine_as_test(
-            kind,
-            settings=settings(
-                max_examples=examples,
-                stateful_step_count=60,
-                deadline=None,
-                suppress_health_check=[HealthCheck.too_slow],
-            ),
-        )
-    finally:
-        kind.client.flushall()
-        kind.client.close()
-
-
-@pytest.mark.timeout(300)
+@short_and_long
 @pytest.mark.usefixtures("store")
-def test_any_order_keeps_the_promises(server: EmbeddedServer) -> None:
-    run_machine(Machine, server, examples=80)
+def test_any_order_keeps_the_promises(server: EmbeddedServer, times: int) -> None:
+    run_machine(Machine, server, examples=15, times=times)

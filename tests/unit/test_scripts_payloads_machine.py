@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 import redis
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from local.server import EmbeddedServer
 from shared import keys, scripts
 from shared.payload_place import Ref
 from shared.scripts_payloads import add_file, delete_file, file_room, free, reap, stash
 from shared.types import State
+from tests.machines import run_machine, short_and_long
 from tests.unit.test_scripts_machine import message
 
 DEADLINE_MS, TTL_MS, DEAD_MS, GRACE_S, FILE_S, SLACK_MS = 3_600_000, 600_000, 7_200_000, 60, 300, 30_000
@@ -365,17 +365,7 @@ class Machine(RuleBasedStateMachine):
             self.files[name].users.discard(job_id)
 
 
-@pytest.mark.timeout(300)
+@short_and_long
 @pytest.mark.usefixtures("store")
-def test_nothing_is_lost_and_nothing_is_left(server: EmbeddedServer) -> None:
-    Machine.client = redis.Redis.from_url(server.url)
-    try:
-        run_state_machine_as_test(
-            Machine,
-            settings=settings(
-                max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-            ),
-        )
-    finally:
-        Machine.client.flushall()
-        Machine.client.close()
+def test_nothing_is_lost_and_nothing_is_left(server: EmbeddedServer, times: int) -> None:
+    run_machine(Machine, server, examples=10, times=times, steps=40)

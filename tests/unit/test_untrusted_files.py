@@ -40,6 +40,7 @@ def torch_ready() -> None:
     tiny.ready_torch()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", ["text-embedding", "question-answering", "text-classification"])
 def test_a_payload_in_the_weights_of_transformers(tmp_path: Path, task: str) -> None:
     flag, folder = tmp_path / "flag", tmp_path / "model"
@@ -79,6 +80,7 @@ def test_a_payload_in_a_dense_layer(tmp_path: Path) -> None:
     assert not flag.exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", ["text-embedding", "question-answering", "text-classification"])
 def test_code_that_model_files_bring_is_run_only_when_told(
     tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch

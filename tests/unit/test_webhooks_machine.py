@@ -12,15 +12,15 @@ from typing import Any
 import orjson
 import pytest
 import redis
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from local.server import EmbeddedServer
 from shared import keys, messages, scripts
 from shared.scripts_webhooks import Due, Taken, backlog, deliver, delivered, redeliver
 from shared.types import State
 from shared.webhooks import delivery_id
+from tests.machines import run_machine, short_and_long
 
 HOSTS = ("a.example", "b.example", "c.example")
 TTL_MS, LEASE_MS, HOUR_MS = 7_200_000, 600_000, 3_600_000
@@ -274,20 +274,7 @@ class Machine(RuleBasedStateMachine):
             assert self.client.ttl(key) != -1 or keys.NO_TTL.match(key.decode()), key
 
 
-@pytest.mark.timeout(300)
+@short_and_long
 @pytest.mark.usefixtures("store")
-def test_any_order_keeps_the_promises(server: EmbeddedServer) -> None:
-    Machine.client = redis.Redis.from_url(server.url)
-    try:
-        run_state_machine_as_test(
-            Machine,
-            settings=settings(
-                max_examples=40,
-                stateful_step_count=40,
-                deadline=None,
-                suppress_health_check=[HealthCheck.too_slow],
-            ),
-        )
-    finally:
-        Machine.client.flushall()
-        Machine.client.close()
+def test_any_order_keeps_the_promises(server: EmbeddedServer, times: int) -> None:
+    run_machine(Machine, server, examples=10, times=times, steps=40)
