@@ -16,7 +16,8 @@ from shared.keys import MOST_LINES
 from shared.types import State
 from shared.webhooks import EVENTS as WEBHOOK_EVENTS
 
-_KEY = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]*[!-~][ -~]*$"}
+IDEMPOTENCY_KEY = r"^[ -~]*[!-~][ -~]*$"
+_KEY = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": IDEMPOTENCY_KEY}
 _FILE = {"type": "string", "format": "binary"}
 BINARY = {"application/octet-stream": {"schema": _FILE}}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -10,7 +11,7 @@ from fastapi.responses import Response
 from api.auth import Caller, caller_of
 from api.bodies import JOBS, read_job
 from api.deps import Services, services
-from api.docs import JOBS_BODY, JOBS_QUERY, WAIT_QUERY, links, problems
+from api.docs import IDEMPOTENCY_KEY, JOBS_BODY, JOBS_QUERY, WAIT_QUERY, links, problems
 from api.errors import job_url
 from api.jobs import CallerGone, Ticket, prefixed
 from api.listing import Asked
@@ -27,10 +28,10 @@ _LINKS = links({"job_id": "id"}, "GET /v1/jobs/{job_id}", "GET /v1/jobs/{job_id}
 
 
 def idempotency_key(request: Request) -> str | None:
-    """The header's value. Raises BadRequest for one that is empty or too long."""
+    """The header's value. Raises BadRequest for one that is empty, too long or not plain ASCII."""
     key = request.headers.get("idempotency-key")
-    if key is not None and not 1 <= len(key) <= 255:
-        raise BadRequest("Idempotency-Key must have 1 to 255 characters")
+    if key is not None and not (len(key) <= 255 and re.search(IDEMPOTENCY_KEY, key)):
+        raise BadRequest("Idempotency-Key must have 1 to 255 characters, all of them printable ASCII")
     return key
 
 

@@ -184,6 +184,14 @@ async def test_a_repeated_idempotency_key_gets_the_first_answer(api: Api, hands:
     assert again.json()["job_id"] == taken.job_id
 
 
+@pytest.mark.parametrize("key", [b"", b"k" * 256, "schl\u00fcssel".encode()])
+async def test_an_idempotency_key_is_plain_text(api: Api, key: bytes) -> None:
+    body = {"model": "echo", "input": 1}
+    refused = await api.client.post("/v1/jobs", json=body, headers=[(b"Idempotency-Key", key)])
+    assert (refused.status_code, refused.json()["code"]) == (400, "bad_request")
+    assert "Idempotency-Key" in refused.json()["detail"]
+
+
 async def test_request_ids(api: Api) -> None:
     given = await api.client.get("/livez", headers={"X-Request-ID": "abc-1"})
     assert given.headers["x-request-id"] == "abc-1"
