@@ -126,7 +126,7 @@ local function feed(id, most)
   for i, value in ipairs(batch_fields(id, unpack(names))) do batch[names[i]] = value end
   local fed, bytes = 0, batch.open_bytes
   while fed < math.min(room, most) do
-    local entry = redis.call('RPOP', LINES .. id)
+    local entry = redis.call('LINDEX', LINES .. id, -1)
     if not entry then break end
     local size = tonumber(string.match(entry, '^%d+\n(%d+)'))
     local counters = redis.call('HMGET', COUNTERS .. batch.ref, 'queued', 'running', 'bytes')
@@ -134,9 +134,9 @@ local function feed(id, most)
     local full = jobs >= batch.max_jobs or (jobs > 0 and all_bytes + size > batch.max_bytes)
     if (open + fed > 0 and bytes + size > own_bytes)
       or (full and not has_share(batch.owner, batch.ref, size, batch.max_jobs, batch.max_bytes)) then
-      redis.call('RPUSH', LINES .. id, entry)
       break
     end
+    redis.call('RPOP', LINES .. id)
     begin_line(id, batch, entry)
     fed, bytes = fed + 1, bytes + size
   end

@@ -32,6 +32,7 @@ LEASE_MS = 600_000
 OWNERS = (keys.ANONYMOUS, "key_a")
 
 anything = st.integers(0, 1_000_000)
+rarely = st.sampled_from([False, False, False, True])
 owner_of = st.sampled_from(OWNERS)
 # Of a slice: by line whether it does not fit, fits, or fits and has a payload.
 slices = st.lists(st.sampled_from(["no", "fits", "fits", "payload"]), min_size=1, max_size=5)
@@ -94,7 +95,16 @@ class Machine(RuleBasedStateMachine):
 
     # What callers do ------------------------------------------------------------------------------------
 
-    @precondition(lambda self: len(self.batches) < 5)
+    @precondition(lambda self: len(self.batches) < 6)
+    @rule(owner=owner_of, window=st.sampled_from([1, 3, 6]), kinds=slices)
+    def send_whole(self, owner: str, window: int, kinds: list[str]) -> None:
+        """Most are; what may happen in between has rules of its own."""
+        self.open_one(owner, window, "")
+        place = len(self._sending()) - 1
+        self.append(place, kinds, False)
+        self._seal_it(list(self.batches)[-1], again=False)
+
+    @precondition(lambda self: len(self._sending()) < 2)
     @rule(owner=owner_of, window=st.sampled_from([1, 3, 6]), key=st.sampled_from(["", "", "k"]))
     def open_one(self, owner: str, window: int, key: str) -> None:
         self.made += 1
@@ -143,8 +153,10 @@ class Machine(RuleBasedStateMachine):
         model.lines += kinds
 
     @precondition(lambda self: self._sending())
-    @rule(n=anything)
-    def break_off(self, n: int) -> None:
+    @rule(n=anything, really=rarely)
+    def break_off(self, n: int, really: bool) -> None:
+        if not really:
+            return
         name, model = self._pick(self._sending(), n)
         while self.run(batches.drop_batch(name, ref=REF, limit=2)):
             pass
@@ -152,8 +164,10 @@ class Machine(RuleBasedStateMachine):
         assert not self.run(self._seal(name, model)).created_at, "too late"
 
     @precondition(lambda self: self._sending())
-    @rule(n=anything)
-    def the_api_dies_while_it_comes(self, n: int) -> None:
+    @rule(n=anything, really=rarely)
+    def the_api_dies_while_it_comes(self, n: int, really: bool) -> None:
+        if not really:
+            return
         name, _ = self._pick(self._sending(), n)
         self.client.zadd(keys.BATCHES, {f"{name} {REF}": 1})
         self.step(2)
@@ -162,7 +176,11 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: [name for name in self._sending() if self.batches[name].lines])
     @rule(n=anything, again=st.booleans())
     def seal(self, n: int, again: bool) -> None:
-        name, model = self._pick([name for name in self._sending() if self.batches[name].lines], n)
+        name, _ = self._pick([name for name in self._sending() if self.batches[name].lines], n)
+        self._seal_it(name, again=again)
+
+    def _seal_it(self, name: str, *, again: bool) -> None:
+        model = self.batches[name]
         first = next((other for other, seen in self.batches.items() if seen.key and seen.sealed), None)
         before = self._queue()
         reply = self.run(self._seal(name, model))
@@ -236,6 +254,13 @@ class Machine(RuleBasedStateMachine):
         self._sync(before)
 
     # What workers do ------------------------------------------------------------------------------------
+
+    @rule()
+    def work(self) -> None:
+        """As a worker that has room."""
+        self.drain([4, 4, 4])
+        if self.held:
+            self.claim()
 
     @rule(rooms=st.lists(st.integers(0, 4), min_size=3, max_size=3))
     def drain(self, rooms: list[int]) -> None:
@@ -533,3 +558,14 @@ class Machine(RuleBasedStateMachine):
 @pytest.mark.usefixtures("store")
 def test_any_order_keeps_the_promises(server: EmbeddedServer, times: int) -> None:
     run_machine(Machine, server, examples=15, times=times)
+
+
+def test_a_lone_line_that_waits_for_room_keeps_its_time_to_live(server: EmbeddedServer, store: redis.Redis) -> None:
+    Machine.client = store
+    machine = Machine()
+    for _ in range(MAX_JOBS):
+        machine.submit_a_lone_job(keys.ANONYMOUS)
+    machine.send_whole(keys.ANONYMOUS, 3, ["fits"])
+    (name,) = machine.batches
+    assert machine.batches[name].waiting() == [0]
+    assert 0 < store.pttl(keys.LINES + name) <= HOUR_MS + TTL_MS
