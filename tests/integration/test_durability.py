@@ -68,6 +68,20 @@ async def test_no_202_before_the_disk_has_it(fsync_api: Api) -> None:
         assert took >= SLOW_MS / 1000, "the sync that holds the job began after it"
 
 
+async def test_no_batch_is_accepted_before_the_disk_has_it(fsync_api: Api) -> None:
+    begun = time.monotonic()
+    answer = await fsync_api.client.post("/v1/batches", json={"model": "echo", "inputs": [1, 2]})
+    assert answer.status_code == 202
+    assert time.monotonic() - begun >= SLOW_MS / 1000
+    client = fsync_api.parts.client
+    await client.config_set("appendfsync", "no")
+    call = asyncio.create_task(fsync_api.client.post("/v1/batches", json={"model": "echo", "inputs": [1]}))
+    await until(lambda: client.scard(f"{keys.BATCHES_ON}echo@1"), "it is sealed")
+    assert not call.done()
+    await client.config_set("appendfsync", "always")
+    assert (await call).status_code == 202
+
+
 async def test_the_202_waits_for_the_servers_word(fsync_api: Api) -> None:
     """A server that is told not to sync holds its WAITAOF back, and nothing else: the job is there, its 202 is not."""
     client = fsync_api.parts.client
