@@ -13,6 +13,8 @@ import pytest
 
 from tests.processes import REPOSITORY, api, worker
 
+pytestmark = pytest.mark.long
+
 MODELS = """
 models:
   toy:

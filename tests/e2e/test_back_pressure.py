@@ -39,6 +39,7 @@ def served(store: redis.Redis) -> int:
     return int(store.hget(f"{keys.COUNTERS}slow@1", "succeeded") or 0)
 
 
+@pytest.mark.long
 def test_a_deadline_that_cannot_be_met_is_refused_and_retry_after_is_honest(
     http: httpx.Client, store: redis.Redis
 ) -> None:

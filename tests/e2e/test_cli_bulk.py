@@ -20,7 +20,7 @@ from tests.conftest import wait_until
 from tests.e2e.test_cli import CLI, environment, run
 from tests.processes import api, worker
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.long]
 
 MODELS = """
 models:

@@ -19,6 +19,8 @@ from shared.settings import Settings
 from tests.conftest import wait_until
 from tests.processes import api, worker
 
+pytestmark = pytest.mark.long
+
 MODELS = """
 models:
   echo:

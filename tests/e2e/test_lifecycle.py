@@ -62,7 +62,7 @@ def test_jobs_wait_for_a_worker(http: httpx.Client, redis_url: str, models: Path
     assert http.get("/readyz", params={"model": "echo"}).status_code == 503
     with worker(redis_url, models):
         assert _ended(http, job_id)["output"] == {"n": 0}
-        assert http.get("/readyz", params={"model": "echo"}).status_code == 200
+        wait_until(lambda: http.get("/readyz", params={"model": "echo"}).status_code == 200)
 
 
 def test_a_deadline_holds_with_no_worker_alive(http: httpx.Client) -> None:

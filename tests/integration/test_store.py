@@ -93,6 +93,7 @@ async def test_a_dead_sentinel_is_passed_over_by_the_api_too(tmp_path: Path) -> 
             assert await client.ping()
 
 
+@pytest.mark.long
 # A peer that hangs up during the handshake: redis-py leaves the socket to the garbage collector.
 @pytest.mark.filterwarnings("ignore:.*ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("kind", ["rediss", "sentinel-tls"])
