@@ -115,7 +115,7 @@ bench-batches: $(STAMP) ## How fast batches are taken in and run: docs/benchmark
 bench-loss: $(STAMP) ## What stock Celery loses and we do not: docs/benchmarks/loss.md
 	@$(BIN)/python -m benchmarks.stock $(ARGS)
 
-chaos: $(STAMP) ## Kill everything under load and lose nothing (about 9 minutes; ARGS="--seeds 1 --jobs 2000")
+chaos: $(STAMP) ## Kill everything under load and lose nothing (about 16 minutes; ARGS="--seeds 1 --jobs 2000")
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
 soak: $(STAMP) ## Many jobs, flat memory (about 5 minutes; ARGS="--jobs 20000")
