@@ -28,12 +28,14 @@ from api.routes import (
     jobs,
     keys,
     models,
+    openai,
     operators,
     ops,
     output,
     registry,
     webhooks,
 )
+from api.schemas import OpenAIError
 from shared import tracing
 from shared.catalog import ModelsFile, ModelSpec, VersionSpec, load_catalog
 from shared.logs import get_logger
@@ -91,10 +93,11 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
     app.add_middleware(Measure, measures=parts.measures)
     if settings.access_log or tracing.on():
         app.add_middleware(Observe, access_log=settings.access_log)
-    faces = (inference, jobs, events, output, batches, files, models, registry, operators, ops, dead, keys, webhooks)
-    for face in faces:
+    own = (inference, jobs, events, output, batches, files, models, registry, operators, ops, dead, keys, webhooks)
+    for face in (*own, openai):
         app.include_router(face.router)
     add_error_handlers(app)
     bodies = (ModelsFile, ModelSpec, VersionSpec, registry.Traffic, keys.KeyRequest, keys.RotateRequest)
-    describe(app, *bodies, webhooks.Rotation, open_paths=OPEN)
+    others = (webhooks.Rotation, openai.EmbeddingsRequest, OpenAIError)
+    describe(app, *bodies, *others, open_paths=OPEN)
     return app

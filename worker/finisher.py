@@ -215,6 +215,7 @@ class Finisher:
     def _call(self, end: _End) -> scripts.Call[scripts.Finished] | None:
         """None: its output goes to the payload store first."""
         work, outcome = end.work, end.outcome
+        outcome.tokens = work.tokens
         outcome.timing = {
             "prepare_ms": round(work.prepare_ms, 3),
             "predict_ms": round(work.predict_ms, 3) if work.batch_size else None,
@@ -283,8 +284,9 @@ def _answer(work: Work, item: Item) -> Any:
 
 def _fail(work: Work, index: int, error: ItemError) -> None:
     assert work.parts is not None  # noqa: S101  # prepared work has its parts
-    path = tuple(step for step in error.pointer.split("/")[1:])
-    pointer = work.parts.pointer(index, path)
+    pointer = error.pointer
+    if not pointer.startswith("/parameters/"):
+        pointer = work.parts.pointer(index, tuple(pointer.split("/")[1:]))
     work.items[index].fault = Fault(pointer=pointer, code=error.code, message=error.message)
     work.open_items -= 1
 

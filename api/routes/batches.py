@@ -13,7 +13,6 @@ from api.batches import MOST_LISTED
 from api.deps import Services, services
 from api.docs import BATCH_BODY, BATCHES_QUERY, RESULTS_QUERY, WAIT_QUERY, links, problems
 from api.errors import batch_url
-from api.jobs import CallerGone
 from api.routes.jobs import idempotency_key, limit_of, wait_of
 from shared.api_keys import Scope
 from shared.batches import Batch, BatchPage
@@ -92,11 +91,8 @@ async def read(request: Request, batch_id: str) -> Response:
     wait_s, caller = wait_of(request, parts.settings.max_wait_s), caller_of(request, Scope.READ)
     if not wait_s:
         return _response(await parts.batches.get(batch_id, caller))
-    try:
-        with parts.measures.waits.track_inprogress():
-            batch = await parts.batches.wait(batch_id, caller, wait_s, request.receive)
-    except CallerGone:
-        return Response(status_code=400)
+    with parts.measures.waits.track_inprogress():
+        batch = await parts.batches.wait(batch_id, caller, wait_s, request.receive)
     return _response(batch, applied=f"wait={wait_s:g}")
 
 

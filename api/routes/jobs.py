@@ -13,7 +13,7 @@ from api.bodies import JOBS, read_job
 from api.deps import Services, services
 from api.docs import IDEMPOTENCY_KEY, JOBS_BODY, JOBS_QUERY, WAIT_QUERY, links, problems
 from api.errors import job_url
-from api.jobs import CallerGone, Ticket, prefixed
+from api.jobs import Ticket, prefixed
 from api.listing import Asked
 from api.prefer import parse_prefer
 from api.schemas import JobPage
@@ -89,10 +89,7 @@ async def submit(request: Request) -> Response:
     applied = "respond-async" if prefer.respond_async else None
     if ticket.waiting is not None:
         applied = f"wait={wait_s:g}"
-        try:
-            await parts.jobs.wait(ticket.job_id, ticket.waiting, wait_s, request.receive)
-        except CallerGone:  # accepted is accepted: the job stays
-            return Response(status_code=400)
+        await parts.jobs.wait(ticket.job_id, ticket.waiting, wait_s, request.receive)
     return await accepted(parts, ticket, new.caller, applied=applied)
 
 
@@ -155,10 +152,7 @@ async def read(request: Request, job_id: str) -> Response:
     if not wait_s:
         return job_response(await parts.jobs.get(job_id, caller))
     job, waiting = await parts.jobs.follow(job_id, caller)
-    try:
-        await parts.jobs.wait(job_id, waiting, wait_s, request.receive)
-    except CallerGone:
-        return Response(status_code=400)
+    await parts.jobs.wait(job_id, waiting, wait_s, request.receive)
     if not job.state.terminal:
         job = await parts.jobs.get(job_id, caller)
     return job_response(job, applied=f"wait={wait_s:g}")
