@@ -28,6 +28,7 @@ from api.routes import (
     jobs,
     keys,
     models,
+    oip,
     openai,
     operators,
     ops,
@@ -94,7 +95,7 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
     if settings.access_log or tracing.on():
         app.add_middleware(Observe, access_log=settings.access_log)
     own = (inference, jobs, events, output, batches, files, models, registry, operators, ops, dead, keys, webhooks)
-    for face in (*own, openai):
+    for face in (*own, openai, oip):
         app.include_router(face.router)
     add_error_handlers(app)
     bodies = (ModelsFile, ModelSpec, VersionSpec, registry.Traffic, keys.KeyRequest, keys.RotateRequest)

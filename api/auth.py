@@ -23,6 +23,7 @@ from shared.errors import Forbidden, ServiceError, StoreUnavailable, Unauthorize
 
 # Probes of orchestrators, and the description of the interface, which is public.
 OPEN = frozenset({"/livez", "/readyz", "/health", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
+OPEN |= {"/v2/health/live", "/v2/health/ready"}
 
 _FRESH_S = 1.0  # a key that is revoked or changed is known so for at most as long
 _MOST_CACHED = 10_000  # keys and attempts; who guesses must not fill the memory

@@ -46,14 +46,20 @@ def _place(pointer: str) -> str | None:
     return _INDEX.sub(r"[\1]", pointer).lstrip("/").replace("/", ".") or None
 
 
-_DIALECTS: tuple[tuple[tuple[str, ...], Callable[[Document], tuple[int, Document]]], ...] = (
-    (("/v1/embeddings", "/v1/chat/completions"), openai),
-)
+def oip(document: Document) -> tuple[int, Document]:
+    """`{"error": text}` of the Open Inference Protocol; tritonclient shows it as it is."""
+    faults = "; ".join(f"{fault['pointer']}: {fault['message']}" for fault in document.get("errors") or ())
+    text = document["detail"]
+    return 400 if document["status"] == 422 else document["status"], {"error": f"{text}: {faults}" if faults else text}
+
+
+def _dialect(path: str) -> Callable[[Document], tuple[int, Document]] | None:
+    if path in ("/v1/embeddings", "/v1/chat/completions"):
+        return openai
+    return oip if path == "/v2" or path.startswith("/v2/") else None
 
 
 def translate(path: str, document: Document) -> tuple[int, Document] | None:
     """None: this path's callers read problem documents."""
-    for paths, dialect in _DIALECTS:
-        if path in paths:
-            return dialect(document)
-    return None
+    dialect = _dialect(path)
+    return dialect(document) if dialect else None
