@@ -232,7 +232,7 @@ def _ref(request: Request, model: str, version: str | None) -> Ref:
 
 
 async def _contract(parts: Services, ref: Ref) -> tuple[Task | None, dict[str, Any] | None]:
-    """A built-in task, or what a worker's card tells of a handler."""
+    """A built-in task, or what a worker's card tells of a handler (whose contract may be a built-in task's)."""
     spec = parts.catalog.spec(ref.model)
     if spec.task is not None:
         return BUILT_IN[spec.task], None
@@ -240,7 +240,11 @@ async def _contract(parts: Services, ref: Ref) -> tuple[Task | None, dict[str, A
         workers = await parts.presence.workers()
     except StoreUnavailable:
         workers = Workers()
-    return None, next(iter(workers.cards.get(str(ref), [])), None)
+    card = next(iter(workers.cards.get(str(ref), [])), {})
+    like = BUILT_IN.get(card.get("task") or "")
+    if like is not None and card.get("input_schema") == like.input_schema():
+        return like, None
+    return None, card
 
 
 async def _tensors(parts: Services, ref: Ref) -> tuple[Task | None, list[dict[str, Any]], list[dict[str, Any]]]:
