@@ -44,14 +44,21 @@ INFERENCE = Face("model_type", "data", InferenceRequest)
 JOBS = Face("model", "input", JobRequest)
 
 
-async def read_job(request: Request, face: Face, catalog: Catalog) -> NewJob:
-    """The job that a request asks for. Raises Forbidden for a key that may not submit, BadRequest, UnsupportedMedia,
-    InvalidInput (pointers into the body)."""
+async def read_job(
+    request: Request, face: Face, catalog: Catalog, *, default_model: str = "", plain_text: bool = False
+) -> NewJob:
+    """The job that a request asks for. `default_model`: whose it is when the request names none (the only one, where
+    there is only one); `plain_text`: a text/plain body is a text, not JSON of an odd type. Raises Forbidden for a key
+    that may not submit, BadRequest, UnsupportedMedia, InvalidInput (pointers into the body)."""
     caller = caller_of(request, Scope.SUBMIT)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     files: list[tuple[str, bytes]] = []
     references = False
-    if kind in JSON_LIKE or kind.endswith("+json"):
+    fields: Any
+    if plain_text and kind == "text/plain":
+        fields = typed(dict(request.query_params), JSON_FIELDS)
+        fields[face.input_field] = {"text": _utf8(await request.body())}
+    elif kind in JSON_LIKE or kind.endswith("+json"):
         body = await request.body()
         fields, references = read_json(body), has_references(body)
         if not isinstance(fields, dict):
@@ -69,12 +76,19 @@ async def read_job(request: Request, face: Face, catalog: Catalog) -> NewJob:
     models: list[str] = []
     if fields.get(face.model_field) is None:
         models = sorted(name for name in catalog.models if caller.may_use(name))
-        if len(models) == 1:
-            fields[face.model_field] = models[0]
+        if default_model or len(models) == 1:
+            fields[face.model_field] = default_model or models[0]
     new = _new_job(fields, files, face, models)
     new.references = references
     new.caller, new.headers = caller, request.scope["state"].setdefault("headers", {})
     return new
+
+
+def _utf8(body: bytes) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        raise BadRequest("the body is not UTF-8") from None
 
 
 def has_references(body: bytes) -> bool:

@@ -49,10 +49,11 @@ async def inference(request: Request) -> Response:
         raise prefixed(error, "data") from None
     if ticket.waiting is None:
         return await accepted(parts, ticket, new.caller, applied="respond-async")
-    return _answer(request, await wait_for(parts, ticket, wait_s, request.receive))
+    return answer_response(request, await wait_for(parts, ticket, wait_s, request.receive))
 
 
-def _answer(request: Request, answer: Answer) -> Response:
+def answer_response(request: Request, answer: Answer) -> Response:
+    """The output, or why there is none."""
     ticket, ours, stored = answer.ticket, answer.ours, answer.stored
     failed = answer.error
     if failed is not None:
