@@ -57,7 +57,7 @@ MODEL_YAML = [
     for index in range(len(page.read_text().split("```yaml")) - 1)
 ]
 
-PAGES.append(ROOT / "docs" / "client.md")
+PAGES += [ROOT / "docs" / "client.md", ROOT / "docs" / "clients.md"]
 
 
 def blocks(page: Path, language: str) -> list[str]:
