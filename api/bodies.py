@@ -23,6 +23,7 @@ from shared.api_keys import Scope
 from shared.catalog import Catalog
 from shared.depth import MAX_DEPTH, too_deep
 from shared.errors import BadRequest, Fault, InvalidInput, UnsupportedMedia
+from shared.task import message_of
 
 _MOST_FILES = 2048
 JSON_LIKE = {"", "application/json", "text/plain", "text/json", "application/x-www-form-urlencoded"}
@@ -111,7 +112,7 @@ def read_json(body: bytes) -> Any:
 def faults_of(error: ValidationError) -> list[Fault]:
     """Where in the body, and what."""
     return [
-        Fault(pointer=pointer([part for part in fault["loc"] if part != "[key]"]), message=fault["msg"])
+        Fault(pointer=pointer([part for part in fault["loc"] if part != "[key]"]), message=message_of(fault))
         for fault in error.errors(include_url=False, include_input=False, include_context=False)
     ]
 
@@ -158,7 +159,6 @@ def typed(texts: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
             try:
                 texts[name] = read_json(texts[name].encode())
             except BadRequest as error:
-                raise InvalidInput(
-                    faults=[Fault(pointer=f"/{name}", message=f"must be JSON: {error.message}")]
-                ) from None
+                message = error.message.replace("the body", "it")
+                raise InvalidInput(faults=[Fault(pointer=f"/{name}", message=f"must be JSON: {message}")]) from None
     return texts

@@ -78,7 +78,7 @@ _CONSTANTS = (
     "HOOK_SECRETS",
 )
 
-_BEFORE = ("stored.lua", "prelude.lua", "prelude_batches.lua")
+_BEFORE = tuple(f"{part}.lua" for part in ("stored", "prelude", "prelude_webhooks", "prelude_jobs", "prelude_batches"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
-"""The scripts of webhooks: as shared/scripts.py. A delivery begins in prelude.lua (`notify`), where its event does."""
+"""The scripts of webhooks: as shared/scripts.py. A delivery begins in prelude_webhooks.lua (`notify`),
+where its event does."""
 
 from __future__ import annotations
 

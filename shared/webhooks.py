@@ -41,7 +41,8 @@ class _Webhook(BaseModel):
         return made
 
     def record(self, rules: Rules) -> str:
-        """The record's field `webhook`, which prelude.lua reads. Raises AddressRefused that points into the request."""
+        """The record's field `webhook`, which prelude_webhooks.lua reads. Raises AddressRefused that points into the
+        request."""
         try:
             target = check_url(self.url, rules)
         except AddressRefused as error:
@@ -78,5 +79,5 @@ def webhook_schema(kind: Kind) -> dict[str, Any]:
 
 
 def delivery_id(of: str, event: str) -> str:
-    """`webhook-id` of an event of the job or batch `of`, as prelude.lua makes it: the same in every attempt."""
+    """`webhook-id` of an event of the job or batch `of`, as the scripts make it: the same in every attempt."""
     return f"msg_{of}_{event}"

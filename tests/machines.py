@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from local.server import EmbeddedServer
 
 short_and_long = pytest.mark.parametrize(
-    "times", [1, pytest.param(8, marks=[pytest.mark.long, pytest.mark.timeout(1200)])]
+    "times", [1, pytest.param(4, marks=[pytest.mark.long, pytest.mark.timeout(900)])]
 )
 """For a test that takes `times`, and hands it to `run_machine`."""
 

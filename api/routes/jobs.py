@@ -16,6 +16,7 @@ from api.errors import job_url
 from api.jobs import Ticket, prefixed
 from api.listing import Asked
 from api.prefer import parse_prefer
+from api.query import known_query
 from api.schemas import JobPage
 from shared.api_keys import Scope
 from shared.errors import BadRequest, InvalidInput, StoreUnavailable
@@ -105,6 +106,7 @@ async def page(request: Request) -> Response:
     batches. `next` is the `cursor` of the next page: with a filter a page may be short, or empty, and yet not the
     last."""
     query, caller = request.query_params, caller_of(request, Scope.READ)
+    known_query(request, "state", "model", "label", "limit", "cursor")
     asked = Asked(_states(query.getlist("state")), query.get("model", ""), _labels(query.getlist("label")))
     limit = limit_of(query.get("limit"), default=_DEFAULT, most=_MOST)
     found = await services(request).listing.page(caller, asked, limit=limit, cursor=query.get("cursor"))

@@ -1,0 +1,172 @@
+-- Put behind prelude_webhooks.lua in front of every script: how a job begins, how it ends, and what is known of a queue
+-- between the two.
+
+-- The one place where a job's outcome is written. The caller has checked that there is none yet.
+local function end_job(id, state, code, meta)
+  local key = JOB .. id
+  local job = fields(id, 'state', 'ref', 'size', 'ttl_ms', 'waiters', 'payloads', 'idem', 'delayed',
+    'created_at', 'owner', 'stored', 'files', 'webhook', 'batch', 'line', 'deadline_at')
+  local ttl = tonumber(job[4])
+  -- The lines of a batch are read together: the first is there still when the last has ended.
+  if job[14] then ttl = math.max(1, tonumber(job[16]) + ttl - now) end
+  local kept = ttl
+  local hash = job[13] and notify('job', key, id, state)
+  if hash then
+    -- Until its delivery was tried once: its body is made of them (see delivered.lua).
+    kept = ttl + HOOK_TTL_MS
+    redis.call('HSET', hash, 'until', now + ttl)
+  end
+  redis.call('HSET', key, 'state', state, 'finished_at', now)
+  if code ~= '' then redis.call('HSET', key, 'code', code) end
+  redis.call('HDEL', key, 'runner')
+  redis.call('PEXPIRE', key, kept)
+  redis.call('SET', OUTCOME .. id, meta, 'PX', kept)
+  redis.call('ZREM', DEADLINES, id)
+  local counters = COUNTERS .. job[2]
+  if job[8] then
+    redis.call('HDEL', DELAYED, id)
+    redis.call('ZREM', DUE, id)
+  end
+  local left = redis.call('HINCRBY', counters, job[8] and 'delayed' or job[1], -1)
+  if job[1] == 'queued' and left <= 0 then redis.call('HDEL', counters, unpack(MEASURE)) end
+  redis.call('HINCRBY', counters, 'bytes', -job[3])
+  redis.call('HINCRBY', counters, state, 1)
+  count_owned(named(job[10]), job[2], -1, -job[3])
+  -- How long a batch's line takes tells how many are before it, and nothing of how the service is.
+  if state == 'succeeded' and not job[14] then record_latency(counters, now - tonumber(job[9])) end
+  for n = 0, tonumber(job[6] or '0') - 1 do
+    -- A failed job's input is kept as long as its outcome, for a retry from the dead letters.
+    if state == 'failed' then redis.call('PEXPIRE', PAYLOAD .. id .. ':' .. n, ttl)
+    else redis.call('UNLINK', PAYLOAD .. id .. ':' .. n) end
+  end
+  each_word(job[11], function(ref)
+    if state == 'failed' then expire_at(ref, now + ttl) else free_stored(ref, now) end
+  end)
+  each_word(job[12], function(file)
+    if state == 'failed' then keep_file(file, now + ttl) end
+    release_file(file, now)
+  end)
+  if job[7] then redis.call('PEXPIRE', IDEMPOTENCY .. job[7], ttl) end
+  -- A large outcome is not copied to each waiter: it gets the id and reads.
+  local news = id .. '\n' .. now .. '\n' .. state .. '\n' .. (#meta <= 65536 and meta or '')
+  for channel in string.gmatch(job[5] or '', '[^\n]+') do redis.call('PUBLISH', channel, news) end
+  redis.call('PUBLISH', OUTCOME .. id, meta)
+  if job[14] then line_ended(job[14], job[15], job[1], state, tonumber(job[3])) end
+end
+
+-- Nobody else's jobs keep a key out that has less than an equal share of the queue: the owners there are, and one for
+-- all that came without a key.
+local function has_share(owner, ref, size, max_jobs, max_bytes)
+  if owner == '' then return false end
+  local own = redis.call('HMGET', OWNED .. ref, owner, owner .. ':bytes')
+  local shares = redis.call('HLEN', OWNED .. ref) / 2 + (own[1] and 1 or 2)
+  return (tonumber(own[1] or '0') + 1) * shares <= max_jobs
+    and (tonumber(own[2] or '0') + size) * shares <= max_bytes
+end
+
+-- What a key has under way of all versions of one model (each ref followed by a newline).
+local function active_on(owner, refs)
+  local active = 0
+  for version in string.gmatch(refs, '[^\n]+') do
+    active = active + tonumber(redis.call('HGET', OWNED .. version, owner) or '0')
+  end
+  return active
+end
+
+-- What is told of a job beside its end goes to those who listen to all of it.
+local function tell(listeners, id, what, text)
+  local news = id .. '\n' .. now .. '\n' .. what .. '\n' .. text
+  for channel in string.gmatch(listeners, '[^\n]+') do redis.call('PUBLISH', channel, news) end
+end
+
+-- How fast a version's queue is served, measured only while others wait (an idle queue tells how fast jobs come, not how
+-- fast they could go): `served` jobs have ended in `busy_ms`, `mark` is the last end. Old ends lose weight.
+local function measure(counters)
+  local seen = redis.call('HMGET', counters, 'queued', unpack(MEASURE))
+  if tonumber(seen[1] or '0') <= 0 then
+    redis.call('HDEL', counters, unpack(MEASURE))
+    return
+  end
+  local mark, busy, served = tonumber(seen[2] or now), tonumber(seen[3] or '0'), tonumber(seen[4] or '0')
+  -- The batch whose first end began the measure took its time before it.
+  if busy > 0 or now > mark then served = served + 1 end
+  busy = busy + now - mark
+  if busy > 10000 and served > 64 then busy, served = busy / 2, served / 2 end
+  redis.call('HSET', counters, 'mark', now, 'busy_ms', busy, 'served', served)
+end
+
+-- How long (ms) so many jobs take by that measure; 0 while too little was measured to tell.
+local function time_for(counters, jobs)
+  local seen = redis.call('HMGET', counters, 'busy_ms', 'served')
+  local busy, served = tonumber(seen[1] or '0'), tonumber(seen[2] or '0')
+  if busy < 1000 or served < 4 then return 0 end
+  return math.floor(jobs * busy / served)
+end
+
+-- An owner's jobs by when they came, for its list of them. It lives as long as the last of them can be read: a job that
+-- ends in the last moment can be for its TTL from then. (The minutes on top are for the next ones, which need not move
+-- it.) Entries of records that are gone leave by chance: eight are looked at for every fourth job that comes, so there
+-- are about as many of them as of the others at most.
+local function index_job(id, owner, ends)
+  local index = JOBS .. owner
+  redis.call('ZADD', index, now, id)
+  if redis.call('PEXPIRETIME', index) < ends then redis.call('PEXPIREAT', index, ends + 600000) end
+  if time[2] % 4 > 0 then return end
+  local some, records = redis.call('ZRANDMEMBER', index, -8), {}
+  for i, one in ipairs(some) do records[i] = JOB .. one end
+  if redis.call('EXISTS', unpack(records)) == #records then return end
+  for i, record in ipairs(records) do
+    if redis.call('EXISTS', record) == 0 then redis.call('ZREM', index, some[i]) end
+  end
+end
+
+-- A new record, counted, due at `deadline` (ms), with its message pushed at the far end of its list; or, where `start`
+-- (ms) is given and not yet, kept until then. (While it is, it is queued to its caller, and no part of the queue.)
+local function begin_job(id, list, raw, ref, deadline, ttl_ms, size, more, start)
+  local key = JOB .. id
+  redis.call('HSET', key, 'state', 'queued', 'ref', ref, 'created_at', now, 'deadline_at', deadline,
+    'ttl_ms', ttl_ms, 'size', size, 'attempt', 0, unpack(more))
+  redis.call('PEXPIREAT', key, deadline + ttl_ms)
+  redis.call('ZADD', DEADLINES, deadline, id)
+  redis.call('HINCRBY', COUNTERS .. ref, 'bytes', size)
+  local job = fields(id, 'owner', 'batch', 'stored', 'files')
+  local owner = named(job[1])
+  count_owned(owner, ref, 1, size)
+  if not job[2] then index_job(id, job[1] or ANONYMOUS, deadline + 2 * ttl_ms) end -- a batch lists its own
+  each_word(job[3], function(stored) keep_until(stored, deadline + ttl_ms) end)
+  each_word(job[4], function(file) use_file(file, deadline + ttl_ms) end)
+  if start and start > now then
+    redis.call('HSET', key, 'delayed', '1')
+    redis.call('HINCRBY', COUNTERS .. ref, 'delayed', 1)
+    redis.call('HSET', DELAYED, id, list .. '\n' .. raw)
+    redis.call('ZADD', DUE, start, id)
+  else
+    redis.call('HINCRBY', COUNTERS .. ref, 'queued', 1)
+    push_far(list, owner, raw)
+  end
+end
+
+-- Of name, value pairs in ARGV from `first` on; nil: it is not among them.
+local function given(first, name)
+  for i = first, #ARGV - 1, 2 do
+    if ARGV[i] == name then return ARGV[i + 1] end
+  end
+end
+
+-- Delayed jobs whose start has come go to their lists.
+local function start_due()
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, 500)) do
+    local kept = redis.call('HGET', DELAYED, id)
+    redis.call('HDEL', DELAYED, id)
+    redis.call('ZREM', DUE, id)
+    local job = fields(id, 'ref', 'delayed')
+    if kept and job[2] then
+      redis.call('HDEL', JOB .. id, 'delayed')
+      redis.call('HSET', JOB .. id, 'queued_at', now) -- what it waited before is no queue's fault
+      redis.call('HINCRBY', COUNTERS .. job[1], 'delayed', -1)
+      redis.call('HINCRBY', COUNTERS .. job[1], 'queued', 1)
+      local newline = string.find(kept, '\n', 1, true)
+      push_far(string.sub(kept, 1, newline - 1), owner_of(id), string.sub(kept, newline + 1))
+    end
+  end
+end
