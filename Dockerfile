@@ -51,7 +51,8 @@ COPY local ./local
 COPY client/ml_service_client ./ml_service_client
 COPY examples ./examples
 COPY models.yaml ./
-RUN python -m compileall -q .
+RUN python -m compileall -q . \
+    && printf '#!/bin/sh\nexec python -m local serve\n' > /opt/venv/bin/serve && chmod 755 /opt/venv/bin/serve
 ENV MODEL_CACHE_DIR=/app/models \
     XDG_CACHE_HOME=/app/.cache \
     HF_HOME=/app/.cache/huggingface \
@@ -62,5 +63,6 @@ ENV MODEL_CACHE_DIR=/app/models \
 USER 10001:10001
 EXPOSE 8001
 HEALTHCHECK --interval=30s --timeout=10s --start-period=600s --start-interval=2s --retries=3 \
-    CMD ["curl", "-f", "http://localhost:8001/health"]
+    CMD ["sh", "-c", "curl -f http://localhost:8001/health || curl -f http://localhost:${SAGEMAKER_BIND_TO_PORT:-${AIP_HTTP_PORT:-8080}}/health"]
+# `docker run IMAGE serve` is how SageMaker starts a model container: on port 8080, with the files in /opt/ml/model.
 CMD ["ml-service", "up"]

@@ -58,12 +58,13 @@ test: $(STAMP) ## The tests of every day (under 10 minutes)
 test-long: $(STAMP) ## More of them: processes that die, hang and come back; many examples (about 20 minutes)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'long and not slow' $(ARGS)
 
-test-clients: $(STAMP) .venv-clients/installed ## The tests with other people's clients, which get a virtual environment of their own
+CLIENTS := $(basename $(notdir $(wildcard tests/clients/requirements/*.txt)))
+test-clients: $(STAMP) $(CLIENTS:%=.venv-clients/%/installed) ## The tests with other people's clients, which get virtual environments of their own
 	@$(BIN)/python -m pytest -m clients tests/clients $(ARGS)
 
-.venv-clients/installed: tests/clients/requirements.txt
-	@$(PYTHON) -m venv .venv-clients
-	@.venv-clients/bin/python -m pip install --disable-pip-version-check --no-input -q -r $<
+.venv-clients/%/installed: tests/clients/requirements/%.txt
+	@$(PYTHON) -m venv .venv-clients/$*
+	@.venv-clients/$*/bin/python -m pip install --disable-pip-version-check --no-input -q -r $<
 	@touch $@
 
 fuzz: $(STAMP) ## Hostile inputs for every decoder, for SECONDS (600) and more; fails at the first that is not refused cleanly

@@ -28,12 +28,17 @@ from api.routes import (
     jobs,
     keys,
     models,
+    oip,
+    openai,
     operators,
     ops,
     output,
     registry,
+    sagemaker,
+    vertex,
     webhooks,
 )
+from api.schemas import OpenAIError
 from shared import tracing
 from shared.catalog import ModelsFile, ModelSpec, VersionSpec, load_catalog
 from shared.logs import get_logger
@@ -85,16 +90,20 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
     # The last added is the outermost.
     app.add_middleware(Inflate, most=body_cap(settings))
     app.add_middleware(BodyCap, most=body_cap(settings))
-    app.add_middleware(Authenticate, find=Keyring(parts.submitter).find, enabled=parts.auth)
+    also_open = (settings.vertex_health_route,)
+    find = Keyring(parts.submitter).find
+    app.add_middleware(Authenticate, find=find, enabled=parts.auth, also_open=also_open)
     app.add_middleware(PlainPath)
     app.add_middleware(RequestId, draining=lambda: parts.draining)
     app.add_middleware(Measure, measures=parts.measures)
     if settings.access_log or tracing.on():
         app.add_middleware(Observe, access_log=settings.access_log)
-    faces = (inference, jobs, events, output, batches, files, models, registry, operators, ops, dead, keys, webhooks)
-    for face in faces:
+    own = (inference, jobs, events, output, batches, files, models, registry, operators, ops, dead, keys, webhooks)
+    for face in (*own, openai, oip, sagemaker):
         app.include_router(face.router)
+    app.include_router(vertex.make_router(settings))
     add_error_handlers(app)
     bodies = (ModelsFile, ModelSpec, VersionSpec, registry.Traffic, keys.KeyRequest, keys.RotateRequest)
-    describe(app, *bodies, webhooks.Rotation, open_paths=OPEN)
+    others = (webhooks.Rotation, openai.EmbeddingsRequest, OpenAIError)
+    describe(app, *bodies, *others, open_paths=OPEN)
     return app

@@ -4,7 +4,7 @@ are on; what it may do, each router says by `needs`."""
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -23,6 +23,7 @@ from shared.errors import Forbidden, ServiceError, StoreUnavailable, Unauthorize
 
 # Probes of orchestrators, and the description of the interface, which is public.
 OPEN = frozenset({"/livez", "/readyz", "/health", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
+OPEN |= {"/v2/health/live", "/v2/health/ready", "/ping"}
 
 _FRESH_S = 1.0  # a key that is revoked or changed is known so for at most as long
 _MOST_CACHED = 10_000  # keys and attempts; who guesses must not fill the memory
@@ -87,8 +88,15 @@ def _read(found: bytes | None) -> ApiKey | None:
 class Authenticate:
     """Pure ASGI: puts the Caller into the request's state, or answers 401 before the body is read."""
 
-    def __init__(self, app: ASGIApp, find: Callable[[str], Awaitable[ApiKey | None]], enabled: bool) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        find: Callable[[str], Awaitable[ApiKey | None]],
+        enabled: bool,
+        also_open: Collection[str] = (),
+    ) -> None:
         self._app, self._find, self._enabled = app, find, enabled
+        self._open = OPEN.union(also_open)
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI's contract
         if scope["type"] != "http":
@@ -111,7 +119,7 @@ class Authenticate:
 
     async def _caller(self, headers: Headers, path: str) -> Caller | None:
         secret = _secret(headers)
-        if path in OPEN:
+        if path in self._open:
             return await self._known(secret)
         if secret is None:
             raise Unauthorized

@@ -13,6 +13,7 @@ from api.auth import caller_of
 from api.batch_lines import Raw, in_slices, json_lines, read_list
 from api.bodies import JSON_FIELDS, JSON_LIKE, faults_of, typed
 from api.caps import JSON_LINES, content_type
+from api.inputs import pointer
 from api.schemas import BatchRequest
 from api.submission import NewJob
 from shared.api_keys import Scope
@@ -34,7 +35,8 @@ async def read_batch(request: Request, catalog: Catalog, *, longest: int) -> tup
         fields, inputs = await asyncio.to_thread(read_list, await request.body())
         if "inputs" in fields or inputs is None:
             message = "must be a list" if "inputs" in fields else "Field required"
-            raise InvalidInput(faults=[Fault(pointer="/inputs", message=message)])
+            others = [Fault(pointer=pointer([name]), message="Extra inputs are not permitted") for name in _odd(fields)]
+            raise InvalidInput("the request does not fit", faults=[Fault(pointer="/inputs", message=message), *others])
         new = _asked(fields, caller.may_use, catalog)
         slices = in_slices(inputs)
     else:
@@ -43,6 +45,10 @@ async def read_batch(request: Request, catalog: Catalog, *, longest: int) -> tup
         )
     new.caller, new.headers = caller, request.scope["state"].setdefault("headers", {})
     return new, slices
+
+
+def _odd(fields: dict[str, Any]) -> list[str]:
+    return [name for name in fields if name not in BatchRequest.model_fields]
 
 
 def _asked(fields: dict[str, Any], may_use: Any, catalog: Catalog) -> NewJob:

@@ -126,7 +126,7 @@ def read_list(body: bytes) -> tuple[dict[str, Any], list[Raw] | None]:
                 fields[orjson.loads(name)] = orjson.loads(body[start:end])
             members.at = end
         if _skip(text, members.at) != len(text):
-            raise ValueError("something follows the object")
+            raise ValueError("something follows the object (JSON lines are sent as application/x-ndjson)")
     except RecursionError:
         raise BadRequest(f"the body is nested deeper than {MAX_DEPTH} levels") from None
     except ValueError as error:

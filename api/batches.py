@@ -13,7 +13,7 @@ from api.auth import Caller
 from api.batch_results import Results, cut_error, not_begun
 from api.batch_upload import Slices, Uploads
 from api.disk import Disk
-from api.jobs import CallerGone
+from api.errors import CallerGone
 from api.payloads import ApiPayloads
 from api.submission import NewJob
 from api.submitter import Command, Submitter

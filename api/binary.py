@@ -32,11 +32,9 @@ def binary_response(output: Any, headers: dict[str, str]) -> Response:
     """An output with `embedding` or `embeddings`, a list of such, or an array of numbers. Raises NotAcceptable for any
     other, for one with holes (`parameters.partial`), and for one whose rows differ in length."""
     numbers = array("f")
-    shape = _flatten(_vectors(output), numbers)
-    if sys.byteorder == "big":
-        numbers.byteswap()
+    shape = flatten(_vectors(output), numbers)
     told = {"ML-Shape": ",".join(map(str, shape)), "ML-Dtype": "float32"}
-    return Response(numbers.tobytes(), headers=headers | told, media_type=OCTETS)
+    return Response(little_endian(numbers), headers=headers | told, media_type=OCTETS)
 
 
 def _vectors(output: Any) -> Any:
@@ -47,8 +45,15 @@ def _vectors(output: Any) -> Any:
     return output
 
 
-def _flatten(value: Any, numbers: array[float]) -> list[int]:
-    """Appends what is in it; its shape."""
+def little_endian(numbers: array[float]) -> bytes:
+    """Whatever this machine's order is. `numbers` are used up."""
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tobytes()
+
+
+def flatten(value: Any, numbers: array[float]) -> list[int]:
+    """Appends what is in it; its shape. Raises NotAcceptable for what is no array of numbers."""
     if not isinstance(value, list) or not value:
         raise NotAcceptable
     if not isinstance(value[0], list):
@@ -59,7 +64,7 @@ def _flatten(value: Any, numbers: array[float]) -> list[int]:
         except OverflowError:
             raise NotAcceptable from None
         return [len(value)]
-    shapes = [_flatten(row, numbers) for row in value]
+    shapes = [flatten(row, numbers) for row in value]
     if any(shape != shapes[0] for shape in shapes):
         raise NotAcceptable
     return [len(value), *shapes[0]]

@@ -23,6 +23,7 @@ from shared.api_keys import Scope
 from shared.catalog import Catalog
 from shared.depth import MAX_DEPTH, too_deep
 from shared.errors import BadRequest, Fault, InvalidInput, UnsupportedMedia
+from shared.task import message_of
 
 _MOST_FILES = 2048
 JSON_LIKE = {"", "application/json", "text/plain", "text/json", "application/x-www-form-urlencoded"}
@@ -44,14 +45,21 @@ INFERENCE = Face("model_type", "data", InferenceRequest)
 JOBS = Face("model", "input", JobRequest)
 
 
-async def read_job(request: Request, face: Face, catalog: Catalog) -> NewJob:
-    """The job that a request asks for. Raises Forbidden for a key that may not submit, BadRequest, UnsupportedMedia,
-    InvalidInput (pointers into the body)."""
+async def read_job(
+    request: Request, face: Face, catalog: Catalog, *, default_model: str = "", plain_text: bool = False
+) -> NewJob:
+    """The job that a request asks for. `default_model`: whose it is when the request names none (the only one, where
+    there is only one); `plain_text`: a text/plain body is a text, not JSON of an odd type. Raises Forbidden for a key
+    that may not submit, BadRequest, UnsupportedMedia, InvalidInput (pointers into the body)."""
     caller = caller_of(request, Scope.SUBMIT)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     files: list[tuple[str, bytes]] = []
     references = False
-    if kind in JSON_LIKE or kind.endswith("+json"):
+    fields: Any
+    if plain_text and kind == "text/plain":
+        fields = typed(dict(request.query_params), JSON_FIELDS)
+        fields[face.input_field] = {"text": _utf8(await request.body())}
+    elif kind in JSON_LIKE or kind.endswith("+json"):
         body = await request.body()
         fields, references = read_json(body), has_references(body)
         if not isinstance(fields, dict):
@@ -69,12 +77,19 @@ async def read_job(request: Request, face: Face, catalog: Catalog) -> NewJob:
     models: list[str] = []
     if fields.get(face.model_field) is None:
         models = sorted(name for name in catalog.models if caller.may_use(name))
-        if len(models) == 1:
-            fields[face.model_field] = models[0]
+        if default_model or len(models) == 1:
+            fields[face.model_field] = default_model or models[0]
     new = _new_job(fields, files, face, models)
     new.references = references
     new.caller, new.headers = caller, request.scope["state"].setdefault("headers", {})
     return new
+
+
+def _utf8(body: bytes) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        raise BadRequest("the body is not UTF-8") from None
 
 
 def has_references(body: bytes) -> bool:
@@ -97,7 +112,7 @@ def read_json(body: bytes) -> Any:
 def faults_of(error: ValidationError) -> list[Fault]:
     """Where in the body, and what."""
     return [
-        Fault(pointer=pointer([part for part in fault["loc"] if part != "[key]"]), message=fault["msg"])
+        Fault(pointer=pointer([part for part in fault["loc"] if part != "[key]"]), message=message_of(fault))
         for fault in error.errors(include_url=False, include_input=False, include_context=False)
     ]
 
@@ -144,7 +159,6 @@ def typed(texts: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
             try:
                 texts[name] = read_json(texts[name].encode())
             except BadRequest as error:
-                raise InvalidInput(
-                    faults=[Fault(pointer=f"/{name}", message=f"must be JSON: {error.message}")]
-                ) from None
+                message = error.message.replace("the body", "it")
+                raise InvalidInput(faults=[Fault(pointer=f"/{name}", message=f"must be JSON: {message}")]) from None
     return texts

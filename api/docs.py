@@ -30,6 +30,14 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def openai_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The errors of a route that speaks to OpenAI's SDKs. There, what is wrong with an input is 400."""
+    told = problems(*statuses)
+    for answer in told.values():
+        answer["content"] = {"application/json": {"schema": {"$ref": "#/components/schemas/OpenAIError"}}}
+    return told
+
+
 _MEANING = {
     400: "The body cannot be read",
     401: "An API key is needed, or this one is not known",

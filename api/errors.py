@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
+from api.dialects import translate
 from shared.errors import DeadlineImpossible, Fault, QueueFull, RateLimited, ServiceError, Unauthorized, WaitEnded
 
 PROBLEM_JSON = "application/problem+json"
@@ -70,7 +71,7 @@ STATUS: dict[str, int] = {
 
 # SDKs retry 5xx by themselves: the work is done or still under way, and another call would double it.
 NO_RETRY = {"timeout", "deadline_exceeded", "wait_ended", "out_of_memory", "predict_error", "handler_contract"}
-NO_RETRY |= {"attempts_exhausted"}
+NO_RETRY |= {"attempts_exhausted", "canceled"}
 
 STORE_RETRY_AFTER_S = 2
 
@@ -110,8 +111,8 @@ def problem(
     status: int | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> Response:
-    """A problem document. `faults` point into the request's body; `job_id` adds the job's URL; `more` are members of
-    its own."""
+    """A problem document, or what the path's callers read in its place (api/dialects.py). `faults` point into the
+    request's body; `job_id` adds the job's URL; `more` are members of its own."""
     status = status or STATUS.get(code, 500)
     if job_id is None:
         request.scope.setdefault("state", {})["refused"] = code  # for the metrics: a job's own end is no refusal
@@ -125,6 +126,9 @@ def problem(
         out["x-should-retry"] = "false"
     if code in ("store_unavailable", "store_too_old", "payloads_unavailable"):
         out.setdefault("Retry-After", str(STORE_RETRY_AFTER_S))
+    translated = translate(request.url.path, body)
+    if translated is not None:
+        return Response(orjson.dumps(translated[1]), translated[0], out, "application/json")
     return Response(orjson.dumps(body), status, out, PROBLEM_JSON)
 
 
@@ -181,6 +185,10 @@ def _allowed(request: Request) -> set[str]:
     }
 
 
+class CallerGone(Exception):
+    """The caller has closed the connection."""
+
+
 async def _gone(request: Request, error: Exception) -> Response:
     return Response(status_code=400)  # nobody reads it
 
@@ -190,3 +198,4 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(CallerGone, _gone)

@@ -16,6 +16,7 @@ from starlette.types import Receive
 from api.auth import Caller
 from api.backlog import refused, too_many
 from api.disk import Disk
+from api.errors import CallerGone
 from api.inputs import InInput, InputCheck
 from api.intake import Intake, Taken
 from api.pauses import Pauses
@@ -78,10 +79,6 @@ class Ticket:
 
 # A line of a batch that is no job yet, or never was one; None: it is one. Raises UnknownJob.
 Lines = Callable[[str, Caller], Awaitable[Job | None]]
-
-
-class CallerGone(Exception):
-    """The caller has closed the connection."""
 
 
 class _Outdated(Exception):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from starlette.convertors import Convertor, register_url_convertor
 
+OIP_RESERVED = ("versions", "ready", "config", "stats", "infer", "load", "unload")
 RESERVED = ("versions", "traffic", "rollback", "pause", "resume", "purge")
 
 
@@ -13,6 +14,20 @@ class ModelPath(Convertor[str]):
     """One or more segments, up to the first that is reserved."""
 
     regex = rf"(?:(?!/(?:{'|'.join(RESERVED)})(?:/|$)).)+"
+
+    def convert(self, value: str) -> str:
+        """As it is."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """As it is."""
+        return value
+
+
+class OipModel(Convertor[str]):
+    """A model of /v2: one or more segments, up to the first that is the protocol's own."""
+
+    regex = rf"(?:(?!/(?:{'|'.join(OIP_RESERVED)})(?:/|$)).)+"
 
     def convert(self, value: str) -> str:
         """As it is."""
@@ -40,5 +55,6 @@ class LetterId(Convertor[str]):
 # Starlette looks it up where routes are declared, which is at import: `{model:model}`.
 register_url_convertor("model", ModelPath())
 register_url_convertor("letter", LetterId())
+register_url_convertor("oip", OipModel())
 
-MODEL, LETTER = "{model:model}", "{letter:letter}"  # in a route's path
+MODEL, OIP_MODEL, LETTER = "{model:model}", "{model:oip}", "{letter:letter}"  # in a route's path

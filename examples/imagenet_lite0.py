@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from shared.tasks import IMAGE_CLASSIFICATION, ImageItem, TopK
 from worker.handler import Context, Handler, Prepared
-from worker.handlers.images import decode_image, sample_image
+from worker.handlers.images import pixels_of, sample_image
 from worker.handlers.vision import load_state, top_labels
 from worker.sources import weights_file
 
@@ -42,8 +42,9 @@ class ImageNetLite0(Handler[ImageItem, Any]):
         self.labels = list(_IMAGENET_CATEGORIES)
 
     def prepare(self, item: ImageItem, parameters: TopK) -> Prepared:
-        """The preprocessed picture, CHW."""
-        return Prepared(self.transform(decode_image(item.image)))
+        """The preprocessed picture, CHW; pictures of one shape share a batch."""
+        pixels = pixels_of(item.image, self.transform)
+        return Prepared(pixels, group=tuple(pixels.shape))
 
     def predict(self, batch: list[Any]) -> list[Any]:
         """Probabilities, [1000] each."""

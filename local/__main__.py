@@ -1,4 +1,4 @@
-"""`python -m local up`: the whole stack on one machine."""
+"""`python -m local up`: the whole stack on one machine. `python -m local serve`: as a model container."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from local import serve
 from local.stack import Options
 from local.up import up
 from shared.beside import data_folder
@@ -15,10 +16,12 @@ from shared.errors import ConfigError
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """The options of `up`; the environment gives the defaults."""
+    """The options; the environment gives the defaults. Raises ConfigError."""
     env = os.environ
     parser = argparse.ArgumentParser(prog="ml-service", description="The whole stack on one machine.")
-    command = parser.add_subparsers(required=True, metavar="up").add_parser(
+    commands = parser.add_subparsers(required=True, metavar="up|serve")
+    commands.add_parser("serve", help="as SageMaker and Vertex AI start a model container (see docs/clients.md)")
+    command = commands.add_parser(
         "up",
         help="start it and keep it running",
         description="Start a Redis-protocol server, the API, the workers and Flower, and keep them running until "
@@ -35,7 +38,8 @@ def parse(arguments: Sequence[str]) -> Options:
     add("--flower-port", type=_port, default="5555", help="0: any free one")
     add("--redis-port", type=_port, default="0", help="of the embedded server; 0: any free one")
     add("--reload", action="store_true", help="restart what a changed file touches (for development)")
-    return Options(redis_url=env.get("ML_REDIS_URL", ""), **vars(parser.parse_args(arguments)))
+    given = vars(parser.parse_args(arguments))
+    return Options(redis_url=env.get("ML_REDIS_URL", ""), **given) if given else serve.options(env, data_folder())
 
 
 def _port(text: str) -> int:
@@ -54,8 +58,10 @@ def _whole(text: str, least: int, most: int, what: str) -> int:
 
 def main() -> int:
     """Exit code: 0 stopped cleanly, 1 refused or given up, 2 wrong options."""
-    options = parse(sys.argv[1:])
     try:
+        options = parse(sys.argv[1:])
+        if sys.argv[1] == "serve":
+            os.environ |= serve.environment(os.environ)
         return up(options)
     except ConfigError as error:
         print(f"ml-service: {error}", file=sys.stderr)  # noqa: T201 - the answer to a command

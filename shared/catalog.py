@@ -26,6 +26,8 @@ from pydantic import (
 
 from shared.depth import too_deep
 from shared.errors import ConfigError, UnknownModel
+from shared.keys import INTAKE
+from shared.messages import TASK
 from shared.rates import Rates
 from shared.tasks import BUILT_IN
 
@@ -40,6 +42,10 @@ VersionName = Annotated[
     StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64),
 ]
 
+
+TaskName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+QueueName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]*$", max_length=128)]
+FieldName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
 FILE_URL, S3_URL = "file://", "s3://"
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
@@ -135,6 +141,26 @@ class VersionSpec(BaseModel):
         return dict(self.model_extra or {})
 
 
+class CelerySpec(_Spec):
+    """Tasks that a backend had a Celery worker of its own for: those of these `names` are taken from `queue`. `args`:
+    which fields of the input their positional arguments are; `parameters`: which keyword arguments are parameters of
+    the model's task, and no fields; `returns`: which field of the output is their result (empty: the output)."""
+
+    names: list[TaskName] = Field(min_length=1)
+    queue: QueueName
+    args: list[FieldName] = []
+    parameters: list[FieldName] = []
+    returns: str = ""
+
+    @model_validator(mode="after")
+    def _not_ours(self) -> CelerySpec:
+        if self.queue == INTAKE or self.queue.startswith(f"{INTAKE}."):
+            raise ValueError(f"queue {self.queue!r}: names that begin with {INTAKE!r} are this service's own")
+        if TASK in self.names:
+            raise ValueError(f"names: {TASK!r} is this service's own")
+        return self
+
+
 class ModelSpec(_Spec):
     """One model of models.yaml: a built-in `task`, or a `handler` of the user's own (`path/to/file.py:Class` or
     `package.module:Class`). `load: preload`: at start, before the worker is ready; `lazy`: when jobs wait for it, and
@@ -149,6 +175,7 @@ class ModelSpec(_Spec):
     keep_alive_s: float = Field(300, ge=0)
     batch: BatchSpec = BatchSpec()
     limits: Limits = Limits()
+    celery: CelerySpec | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelSpec:
@@ -193,6 +220,15 @@ class ModelsFile(_Spec):
     """What models.yaml says, and `PUT /v1/models` takes."""
 
     models: dict[ModelName, ModelSpec] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _one_model_a_task(self) -> ModelsFile:
+        seen: dict[str, str] = {}
+        for model, spec in self.models.items():
+            for name in spec.celery.names if spec.celery else ():
+                if seen.setdefault(name, model) != model:
+                    raise ValueError(f"the Celery task {name!r} is named by two models: {seen[name]} and {model}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +304,17 @@ class Catalog:
                 raise UnknownModel(f"model {model!r} is not served: workers are loading it, or it is going") from None
             known = ", ".join(sorted(self.models)) or "none"
             raise UnknownModel(f"no model {model[:_SHOWN]!r} is configured; there are: {known}") from None
+
+    def celery_task(self, name: str) -> tuple[str, CelerySpec] | None:
+        """The model that a backend's Celery task of this name is for."""
+        for model, spec in self.models.items():
+            if spec.celery is not None and name in spec.celery.names:
+                return model, spec.celery
+        return None
+
+    def celery_queues(self) -> set[str]:
+        """Where backends' Celery tasks come in."""
+        return {spec.celery.queue for spec in self.models.values() if spec.celery is not None}
 
     def refs(self) -> Iterator[tuple[Ref, ModelSpec, VersionSpec]]:
         """Every version, in the order of the file, then those that come or go."""

@@ -152,17 +152,22 @@ def patient_lists(queue: str, priority: int) -> list[str]:
     return [queue_list(queue, step) for step in PRIORITIES if step > priority]
 
 
+def is_intake(queue: str) -> bool:
+    """Whether plain Celery producers' messages come in here: queues of ours are `ml.<model>.<version>`."""
+    return not queue.startswith(f"{INTAKE}.")
+
+
 def drained_lists(queues: list[str], version: int) -> list[str]:
     """All lists that a worker of message version `version` takes from, the most urgent first; what older workers have
-    parked goes before what came later. Of the intake all ten: stock producers have `priority_steps` of their own, and
+    parked goes before what came later. Of an intake all ten: stock producers have `priority_steps` of their own, and
     nothing of ours is parked there."""
     parked = [f"{PARKED}{known}" for known in range(2, version + 1)]
     return [
         queue_list(queue, number) + suffix
         for number in range(10)
         for queue in queues
-        if number in PRIORITIES or queue == INTAKE
-        for suffix in (*(parked if queue != INTAKE else ()), "")
+        if number in PRIORITIES or is_intake(queue)
+        for suffix in (*(() if is_intake(queue) else parked), "")
     ]
 
 

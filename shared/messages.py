@@ -54,6 +54,7 @@ class Envelope(BaseModel):
     ml_timeout_s: float | None = Field(None, gt=0, allow_inf_nan=False)
     ml_owner: str = ""
     ml_weight: int = Field(1, ge=1)
+    ml_returns: str = ""
     arguments: Arguments
 
     @classmethod
@@ -213,14 +214,17 @@ def readdress(
     kwargs: dict[str, Any],
     embed: Any,
     timeout_s: float | None = None,
+    returns: str = "",
 ) -> bytes:
-    """A plain Celery producer's message as one of ours: its id is the delivery tag, its queue the version's, and what
+    """A plain Celery producer's message as one of ours: its id is the delivery tag, its queue the version's, its task
+    ours, its result the field `returns` of the output (empty: the output), and what
     else it carries (`embed`: callbacks, chain, chord; headers) stays. The deadline has moved into the record."""
     message = {**message, "headers": dict(message["headers"]), "properties": dict(message["properties"])}
     message["body"] = base64.b64encode(orjson.dumps([[], kwargs, embed])).decode()
     message["content-type"], message["content-encoding"] = "application/json", "utf-8"
     message["headers"] |= {"ml": PLAIN, "ml_payloads": [], "eta": None, "expires": None, "timelimit": [None, None]}
-    message["headers"] |= {"argsrepr": "()", "kwargsrepr": "{}", "ml_timeout_s": timeout_s}
+    message["headers"] |= {"argsrepr": "()", "kwargsrepr": "{}", "ml_timeout_s": timeout_s, "task": TASK}
+    message["headers"] |= {"ml_returns": returns}
     # The turns of a key are not a producer's to take, nor what lies in the payload store.
     for name in (*HIDDEN.values(), "ml_owner", "ml_weight", "ml_stored"):
         message["headers"].pop(name, None)

@@ -5,8 +5,9 @@
     canceled             REVOKED
     deadline_exceeded    REVOKED "expired"
 
-`meta["ml"]` holds what Celery has no field for: error, timing, attempt, started_at (ms), faults of a partial job, and
-`stored`, the reference of an output that lies in the payload store: `result` then only says where it is read.
+`meta["ml"]` holds what Celery has no field for: error, timing, attempt, started_at (ms), tokens, faults of a
+partial job, and `stored`, the reference of an output that lies in the payload store: `result` then only says where it
+is read.
 https://docs.celeryq.dev/en/stable/internals/protocol.html and celery.backends.base (`_get_result_meta`).
 """
 
@@ -33,6 +34,8 @@ def encode_outcome(job_id: str, outcome: Outcome, *, attempt: int = 0, started_a
     """The outcome as it is stored. Raises TypeError when the output is not JSON data (numpy arrays, pydantic models
     and dataclasses are; bytes become base64, as they are in inputs)."""
     ours: dict[str, Any] = {"timing": outcome.timing, "attempt": attempt, "started_at": started_at}
+    if outcome.tokens:
+        ours["tokens"] = outcome.tokens
     if outcome.stored:
         ours["stored"] = outcome.stored
     faults = [fault.model_dump() for fault in outcome.faults]

@@ -164,13 +164,14 @@ def _drained(reply: list[Any]) -> Drained:
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What a claim says of one job. `state` is told for ended ones; for those to run `started_at` (ms), and
-    `queued_at`: since when it had waited, at first."""
+    `queued_at`: since when it had waited, at first; `code` for one that has failed by this very claim."""
 
     status: Literal["run", "suspect", "ended", "missing", "lost", "paused"]
     attempt: int
     started_at: int = 0
     state: State | None = None
     queued_at: int = 0
+    code: str = ""
 
 
 def claim(
@@ -181,11 +182,11 @@ def claim(
     return Call(script("claim"), (), args, lambda reply: [_verdict(*verdict) for verdict in reply])
 
 
-def _verdict(status: bytes, attempt: int, rest: bytes, queued_at: bytes = b"0") -> Verdict:
+def _verdict(status: bytes, attempt: int, rest: bytes, queued_at: bytes = b"0", code: bytes = b"") -> Verdict:
     if status == b"run":
         return Verdict("run", attempt, int(rest), queued_at=int(queued_at))
     state = State(rest.decode()) if status == b"ended" else None
-    return Verdict(cast(Any, status.decode()), attempt, state=state)
+    return Verdict(cast(Any, status.decode()), attempt, state=state, code=code.decode())
 
 
 @dataclass(frozen=True, slots=True)

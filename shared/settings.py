@@ -63,6 +63,13 @@ class Settings(BaseSettings):
     drain_s: float = Field(30.0, ge=0)
     """On SIGTERM: how long the API holds waiting callers for their outcome."""
 
+    default_model: str = ""
+    """Which model `/invocations` and Vertex AI's route mean when a call names none; empty: the only one."""
+    vertex_predict_route: str = Field("", validation_alias=AliasChoices("ML_VERTEX_PREDICT_ROUTE", "AIP_PREDICT_ROUTE"))
+    """Where Vertex AI sends `{"instances": [...]}`; it sets AIP_PREDICT_ROUTE in the container. Empty: nowhere."""
+    vertex_health_route: str = Field("", validation_alias=AliasChoices("ML_VERTEX_HEALTH_ROUTE", "AIP_HEALTH_ROUTE"))
+    """Where it asks whether the container is ready; it sets AIP_HEALTH_ROUTE."""
+
     # Calls to addresses that callers name
     outbound_allow: str = ""
     """What may be called though it is not public, as in hooks.corp,10.2.0.0/16."""

@@ -207,8 +207,13 @@ def _adapter(model: Any) -> TypeAdapter[Any]:
     return _adapters[model]
 
 
+def message_of(fault: Any) -> str:
+    """One of pydantic's, to who has never heard of our classes."""
+    return "Input should be an object" if fault["type"] == "model_type" else str(fault["msg"])
+
+
 def _faults(error: ValidationError, pointer: Any) -> list[Fault]:
     return [
-        Fault(pointer=pointer(fault["loc"]), message=fault["msg"])
+        Fault(pointer=pointer(fault["loc"]), message=message_of(fault))
         for fault in error.errors(include_url=False, include_input=False, include_context=False)
     ]

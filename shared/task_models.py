@@ -28,7 +28,8 @@ class TextPairItem(TextItem):
 
 
 class ImageItem(Strict):
-    """One image: PNG, JPEG, WebP, GIF, BMP, TIFF."""
+    """One image: PNG, JPEG, WebP, GIF, BMP, TIFF. (A classifier of torchvision or ONNX also takes what its
+    preprocessing would make of one: float32 [3, H, W] as a .npy file.)"""
 
     image: Blob
 

@@ -6,9 +6,10 @@ serve in `shared/pipeline_tasks.py`. Everyone imports from here.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PlainValidator, TypeAdapter, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from shared.pipeline_tasks import IMAGE_CLASSIFICATION, PIPELINE_TASKS
 from shared.task import (
@@ -39,6 +40,7 @@ __all__ = [
     "Blob",
     "EchoParameters",
     "Embedding",
+    "EmbeddingItem",
     "EmbeddingParameters",
     "ImageItem",
     "Labels",
@@ -56,6 +58,38 @@ __all__ = [
     "parse_parameters",
     "split",
 ]
+
+
+def _words(value: Any) -> str | list[int]:
+    """By hand: of what fits neither, a union of pydantic's tells both ways, at places that are none in the input."""
+    if isinstance(value, list):
+        if not value or not all(type(one) is int and one >= 0 for one in value):
+            raise PydanticCustomError("token_ids", "Token ids are integers from 0 on, at least one")
+        return value
+    text = _text.validate_python(value)
+    return text
+
+
+_text = TypeAdapter(Annotated[str, Field(min_length=1)])
+Words = Annotated[
+    str | list[int],
+    PlainValidator(_words),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1, "examples": ["A queue keeps what it was given."]},
+                {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
+            ]
+        }
+    ),
+]
+
+
+class EmbeddingItem(Strict):
+    """One text; or the token ids of one, by the model's own tokeniser and without its special tokens, where the version
+    says `token_ids: true`."""
+
+    text: Words
 
 
 class Embedding(BaseModel):
@@ -98,7 +132,7 @@ class EchoParameters(Strict):
 
 
 TEXT_EMBEDDING = Task(
-    "text-embedding", TextItem, Embedding, EmbeddingParameters, ("text", "texts"), ("embedding", "embeddings")
+    "text-embedding", EmbeddingItem, Embedding, EmbeddingParameters, ("text", "texts"), ("embedding", "embeddings")
 )
 QUESTION_ANSWERING = Task("question-answering", QuestionItem, Answer)
 ECHO = Task("echo", Any, Any, EchoParameters, whole=True)

@@ -101,6 +101,7 @@ class Outcome:
     message: str = ""
     faults: list[Fault] = field(default_factory=list)
     timing: dict[str, Any] = field(default_factory=dict)
+    tokens: int = 0  # of all its items, where the model counts any
     stored: str = ""  # reference of the output in the payload store, where it has `stored_bytes`
     stored_bytes: int = 0
 

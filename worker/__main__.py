@@ -13,7 +13,7 @@ def main(arguments: list[str]) -> int:
     """The exit code: 0 clean, 1 refused to start (configuration, a preloaded model failed), 70 the device hung."""
     if arguments[:1] == ["healthcheck"]:
         return health.check(health.path_from_environment(), replace="--replace" in arguments)
-    from shared.errors import ConfigError, StoreTooOld, StoreUnavailable
+    from shared.errors import ConfigError, StoreTooOld, StoreUnavailable, UnknownModel
     from shared.logs import Event, configure_logs, get_logger
     from shared.settings import load_settings
 
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
         from worker.run import run
 
         return run(settings)
-    except (ConfigError, StoreTooOld, StoreUnavailable) as error:
+    except (ConfigError, StoreTooOld, StoreUnavailable, UnknownModel) as error:
         get_logger("worker").error(Event.CONFIG_REFUSED, error=error.message)
         return EXIT_CONFIG
 

@@ -10,6 +10,7 @@ import orjson
 import redis
 
 from shared import keys, messages, scripts
+from shared.catalog import Catalog
 from shared.depth import MAX_DEPTH, too_deep
 from shared.errors import InvalidInput, ServiceError, UnknownModel
 from shared.logs import Event, get_logger
@@ -63,14 +64,23 @@ class Adopter:
         self._holdings.release(work.tag)
         self._reporter.forget(work)
 
+    def _kwargs(self, request: Any, catalog: Catalog) -> tuple[dict[str, Any], str]:
+        args, kwargs, _ = request._payload
+        if request._type != messages.TASK:
+            return _as_ours(request._type, args, kwargs, catalog)
+        if args:
+            raise InvalidInput('ml.predict takes keyword arguments: model="name" and input={...}')
+        return kwargs, ""
+
     def _call(self, work: Work) -> scripts.Call[scripts.Adopted]:
         request, catalog = work.request, self._registry.catalog
         etag = catalog.etag
-        args, kwargs, embed = request._payload
+        _, _, embed = request._payload
         if too_deep(request._payload) or too_deep(request.message._raw):
             raise InvalidInput(f"the message is nested deeper than {MAX_DEPTH} levels")
+        kwargs, returns = self._kwargs(request, catalog)
         model = kwargs.get("model")
-        if args or not isinstance(model, str) or "input" not in kwargs:
+        if not isinstance(model, str) or "input" not in kwargs:
             raise InvalidInput('ml.predict takes keyword arguments: model="name" and input={...}')
         unknown = set(kwargs) - {"model", "version", "sticky", "input", "parameters"}
         if unknown:
@@ -100,6 +110,7 @@ class Adopter:
             kwargs=body,
             embed=embed,
             timeout_s=timeout_s,
+            returns=returns,
         )
         return scripts.adopt(
             work.tag,
@@ -122,6 +133,23 @@ class Adopter:
                 **Carried.of(request.request_dict).fields(),
             },
         )
+
+
+def _as_ours(name: str, args: Any, kwargs: Any, catalog: Catalog) -> tuple[dict[str, Any], str]:
+    """A backend's own task as a call of ours, and which field of the output is its result. Raises InvalidInput."""
+    found = catalog.celery_task(name)
+    if found is None:
+        raise InvalidInput(f"no model stands for the task {name!r} any more")
+    model, spec = found
+    if len(args) > len(spec.args):
+        known = ", ".join(spec.args) or "none"
+        raise InvalidInput(f"{name} takes up to {len(spec.args)} positional arguments ({known}), not {len(args)}")
+    given = dict(zip(spec.args, args, strict=False))
+    if twice := given.keys() & kwargs.keys():
+        raise InvalidInput(f"{name} got {', '.join(sorted(twice))} twice")
+    given |= kwargs
+    parameters = {field: given.pop(field) for field in spec.parameters if field in given}
+    return {"model": model, "input": given, "parameters": parameters}, spec.returns
 
 
 def _seconds(time_limit: Any) -> float | None:

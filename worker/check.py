@@ -3,7 +3,9 @@ of it."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from shared.catalog import Catalog, ModelSpec, Ref, VersionSpec, load_catalog
@@ -15,16 +17,19 @@ from worker.compare import rows as comparison
 from worker.device import claim_device
 from worker.models import LoadedModel, handler_class, load_model
 
-COMPARE = "--compare"
 _HEADER = ("model", "result", "load s", "warm s", "host MB", "device MB", "device", "output")
 _log = get_logger("worker")
 
 
-def check(settings: Settings, names: list[str]) -> int:
-    """Prints a table to stdout; `names` are models or `model@version`, none means all. 0 if all of them load and run
-    their example, else 1. With `--compare` among the names a second table: a model's versions beside each other. Raises
-    ConfigError for a models file that is wrong, UnknownModel for an unknown name."""
-    comparing, names = COMPARE in names, [name for name in names if name != COMPARE]
+def check(settings: Settings, arguments: list[str]) -> int:
+    """Prints a table to stdout; the arguments are models or `model@version`, none means all. 0 if all of them load and
+    run their example, else 1. With `--compare` a second table: a model's versions beside each other. Raises ConfigError
+    for a models file that is wrong, UnknownModel for an unknown name, SystemExit for other options."""
+    parser = models_parser("check", "Load each model as a worker would, run its example, tell what came of it.")
+    parser.add_argument("--compare", action="store_true", help="also set a model's versions beside each other")
+    options = parser.parse_args(arguments)
+    settings = of_models(settings, options.models)
+    comparing, names = options.compare, options.names
     catalog = load_catalog(settings.models_file)
     device = claim_device(settings).name
     rows: list[tuple[str, ...]] = [_HEADER]
@@ -46,6 +51,19 @@ def check(settings: Settings, names: list[str]) -> int:
     for versions in compared.values():
         print("\n" + table([HEADER, *comparison(versions)]))  # noqa: T201  # the same
     return 1 if failed else 0
+
+
+def models_parser(command: str, about: str) -> argparse.ArgumentParser:
+    """Of a command about some models or all."""
+    parser = argparse.ArgumentParser(prog=f"ml-service {command}", description=about)
+    parser.add_argument("names", nargs="*", metavar="MODEL", help="name or name@version; none: all")
+    parser.add_argument("--models", type=Path, metavar="FILE", help="the models file (default: ML_MODELS_FILE)")
+    return parser
+
+
+def of_models(settings: Settings, file: Path | None) -> Settings:
+    """The same with another models file, if there is one."""
+    return settings if file is None else settings.model_copy(update={"models_file": file})
 
 
 def named(catalog: Catalog, names: list[str]) -> Iterator[tuple[Ref, ModelSpec, VersionSpec]]:

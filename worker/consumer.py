@@ -4,6 +4,7 @@ after a lost connection."""
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -42,11 +43,10 @@ class DeadLetteringConsumer(Consumer):  # type: ignore[misc]  # celery ships no 
         super().on_connection_error_after_connected(exc)
 
     def update_strategies(self) -> None:
-        """Of our task alone. Celery's own (celery.chord_unlock, celery.backend_cleanup, celery.map ...) are registered
-        in every app; here they are unknown."""
+        """Of our task alone, and of the names that models stand for. Celery's own (celery.chord_unlock,
+        celery.backend_cleanup, celery.map ...) are registered in every app; here they are unknown."""
         super().update_strategies()
-        for name in self.strategies.keys() - {TASK}:
-            del self.strategies[name]
+        self.strategies: dict[str, Any] = _Strategies(self.strategies[TASK], self.pool.engine.takes)
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """A body in a content type that we refuse (pickle), or one that is not what it says."""
@@ -78,6 +78,19 @@ class DeadLetteringConsumer(Consumer):  # type: ignore[misc]  # celery ships no 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception, **kwargs: Any) -> None:
         """A task message of a wrong shape."""
         _refuse(message)
+
+
+class _Strategies(dict[str, Any]):
+    """By a task's name, looked up with each message: models come and go."""
+
+    def __init__(self, ours: Any, takes: Callable[[str], bool]) -> None:
+        super().__init__({TASK: ours})
+        self._takes = takes
+
+    def __missing__(self, name: Any) -> Any:
+        if isinstance(name, str) and self._takes(name):
+            return self[TASK]
+        raise KeyError(name)
 
 
 def _refuse(message: Any) -> None:

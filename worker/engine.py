@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import redis
+from celery import Celery
 from pydantic import ValidationError
 
 from shared import keys, messages, origin, scripts
@@ -25,6 +26,7 @@ from worker.cpu import CpuShare
 from worker.fetcher import Fetcher
 from worker.finisher import Finisher, timed_out
 from worker.holdings import Holdings
+from worker.links import Links, is_linked
 from worker.metrics import WorkerMetrics
 from worker.outputs import Outputs
 from worker.preparer import Preparer
@@ -40,6 +42,7 @@ from worker.work import Unit, Work
 logger = get_logger("worker")
 
 _INTAKE_ROOM = 64
+_CELERYS_OWN = "celery"  # the queue of a stock worker that was told of no other
 _LAST_WORDS_S = 3.0  # for what must be said to Celery or Redis at the end, where they may be away
 
 
@@ -61,14 +64,14 @@ class Engine:
         on_etag: Callable[[str], None],
     ) -> None:
         self._settings, self._shelf, self._client, self._want = settings, shelf, client, want
-        self._payloads = payloads
+        self._payloads, self._registry = payloads, registry
         self._refs = _by_queue(shelf)
         shelf.on_device = self._place_on_device
         self._works: dict[str, Work] = {}
         self._works_lock = threading.Lock()
         self.draining = False
         self.holdings = Holdings(process, self._room, on_waiting=self._on_waiting, on_etag=on_etag)
-        self.queues = Queues(lambda: list(self._refs))
+        self.queues = Queues(lambda: [*self._refs, *registry.catalog.celery_queues()])
         self.reporter = Reporter()
         self._progress = ProgressTeller(client, process)
         self._finisher = Finisher(
@@ -112,6 +115,21 @@ class Engine:
             adopt=adopter.adopt,
         )
 
+    def takes(self, task: str) -> bool:
+        """Whether a backend's Celery task of this name is for a model here."""
+        return self._registry.catalog.celery_task(task) is not None
+
+    def route(self, name: str, *_: Any, **__: Any) -> dict[str, str]:
+        """Where a task goes that follows a job (a chain's next, a callback) and does not say so itself."""
+        found = self._registry.catalog.celery_task(name)
+        if found is not None:
+            return {"queue": found[1].queue}
+        return {"queue": keys.INTAKE if name == messages.TASK else _CELERYS_OWN}
+
+    def attach(self, app: Celery) -> None:
+        """The app that consumes, before it does."""
+        self._finisher.links = Links(app)
+
     def start(self) -> None:
         """The threads run; nothing comes in before Celery consumes."""
         self._finisher.start()
@@ -137,6 +155,7 @@ class Engine:
         timeout_s, request_id = envelope.ml_timeout_s, carried.request_id
         work = Work(job_id, tag, ref, priority, request, timeout_s=timeout_s, request_id=request_id)
         work.owner, work.weight, work.stored = envelope.ml_owner, envelope.ml_weight, envelope.ml_stored
+        work.returns, work.linked = envelope.ml_returns, is_linked(request)
         if not self._knows(work):  # lies where this worker cannot look; for a human, and a retry
             return self._refuse(request, tag)
         work.place = self._shelf.begin(ref)
@@ -322,7 +341,7 @@ class Engine:
         batch is ready while one runs and the other replicas still get their share. -1 where its version is not
         loaded, 0 where it is not this worker's any more."""
         queue = keys.queue_of(list_name)
-        if queue == keys.INTAKE:
+        if keys.is_intake(queue):
             size = _INTAKE_ROOM
         elif (ref := self._refs.get(queue)) is None:
             return 0
@@ -338,7 +357,8 @@ def _by_queue(shelf: Shelf) -> dict[str, Ref]:
 
 
 def _unadopted(job_id: str, tag: str, request: Any, carried: Carried) -> Work:
-    return Work(job_id, tag, Ref("", ""), keys.NORMAL, request, request_id=carried.request_id)
+    linked = is_linked(request)
+    return Work(job_id, tag, Ref("", ""), keys.NORMAL, request, request_id=carried.request_id, linked=linked)
 
 
 def _works_of(units: list[Unit]) -> list[Work]:

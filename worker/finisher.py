@@ -20,6 +20,7 @@ from shared.store import may_pass
 from shared.types import Outcome, State
 from worker.handler import ItemError, with_notes
 from worker.holdings import Holdings
+from worker.links import RETRY_S, Links
 from worker.metrics import WorkerMetrics
 from worker.outputs import Outputs
 from worker.progress import ProgressTeller
@@ -30,7 +31,6 @@ from worker.work import Item, Unit, Work
 
 logger = get_logger("worker")
 
-RETRY_S = 0.5
 MAX_FAULTS = 100
 
 
@@ -69,9 +69,11 @@ class Finisher:
         self._client, self._holdings, self._reporter, self._metrics = client, holdings, reporter, metrics
         self._progress = progress
         self._worker, self._ttl_ms, self._on_gone = worker, int(result_ttl_s * 1000), on_gone
-        self._inbox: queue.SimpleQueue[_Batch | _End | threading.Event | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Batch | _End | partial[None] | threading.Event | None] = queue.SimpleQueue()
         self._outputs = outputs
         self._thread = vital_thread("finish", self._loop)
+        self.links: Links | None = None
+        """Set before anything comes in; for jobs on which something of Celery's hangs."""
 
     def start(self) -> None:
         """Once."""
@@ -110,10 +112,18 @@ class Finisher:
         elif verdict.status == "missing":
             # Ours, but without a record: expired, or deleted by hand. Never adopted, never run.
             return self._refuse(work)
+        elif work.linked:
+            return self._inbox.put(partial(self._skip_ended, work, verdict))
         else:
-            end_job(work, verdict.state.value if verdict.state else "ended")
-            self._holdings.ack(work.tag)  # whatever becomes of Celery's report
-            self._reporter.ended(work, verdict.state, code="ended", message="the job had ended before it ran")
+            return self._skip_ended(work, verdict)
+        self._on_gone(work)
+
+    def _skip_ended(self, work: Work, verdict: scripts.Verdict) -> None:
+        if work.linked and self.links is not None:
+            self.links.again(work)
+        end_job(work, verdict.state.value if verdict.state else "ended")
+        self._holdings.ack(work.tag)  # whatever becomes of Celery's report
+        self._reporter.ended(work, verdict.state, code="ended", message="the job had ended before it ran")
         self._on_gone(work)
 
     def _refuse(self, work: Work) -> None:
@@ -141,6 +151,8 @@ class Finisher:
             for one in news:
                 if isinstance(one, threading.Event):
                     one.set()
+                elif isinstance(one, partial):
+                    one()
 
     def _digest(self, batch: _Batch) -> list[_End]:
         """The jobs that a batch has brought to their end."""
@@ -170,33 +182,53 @@ class Finisher:
 
     def _write(self, ends: list[_End]) -> None:
         ready = [(end, call) for end in ends if (call := self._call(end)) is not None]
+        for end, call in ready:
+            if end.work.linked and self.links is not None:
+                self._end_linked(self.links, end, call)
+        ready = [(end, call) for end, call in ready if not end.work.linked]
         ends, calls = [end for end, _ in ready], [call for _, call in ready]
         if not calls:
             return
         while (replies := self._try(calls)) is None:
             time.sleep(RETRY_S)  # the leases are renewed meanwhile; finishing again is harmless
         for end, reply in zip(ends, replies, strict=True):
-            work, outcome = end.work, end.outcome
-            if isinstance(reply, Exception):  # what waiting does not mend
-                logger.error(Event.JOB_FAILED, **work.names, step="finish", error=reply)
-                self._refuse(work)
-                continue
-            if reply.first and work.ref.model:  # else a plain message that became no job
-                # The state that stands: a job that was canceled while it ran is, whatever came of it.
-                self._metrics.of(work.ref).ended(reply.state, outcome.code, time.monotonic() - end.since)
-            if outcome.state is State.FAILED:
-                told = {"model": str(work.ref)} if work.ref.model else {}
-                logger.info(Event.JOB_FAILED, **work.names, **told, code=outcome.code)
-            end_with(work, outcome, reply.state)
-            self._holdings.release(work.tag)
-            self._on_gone(work)
-            self._reporter.ended(
-                work,
-                reply.state,
-                code=outcome.code or "",
-                message=outcome.message,
-                runtime_s=work.predict_ms / 1000,
-            )
+            self._stands(end, reply)
+
+    def _end_linked(self, links: Links, end: _End, call: scripts.Call[scripts.Finished]) -> None:
+        def write() -> Any:
+            (reply,) = scripts.run(self._client, [call])
+            if isinstance(reply, redis.RedisError) and may_pass(reply):
+                raise reply
+            return reply
+
+        reply = links.end(end.work, end.outcome, write)
+        if not isinstance(reply, Exception):
+            self._holdings.ack(end.work.tag)
+        self._stands(end, reply)
+
+    def _stands(self, end: _End, reply: Any) -> None:
+        """What Redis said of an outcome."""
+        work, outcome = end.work, end.outcome
+        if isinstance(reply, Exception):  # what waiting does not mend
+            logger.error(Event.JOB_FAILED, **work.names, step="finish", error=reply)
+            self._refuse(work)
+            return
+        if reply.first and work.ref.model:  # else a plain message that became no job
+            # The state that stands: a job that was canceled while it ran is, whatever came of it.
+            self._metrics.of(work.ref).ended(reply.state, outcome.code, time.monotonic() - end.since)
+        if outcome.state is State.FAILED:
+            told = {"model": str(work.ref)} if work.ref.model else {}
+            logger.info(Event.JOB_FAILED, **work.names, **told, code=outcome.code)
+        end_with(work, outcome, reply.state)
+        self._holdings.release(work.tag)
+        self._on_gone(work)
+        self._reporter.ended(
+            work,
+            reply.state,
+            code=outcome.code or "",
+            message=outcome.message,
+            runtime_s=work.predict_ms / 1000,
+        )
 
     def _try(self, calls: list[scripts.Call[scripts.Finished]]) -> list[Any] | None:
         """None: Redis is away, or takes no writes."""
@@ -215,6 +247,7 @@ class Finisher:
     def _call(self, end: _End) -> scripts.Call[scripts.Finished] | None:
         """None: its output goes to the payload store first."""
         work, outcome = end.work, end.outcome
+        outcome.tokens = work.tokens
         outcome.timing = {
             "prepare_ms": round(work.prepare_ms, 3),
             "predict_ms": round(work.predict_ms, 3) if work.batch_size else None,
@@ -238,7 +271,7 @@ class Finisher:
             return None
         return scripts.finish(
             work.job_id,
-            tag=work.tag,
+            tag="" if work.linked else work.tag,  # acknowledged when what follows knows (worker/links.py)
             state=outcome.state,
             code=outcome.code or "",
             meta=meta,
@@ -283,8 +316,9 @@ def _answer(work: Work, item: Item) -> Any:
 
 def _fail(work: Work, index: int, error: ItemError) -> None:
     assert work.parts is not None  # noqa: S101  # prepared work has its parts
-    path = tuple(step for step in error.pointer.split("/")[1:])
-    pointer = work.parts.pointer(index, path)
+    pointer = error.pointer
+    if not pointer.startswith("/parameters/"):
+        pointer = work.parts.pointer(index, tuple(pointer.split("/")[1:]))
     work.items[index].fault = Fault(pointer=pointer, code=error.code, message=error.message)
     work.open_items -= 1
 
@@ -298,6 +332,8 @@ def _outcome(work: Work) -> Outcome:
         return failure(faults)
     outputs = [None if item.fault else item.outputs[0] for item in work.items]
     output = tasks.join(work.model.task, work.parts, [_plain(one) for one in outputs])
+    if work.returns and isinstance(output, dict):
+        output = output.get(work.returns)
     return Outcome(State.SUCCEEDED, output=output, faults=faults[:MAX_FAULTS])
 
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery.concurrency.base import BasePool, apply_target
+from celery.concurrency.base import BasePool
 
-from shared.messages import TASK
 from worker.engine import Engine
 
 
@@ -20,11 +19,9 @@ class BatchPool(BasePool):  # type: ignore[misc]  # celery ships no types
     engine: Engine  # set by `python -m worker`
 
     def on_apply(self, target: Any, args: Any = None, kwargs: Any = None, callback: Any = None, **options: Any) -> None:
-        """`callback` is a bound method of Celery's Request; the engine takes the request from there."""
-        if args[0] == TASK:
-            self.engine.accept(callback.__self__)
-        else:  # Celery's own small tasks (chords, backend_cleanup)
-            apply_target(target, args, kwargs, callback, **options)
+        """`callback` is a bound method of Celery's Request; the engine takes the request from there. (The consumer
+        knows no task but ours, and those that a model stands for.)"""
+        self.engine.accept(callback.__self__)
 
     def register_with_event_loop(self, loop: Any) -> None:
         """The loop exists: from now on the engine's threads may speak to Celery."""

@@ -7,15 +7,18 @@ from pathlib import Path
 from shared.catalog import ModelSpec, VersionSpec, load_catalog
 from shared.errors import ConfigError
 from shared.settings import Settings
-from worker.check import named, table
+from worker.check import models_parser, named, of_models, table
 from worker.sources import TORCHVISION, fetch
 
 _HEADER = ("model", "result", "MB", "source", "where")
 
 
-def pull(settings: Settings, names: list[str]) -> int:
-    """Prints a table to stdout; `names` are models or `model@version`, none means all. 0 if all is here, else 1. Raises
-    ConfigError for a models file that is wrong, UnknownModel for an unknown name."""
+def pull(settings: Settings, arguments: list[str]) -> int:
+    """Prints a table to stdout; the arguments are models or `model@version`, none means all. 0 if all is here, else 1.
+    Raises ConfigError for a models file that is wrong, UnknownModel for an unknown name, SystemExit for options."""
+    parser = models_parser("pull", "Have the files of each model here: for an image, or a start without network.")
+    options = parser.parse_args(arguments)
+    settings, names = of_models(settings, options.models), options.names
     rows: list[tuple[str, ...]] = [_HEADER]
     failed = 0
     for ref, spec, version in named(load_catalog(settings.models_file), names):

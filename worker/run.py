@@ -170,6 +170,8 @@ def consume(
     transport.install(engine.holdings, on_tick=tick, address=settings.redis_address())
     install_controls()
     app = make_celery(settings, backend=outcome_backend(connect(settings)))
+    app.conf.task_routes = (engine.route,)
+    engine.attach(app)
     app.conf.broker_url = app.conf.broker_url.partition(";")[0]  # our transport asks all sentinels at each try itself
     refs = [place.ref for place in shelf.places()]
     queues = [queue(keys.queue_name(ref.model, ref.version)) for ref in refs]

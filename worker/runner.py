@@ -162,6 +162,8 @@ class Runner:
             else:
                 work.ended = True
                 logger.info(Event.JOB_SKIPPED, **work.names, verdict=verdict.status, state=verdict.state)
+                if verdict.code:
+                    logger.error(Event.JOB_FAILED, **work.names, model=str(work.ref), code=verdict.code)
                 self._finisher.skip(work, verdict)
         if suspects:
             self.put(unit for unit in units if unit.work in suspects)

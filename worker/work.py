@@ -72,6 +72,8 @@ class Work:
     device_ms: float = 0.0  # its share, by cost, of the time that its batches were on the device
     queued_at: int = 0  # ms, Redis TIME: since when it waited
     request_id: str = ""  # of the request that asked for it
+    returns: str = ""  # the field of the output that is the result (empty: the output)
+    linked: bool = False  # something of Celery's hangs on its outcome: see worker/links.py
     span: Span = NO_SPAN  # from its take to its outcome
     message: str | None = None  # the last that its handler has told of its progress
     told: tuple[float | None, str | None] = (None, None)  # the progress that callers know

@@ -13,7 +13,7 @@ from api.batches import MOST_LISTED
 from api.deps import Services, services
 from api.docs import BATCH_BODY, BATCHES_QUERY, RESULTS_QUERY, WAIT_QUERY, links, problems
 from api.errors import batch_url
-from api.jobs import CallerGone
+from api.query import known_query
 from api.routes.jobs import idempotency_key, limit_of, wait_of
 from shared.api_keys import Scope
 from shared.batches import Batch, BatchPage
@@ -75,6 +75,7 @@ async def submit(request: Request) -> Response:
 async def page(request: Request) -> Response:
     """Those of your key, the newest first. `next` is the `cursor` of the next page."""
     query, caller = request.query_params, caller_of(request, Scope.READ)
+    known_query(request, "limit", "cursor")
     limit = limit_of(query.get("limit"), default=50, most=MOST_LISTED)
     return json_response(await services(request).batches.page(caller, limit=limit, cursor=query.get("cursor")))
 
@@ -92,11 +93,8 @@ async def read(request: Request, batch_id: str) -> Response:
     wait_s, caller = wait_of(request, parts.settings.max_wait_s), caller_of(request, Scope.READ)
     if not wait_s:
         return _response(await parts.batches.get(batch_id, caller))
-    try:
-        with parts.measures.waits.track_inprogress():
-            batch = await parts.batches.wait(batch_id, caller, wait_s, request.receive)
-    except CallerGone:
-        return Response(status_code=400)
+    with parts.measures.waits.track_inprogress():
+        batch = await parts.batches.wait(batch_id, caller, wait_s, request.receive)
     return _response(batch, applied=f"wait={wait_s:g}")
 
 
@@ -125,6 +123,7 @@ async def results(request: Request, batch_id: str) -> Response:
     """In the order of the inputs, up to the first that has not ended; with `follow=true` to the end, as it comes."""
     parts: Services = services(request)
     caller = caller_of(request, Scope.READ)
+    known_query(request, "start", "follow")
     start, follow = _asked(request.query_params)
     found = await parts.batches.results(batch_id, caller, lambda: parts.draining)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

@@ -11,6 +11,7 @@ from api.deps import services
 from api.docs import DEAD_QUERY, REQUEUE_QUERY, problems
 from api.letters import Filter
 from api.paths import LETTER
+from api.query import known_query
 from api.routes.jobs import job_response, limit_of
 from api.schemas import LetterDetail, LetterPage, Requeued
 from shared.types import Job
@@ -54,6 +55,7 @@ async def requeue(request: Request) -> Response:
 
 def _filter(request: Request) -> Filter:
     query = request.query_params
+    known_query(request, "reason", "model", "label", "limit", "after")
     labels = tuple(label.partition(":")[::2] for label in query.getlist("label"))
     return Filter(query.get("reason"), query.get("model"), labels)
 

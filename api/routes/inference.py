@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any
-
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from api.ask import Answer, in_body, wait_for
 from api.bodies import INFERENCE, read_job
-from api.deps import Services, services
+from api.deps import services
 from api.docs import BINARY, INFERENCE_BODY, problems
 from api.errors import job_url, problem
-from api.jobs import CallerGone, Ticket, prefixed
+from api.jobs import prefixed
 from api.prefer import parse_prefer
 from api.routes.jobs import accepted, idempotency_key
 from api.routes.output import Stored, in_octets
 from api.schemas import InferenceAnswer
-from shared.errors import Fault, InvalidInput, NotAcceptable, StoreUnavailable, WaitEnded
-from shared.outcomes import readable
-from shared.types import State
+from shared.errors import InvalidInput, NotAcceptable
 
 router = APIRouter()
 
@@ -53,35 +49,19 @@ async def inference(request: Request) -> Response:
         raise prefixed(error, "data") from None
     if ticket.waiting is None:
         return await accepted(parts, ticket, new.caller, applied="respond-async")
-    try:
-        news = await parts.jobs.wait(ticket.job_id, ticket.waiting, wait_s, request.receive)
-    except CallerGone:
-        return await _abandon(parts, ticket)
-    if news is None:
-        raise WaitEnded(ticket.job_id)
-    try:
-        meta = news.meta or await parts.jobs.outcome(ticket.job_id)
-        stored = await parts.jobs.stored(meta)
-    except StoreUnavailable:
-        raise WaitEnded(ticket.job_id, "the job has ended, but its output cannot be read now; poll its URL") from None
-    with readable():
-        return _answer(request, ticket, news.state, orjson.loads(meta), stored)
+    return answer_response(request, await wait_for(parts, ticket, wait_s, request.receive))
 
 
-def _answer(request: Request, ticket: Ticket, state: State, meta: dict[str, Any], stored: bytes | None) -> Response:
-    ours = meta.get("ml", {})
-    if state is not State.SUCCEEDED:
-        error = ours.get("error", {"code": "predict_error", "message": "the job failed"})
-        return problem(
-            request,
-            error["code"],
-            error["message"],
-            faults=[_in_body(Fault.model_validate(fault)) for fault in error.get("errors") or ()],
-            job_id=ticket.job_id,
-        )
+def answer_response(request: Request, answer: Answer) -> Response:
+    """The output, or why there is none."""
+    ticket, ours, stored = answer.ticket, answer.ours, answer.stored
+    failed = answer.error
+    if failed is not None:
+        faults = [in_body(fault, "data") for fault in failed.errors or ()]
+        return problem(request, failed.code, failed.message, faults=faults, job_id=ticket.job_id)
     headers = {"Location": job_url(ticket.job_id), "ML-Model": str(ticket.ref)}
     try:
-        octets = in_octets(request, meta["result"] if stored is None else Stored(stored), headers)
+        octets = in_octets(request, answer.meta["result"] if stored is None else Stored(stored), headers)
     except NotAcceptable as error:
         return problem(request, error.code, error.message, job_id=ticket.job_id)
     if octets is not None:
@@ -93,24 +73,9 @@ def _answer(request: Request, ticket: Ticket, state: State, meta: dict[str, Any]
         "job_id": ticket.job_id,
         "model": ticket.ref.model,
         "version": ticket.ref.version,
-        "output": meta["result"] if stored is None else orjson.Fragment(stored),
+        "output": answer.meta["result"] if stored is None else orjson.Fragment(stored),
         "timing": timing,
     }
     if ours.get("faults"):
         body["errors"] = [fault | {"pointer": f"/data{fault['pointer']}"} for fault in ours["faults"]]
     return Response(orjson.dumps(body), headers=headers, media_type="application/json")
-
-
-def _in_body(fault: Fault) -> Fault:
-    """The worker's pointers lead into the input, or begin with /parameters."""
-    if fault.pointer == "/parameters" or fault.pointer.startswith("/parameters/"):
-        return fault
-    return Fault(pointer=f"/data{fault.pointer}", code=fault.code, message=fault.message)
-
-
-async def _abandon(parts: Services, ticket: Ticket) -> Response:
-    """Nobody reads this answer. The work is spared if it has not begun; Redis away means it runs."""
-    if ticket.fresh:
-        with contextlib.suppress(StoreUnavailable):
-            await parts.jobs.abandon(ticket.job_id)
-    return Response(status_code=400)

@@ -13,9 +13,10 @@ from api.bodies import JOBS, read_job
 from api.deps import Services, services
 from api.docs import IDEMPOTENCY_KEY, JOBS_BODY, JOBS_QUERY, WAIT_QUERY, links, problems
 from api.errors import job_url
-from api.jobs import CallerGone, Ticket, prefixed
+from api.jobs import Ticket, prefixed
 from api.listing import Asked
 from api.prefer import parse_prefer
+from api.query import known_query
 from api.schemas import JobPage
 from shared.api_keys import Scope
 from shared.errors import BadRequest, InvalidInput, StoreUnavailable
@@ -89,10 +90,7 @@ async def submit(request: Request) -> Response:
     applied = "respond-async" if prefer.respond_async else None
     if ticket.waiting is not None:
         applied = f"wait={wait_s:g}"
-        try:
-            await parts.jobs.wait(ticket.job_id, ticket.waiting, wait_s, request.receive)
-        except CallerGone:  # accepted is accepted: the job stays
-            return Response(status_code=400)
+        await parts.jobs.wait(ticket.job_id, ticket.waiting, wait_s, request.receive)
     return await accepted(parts, ticket, new.caller, applied=applied)
 
 
@@ -108,6 +106,7 @@ async def page(request: Request) -> Response:
     batches. `next` is the `cursor` of the next page: with a filter a page may be short, or empty, and yet not the
     last."""
     query, caller = request.query_params, caller_of(request, Scope.READ)
+    known_query(request, "state", "model", "label", "limit", "cursor")
     asked = Asked(_states(query.getlist("state")), query.get("model", ""), _labels(query.getlist("label")))
     limit = limit_of(query.get("limit"), default=_DEFAULT, most=_MOST)
     found = await services(request).listing.page(caller, asked, limit=limit, cursor=query.get("cursor"))
@@ -155,10 +154,7 @@ async def read(request: Request, job_id: str) -> Response:
     if not wait_s:
         return job_response(await parts.jobs.get(job_id, caller))
     job, waiting = await parts.jobs.follow(job_id, caller)
-    try:
-        await parts.jobs.wait(job_id, waiting, wait_s, request.receive)
-    except CallerGone:
-        return Response(status_code=400)
+    await parts.jobs.wait(job_id, waiting, wait_s, request.receive)
     if not job.state.terminal:
         job = await parts.jobs.get(job_id, caller)
     return job_response(job, applied=f"wait={wait_s:g}")

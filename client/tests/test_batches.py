@@ -31,6 +31,11 @@ def test_of_a_file_of_json_lines(client: Any, tmp_path: Path) -> None:
     assert [line.output for line in client.batch_results(batch)] == list(range(10))
 
 
+def test_a_text_is_no_list_of_inputs(client: Any) -> None:
+    with pytest.raises(TypeError, match=r"pathlib\.Path"):
+        client.batch("echo", "in.jsonl")
+
+
 def test_lines_that_fail(client: Any) -> None:
     batch = client.batch("bert", [{"txt": "no"}, {"txt": "no"}])
     ended = client.wait_batch(batch, timeout_s=60)

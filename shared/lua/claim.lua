@@ -6,7 +6,7 @@
 -- KEYS  none
 -- ARGV  1 worker's process id, 2 worker's name, 3 max attempts, 4 '1' if this is a solo start, 5 ISO time for
 --       outcomes written here, 6... job ids
--- RETURNS for each id {verdict, attempt, started_at, queued_at}: 'run' | 'suspect' (run it alone; not started) |
+-- RETURNS for each id {verdict, attempt, started_at, queued_at, the code of a failure written here}: 'run' | 'suspect' (run it alone; not started) |
 --         'ended' (has an outcome, perhaps written here; third is the state) | 'missing' |
 --         'paused' (its model is; not started) | 'lost' (its message is not this worker's any more: the lease ran out)
 local paused = paused_models()
@@ -43,7 +43,7 @@ local function claim(id)
         end_job(id, 'failed', 'attempts_exhausted', failed_meta(id, 'attempts_exhausted',
           'the worker process died each of the ' .. crashes .. ' times it ran this job alone', iso))
         dead_letter('attempts_exhausted', id, list, message)
-        return { 'ended', attempt, 'failed' }
+        return { 'ended', attempt, 'failed', '0', 'attempts_exhausted' }
       end
     end
   end

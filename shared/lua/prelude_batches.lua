@@ -2,7 +2,7 @@
 -- its own, made by `feed`, and so many at a time that a batch fills no queue. Whatever ends a line begins the next in the
 -- same step. A line that has not begun has no keys of its own: what becomes of it stands in the batch's record.
 --   total, fed (how many have begun, or were refused before one that has), running, succeeded, failed, canceled, refused
---   (of the failed: they did not fit), done (jobs that have ended), cut (why the rest never begins), open_bytes
+--   (of the failed: they did not fit), done (of those that have run), cut (why the rest never begins), open_bytes
 
 -- Of a record, as HMGET.
 local function batch_fields(id, ...)
@@ -157,7 +157,7 @@ line_ended = function(id, line, was, state, size)
   redis.call('HINCRBY', key, 'open_bytes', -size)
   if was == 'running' then redis.call('HINCRBY', key, 'running', -1) end
   -- The rate is that of the last ten to twenty seconds: since the mark before the last.
-  local done = redis.call('HINCRBY', key, 'done', 1)
+  local done = redis.call('HINCRBY', key, 'done', was == 'running' and 1 or 0)
   local mark = batch_fields(id, 'mark_at', 'mark')
   if mark[1] and now - tonumber(mark[1]) >= 10000 then
     redis.call('HSET', key, 'before_at', mark[1], 'before', mark[2], 'mark_at', now, 'mark', done)

@@ -59,7 +59,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=FULL_JOBS, help="at least so many accepted jobs a seed")
     parser.add_argument("--rate", type=float, default=180.0, help="jobs a second that the callers aim at")
     parser.add_argument("--workers", type=int, default=3, help="worker processes")
-    parser.add_argument("--limit", type=float, default=420.0, help="seconds a seed may take")
+    parser.add_argument("--limit", type=float, default=900.0, help="seconds a seed may take")
     parser.add_argument("--out", type=Path, help="for the figures; of a full run: docs/benchmarks/chaos.json")
     parser.add_argument("--keep", action="store_true", help="keep logs and journals of green seeds, too")
     return parser.parse_args()

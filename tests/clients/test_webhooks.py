@@ -11,7 +11,7 @@ import pytest
 from tests.api_stack import Hands, serving, settings, until
 from tests.receiver import Message, Receiver
 
-PYTHON = Path(__file__).parents[2] / ".venv-clients" / "bin" / "python"
+PYTHON = Path(__file__).parents[2] / ".venv-clients" / "main" / "bin" / "python"
 PROGRAM = Path(__file__).with_name("verify_webhooks.py")
 
 pytestmark = pytest.mark.clients

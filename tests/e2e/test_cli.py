@@ -119,7 +119,7 @@ def test_a_job_from_its_id_on(url: str, store: redis.Redis) -> None:
     assert run(url, "wait", *ids)[0] == "0\n1\n2\n"
 
 
-def test_exit_codes_and_what_is_said(url: str) -> None:
+def test_exit_codes_and_what_is_said(url: str, tmp_path: Path) -> None:
     _, err = run(url, "submit", "bert", '{"text": ""}', code=1)
     assert err.startswith("/input/text: ")
     _, err = run(url, "submit", "bert", '{"text": ""}', "--json", code=1)
@@ -142,8 +142,16 @@ def test_exit_codes_and_what_is_said(url: str) -> None:
         ("requeue", "--filter", "colour=red"),
         ("bulk", "echo", "/nowhere/in.jsonl", "-o", "never.jsonl"),
         ("nonsense",),
+        ("get", ""),
+        ("cancel", " "),
     ):
         run(url, *words, code=2)
+    (tmp_path / "no-text.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "no-text.yaml" in run(url, "apply", f"{tmp_path}/no-text.yaml", code=1)[1]
+    (tmp_path / "in.jsonl").write_text("{}\n")
+    assert "/nowhere/" in run(url, "bulk", "echo", f"{tmp_path}/in.jsonl", "-o", "/nowhere/out.jsonl", code=1)[1]
+    assert "no-such-job" in run(url, "cancel", "no-such-job", code=1)[1]
+    assert "ML_SERVICE_API_KEY" in run(url, "models", code=2, ML_SERVICE_API_KEY="\u00e9")[1]
     assert "no service answers at http://127.0.0.1:1" in run("http://127.0.0.1:1", "models", code=1)[1]
     assert "http:// or https://" in run("nowhere", "models", code=2)[1]
 
@@ -153,19 +161,23 @@ def test_ctrl_c_says_what_goes_on(url: str) -> None:
     process = subprocess.Popen([*CLI, *words], env=environment(url), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with httpx.Client(base_url=url) as http:
         wait_until(lambda: http.get("/health").json()["models"]["nobodys"]["queue_depth"] > 0, what="it is queued")
-    wait_until(lambda: _sleeps(process.pid), what="it waits")
+        ids = {job["id"] for job in http.get("/v1/jobs", params={"model": "nobodys", "state": "queued"}).json()["data"]}
+    wait_until(lambda: _held(url), what="it waits for its end, and knows its id")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, b"")
     assert b"Traceback" not in err
     found = re.search(r"ml-service cancel (\S+)`", err.decode())
-    if found:  # else the signal came before the first answer
-        run(url, "cancel", found[1])
+    assert found is not None
+    assert found[1] in ids
+    run(url, "cancel", found[1])
     run(url, "purge", "nobodys", "--yes")
 
 
-def _sleeps(pid: int) -> bool:
-    return "(sleeping)" in Path(f"/proc/{pid}/status").read_text()
+def _held(url: str) -> bool:
+    """Whether the API holds a call until its job has ended."""
+    told = re.search(r"^ml_waiting_calls (\S+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE)
+    return told is not None and float(told[1]) > 0
 
 
 def test_a_reader_that_has_had_enough(url: str) -> None:

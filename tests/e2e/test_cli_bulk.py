@@ -142,7 +142,7 @@ def test_what_is_of_another_run_is_left_alone(url: str, tmp_path: Path) -> None:
     kept = out.read_bytes()
     assert "another model" in run(url, "bulk", "texts", str(source), "-o", str(out), code=1)[1]
     told = run(url, "bulk", "echo", str(source), "-o", str(out), "--priority", "low", code=1)[1]
-    assert "another options" in told
+    assert "other options" in told
     write_inputs(tmp_path, 4)
     assert "another input" in run(url, "bulk", "echo", str(source), "-o", str(out), code=1)[1]
     (tmp_path / "out.jsonl.bulk").unlink()

@@ -272,6 +272,22 @@ async def test_cancel(api: Api, hands: Hands) -> None:
     assert again == ended, "what has ended is unchanged"
 
 
+async def test_what_never_ran_makes_no_rate(api: Api) -> None:
+    batch = (await api.client.post("/v1/batches", json={"model": "echo", "inputs": list(range(30))})).json()
+    await api.client.delete(f"/v1/batches/{batch['id']}")
+    ended = (await api.client.get(f"/v1/batches/{batch['id']}?wait=5")).json()
+    assert (ended["counts"]["canceled"], ended["rate"]) == (30, None)
+
+
+async def test_a_mistyped_question_is_told(api: Api) -> None:
+    batch = (await api.client.post("/v1/batches", json={"model": "echo", "inputs": [1]})).json()
+    for path, name in (("/v1/batches?modle=x", "modle"), (f"/v1/batches/{batch['id']}/results?folow=true", "folow")):
+        answer = await api.client.get(path)
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, f"/{name}")
+    answer = await api.client.post("/v1/batches", json={"model": "echo", "input": [1]})
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == ["/inputs", "/input"]
+
+
 async def test_a_deadline_ends_all_of_it_with_no_worker(api: Api, store: redis.Redis) -> None:
     body = {"model": "echo", "inputs": list(range(30)), "deadline_s": 0.5}
     batch = (await api.client.post("/v1/batches", json=body)).json()

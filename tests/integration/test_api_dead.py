@@ -174,10 +174,20 @@ async def test_a_filter_that_lets_few_through_reads_a_bounded_number(api: Api, s
     assert ([letter["job_id"] for letter in rest["letters"]], rest["next"]) == (["oldest"], None)
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "limit=-1", "limit=0005", "after=x", "after=1"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=101", "limit=x", "limit=-1", "limit=0005", "after=x", "after=1", "reasn=a"]
+)
 async def test_wrong_questions(api: Api, query: str) -> None:
     answer = await api.client.get(f"/v1/dead?{query}")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
+
+
+async def test_a_mistyped_filter_requeues_nothing(api: Api, hands: Hands, store: redis.Redis) -> None:
+    store.xadd(keys.DEAD, {"reason": "unparsable", "id": "", "list": "l", "raw": ""})
+    answer = await api.client.post("/v1/dead/requeue?reasn=rejected")
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/reasn")
+    assert store.xlen(keys.DEAD) == 1
+    store.delete(keys.DEAD)
 
 
 @pytest.mark.parametrize("letter", ["1-1", "x", "99999999999999999999-0", "-", "+", "1"])

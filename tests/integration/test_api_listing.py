@@ -142,6 +142,8 @@ async def test_a_damaged_record_does_not_hide_the_others(api: Api, store: redis.
         {"state": "queued,done"},
         {"label": "acme"},
         {"label": ["a:b"] * 33},
+        {"modle": "bert"},
+        {"page": "2", "limit": "10"},
         {"cursor": "x"},
         {"cursor": "-"},
         {"cursor": "1"},

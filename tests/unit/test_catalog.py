@@ -92,3 +92,43 @@ def test_a_missing_or_broken_file(tmp_path: Path) -> None:
         _load(tmp_path, "models: {\n")
     with pytest.raises(ConfigError, match="models: Field required"):
         _load(tmp_path, "{}")
+
+
+CELERY = """
+models:
+  bert:
+    task: text-embedding
+    versions: {"1": {source: a}}
+    celery: {names: [tasks.embed, tasks.predict], queue: predict, args: [text]}
+  echo: {task: echo, versions: {"1": {}}}
+"""
+
+
+def test_tasks_of_a_backend(tmp_path: Path) -> None:
+    catalog = _load(tmp_path, CELERY)
+    found = catalog.celery_task("tasks.predict")
+    assert found is not None
+    assert (found[0], found[1].args, catalog.celery_queues()) == ("bert", ["text"], {"predict"})
+    assert catalog.celery_task("ml.predict") is None
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "told"),
+    [
+        ("queue: predict", "queue: ml", "names that begin with 'ml'"),
+        ("queue: predict", "queue: ml.bert.1", "names that begin with 'ml'"),
+        ("queue: predict", "queue: 'a b'", "String should match pattern"),
+        ("queue: predict,", "", "queue: Field required"),
+        ("tasks.embed,", "ml.predict,", "'ml.predict' is this service's own"),
+        ("[tasks.embed, tasks.predict]", "[]", "at least 1 item"),
+        (
+            "echo, versions",
+            "echo, celery: {names: [tasks.embed], queue: q}, versions",
+            "named by two models: bert and echo",
+        ),
+    ],
+)
+def test_tasks_that_cannot_be(tmp_path: Path, was: str, becomes: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _load(tmp_path, CELERY.replace(was, becomes))
+    assert told in caught.value.message

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from shared.errors import ConfigError
-from shared.tasks import EmbeddingParameters, TextItem
+from shared.tasks import EmbeddingItem, EmbeddingParameters
 from tests import models
-from worker.handler import ItemError
+from worker.handler import ItemError, Prepared
 from worker.handlers.text_embedding import TextEmbedding
 from worker.inprocess import run_items, warm_up
 
@@ -35,7 +35,7 @@ def minilm() -> TextEmbedding:
 
 
 def embed(handler: TextEmbedding, texts: list[str], **parameters: Any) -> list[Any]:
-    return run_items(handler, [TextItem(text=text) for text in texts], EmbeddingParameters(**parameters))
+    return run_items(handler, [EmbeddingItem(text=text) for text in texts], EmbeddingParameters(**parameters))
 
 
 def vectors(handler: TextEmbedding, texts: list[str], **parameters: Any) -> np.ndarray:
@@ -86,7 +86,7 @@ def test_packed_equals_the_padded_forward_for_each_length(minilm: TextEmbedding)
 def test_a_batch_of_many_passes_keeps_its_order(minilm: TextEmbedding) -> None:
     texts = [f"text number {i} " * (1 + i * 7 % 60) for i in range(30)]
     together = vectors(minilm, texts)
-    assert sum(minilm.prepare(TextItem(text=text), EmbeddingParameters()).cost for text in texts) > 2 * 1024
+    assert sum(minilm.prepare(EmbeddingItem(text=text), EmbeddingParameters()).cost for text in texts) > 2 * 1024
     for i in range(0, len(texts), 4):
         np.testing.assert_allclose(together[i], vectors(minilm, [texts[i]])[0], atol=1e-5)
 
@@ -211,7 +211,7 @@ def test_an_overlong_text_is_cut_and_told(minilm: TextEmbedding) -> None:
     long, short = embed(minilm, ["word " * 300, "word"])
     assert long["truncated"] is True
     assert "truncated" not in short
-    prepared = minilm.prepare(TextItem(text="word " * 300), EmbeddingParameters())
+    prepared = minilm.prepare(EmbeddingItem(text="word " * 300), EmbeddingParameters())
     assert not isinstance(prepared, list)
     assert prepared.cost == 256
 
@@ -248,3 +248,21 @@ def test_dimensions_are_cut_then_normalised(minilm: TextEmbedding) -> None:
 def test_a_source_that_nobody_has_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no folder of model files"):
         TextEmbedding().load(models.context("nobody/nothing"))
+
+
+def test_token_ids_in_a_texts_place(minilm: TextEmbedding, monkeypatch: pytest.MonkeyPatch) -> None:
+    def prepared(given: Any, **parameters: Any) -> Prepared:
+        return minilm.prepare(EmbeddingItem(text=given), EmbeddingParameters(**parameters))
+
+    ids = minilm.tokenizer.encode("a queue keeps what it was given", add_special_tokens=False).ids
+    with pytest.raises(ItemError, match="takes texts, not token ids"):
+        prepared(ids)
+    monkeypatch.setattr(minilm, "takes_ids", True)
+    assert prepared(ids) == prepared("a queue keeps what it was given")
+    cut = prepared(ids * 100)
+    assert (len(cut.item), cut.notes) == (minilm.max_length, {"truncated": True})
+    assert (cut.item[0], cut.item[-1]) == (prepared(ids).item[0], prepared(ids).item[-1]), "still framed"
+    with pytest.raises(ItemError, match="this model reads at most"):
+        prepared(ids * 100, truncate=False)
+    with pytest.raises(ItemError, match="is not of this model's tokeniser"):
+        prepared([10**6])

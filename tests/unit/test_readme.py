@@ -24,7 +24,7 @@ from api.errors import STATUS
 from api.schemas import InferenceAnswer, InferenceRequest, JobRequest
 from api.schemas_operators import Worker
 from local.__main__ import parse
-from shared.catalog import BatchSpec, Limits, ModelSpec, VersionSpec, load_catalog
+from shared.catalog import BatchSpec, CelerySpec, Limits, ModelSpec, VersionSpec, load_catalog
 from shared.settings import Settings
 from shared.types import Job
 from worker.handler import ItemError
@@ -57,7 +57,7 @@ MODEL_YAML = [
     for index in range(len(page.read_text().split("```yaml")) - 1)
 ]
 
-PAGES.append(ROOT / "docs" / "client.md")
+PAGES += [ROOT / "docs" / "client.md", ROOT / "docs" / "clients.md", ROOT / "docs" / "migrate-celery.md"]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -129,6 +129,7 @@ def test_settings_are_all_told_with_their_defaults() -> None:
         ("A version:", VersionSpec),
         ("`batch`:", BatchSpec),
         ("`limits`:", Limits),
+        ("### Tasks of a backend", CelerySpec),
     ],
 )
 def test_fields_of_the_models_file_are_all_told(heading: str, model: Any) -> None:

@@ -44,12 +44,14 @@ def test_crashes_count_only_alone_and_end_in_the_dead_letters(store: redis.Redis
         scripts.run(store, [scripts.drain([LIST], [1], process=f"gone-{number}")])
         solo = number > 0
         call = scripts.claim(["a"], process=f"gone-{number}", worker="w", max_attempts=3, solo=solo)
-        verdicts.append(scripts.one(scripts.run(store, [call]))[0].status)
+        verdict = scripts.one(scripts.run(store, [call]))[0]
+        verdicts.append(verdict.status)
         if verdicts[-1] == "run":  # it dies, and its lease runs out
             _ask(store)
             store.zadd(keys.LEASES, {"a": 1})
             scripts.run(store, [scripts.restore_expired(lease_ms=60_000, heartbeat_ms=60_000)])
     assert verdicts == ["run", "run", "run", "run", "ended"], "one crash in company, three alone"
+    assert verdict.code == "attempts_exhausted", "so that the worker's log tells of the failure"
     assert store.hget(keys.JOB + "a", "code") == b"attempts_exhausted"
     ((_, letter),) = store.xrange(keys.DEAD)
     assert (letter[b"reason"], letter[b"id"], letter[b"list"]) == (b"attempts_exhausted", b"a", LIST.encode())

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from shared.errors import ConfigError
 from shared.tasks import IMAGE_CLASSIFICATION, ImageItem, TopK
 from worker.handler import Context, Handler, Prepared
-from worker.handlers.images import decode_image, sample_image
+from worker.handlers.images import decode_image, pixels_of, sample_image
 from worker.handlers.vision import labels_of, top_labels, torchvision_weights
 from worker.onnx import files_beside, load, onnx_file
 from worker.sources import TORCHVISION
@@ -47,7 +47,7 @@ class OnnxClassifier(Handler[ImageItem, Any]):
 
     def prepare(self, item: ImageItem, parameters: TopK) -> Prepared:
         """The preprocessed picture, CHW; pictures of one shape share a batch."""
-        pixels = self.pixels(decode_image(item.image))
+        pixels = pixels_of(item.image, self.pixels)
         return Prepared(pixels, group=tuple(pixels.shape))
 
     def predict(self, batch: list[Any]) -> list[Any]:

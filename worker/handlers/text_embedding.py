@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from shared.logs import Event, get_logger
-from shared.tasks import TEXT_EMBEDDING, EmbeddingParameters, TextItem
+from shared.tasks import TEXT_EMBEDDING, EmbeddingItem, EmbeddingParameters
 from worker.compile import compiled
 from worker.handler import Context, Handler, ItemError, Prepared
 from worker.handlers.pooling import Recipe
@@ -28,12 +28,12 @@ LEAST_COSINE = {"float32": 0.9999, "float16": 0.999, "bfloat16": 0.99}
 _PROBES = ("a", "The queue keeps what it was given.", "A longer text shares the pass with short ones. " * 9)
 
 
-class TextEmbedding(Handler[TextItem, Any]):
+class TextEmbedding(Handler[EmbeddingItem, Any]):
     """Options of a version: `pooling`, `normalize`, `max_length`, `prompt` override the model's files;
-    `packed: false` keeps to the padded forward."""
+    `packed: false` keeps to the padded forward; `token_ids: true` takes ids in a text's place."""
 
     io: ClassVar = TEXT_EMBEDDING
-    example: ClassVar = [TextItem(text="A queue keeps what it was given.")]
+    example: ClassVar = [EmbeddingItem(text="A queue keeps what it was given.")]
 
     def load(self, ctx: Context) -> None:
         """Tokeniser, weights, pooling. Raises ConfigError for files that this handler does not understand."""
@@ -50,6 +50,7 @@ class TextEmbedding(Handler[TextItem, Any]):
         """What `prepare` and `predict` go by, beside the model."""
         self.recipe = recipe
         self.refuse = ctx.on_overlong == "refuse"
+        self.takes_ids = bool(ctx.options.get("token_ids"))
         on_gpu = ctx.device.startswith("cuda")
         self.pass_tokens, self.most_padded = (GPU_PASS, math.inf) if on_gpu else (CPU_PASS, CPU_PADDED)
 
@@ -84,6 +85,9 @@ class TextEmbedding(Handler[TextItem, Any]):
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(self.max_length)
         self.specials = self.tokenizer.num_special_tokens_to_add(False)
+        probe = self.tokenizer.encode("a")
+        own = [place for place, special in enumerate(probe.special_tokens_mask) if not special]
+        self.frame = probe.ids[: own[0]], probe.ids[own[-1] + 1 :]
 
     def _try_packed(self, model: Any, ctx: Context) -> None:
         """Take the packed forward if it gives what the padded one gives, by the first way to attend that does."""
@@ -107,20 +111,41 @@ class TextEmbedding(Handler[TextItem, Any]):
                     return
         _log.info(Event.MODEL_NOTE, model=f"{ctx.model}@{ctx.version}", note=f"padded forward: {reason}")
 
-    def prepare(self, item: TextItem, parameters: EmbeddingParameters) -> Prepared:
+    def prepare(self, item: EmbeddingItem, parameters: EmbeddingParameters) -> Prepared:
         """Token ids; the cost is their number. A text over the limit is cut and noted, or refused."""
         if parameters.dimensions is not None and parameters.dimensions > self.width:
-            raise ItemError(f"this model gives {self.width} dimensions, not {parameters.dimensions}")
+            message = f"this model gives {self.width} dimensions, not {parameters.dimensions}"
+            raise ItemError(message, pointer="/parameters/dimensions")
+        if isinstance(item.text, list):
+            return self._prepare_ids(item.text, parameters)
         text = self.recipe.prompt + item.text
         encoded = self.tokenizer.encode(text.lower() if self.recipe.lower else text)
         ids: list[int] = encoded.ids
         if not encoded.overflowing:
             return Prepared(ids, cost=len(ids), tokens=len(ids))
+        self._may_cut(len(ids) + sum(len(more.ids) - self.specials for more in encoded.overflowing), parameters)
+        return Prepared(ids, cost=len(ids), tokens=len(ids), notes={"truncated": True})
+
+    def _prepare_ids(self, ids: list[int], parameters: EmbeddingParameters) -> Prepared:
+        """Between the special tokens, as the tokeniser would have it."""
+        if not self.takes_ids:
+            message = "this model takes texts, not token ids (its version has no `token_ids: true`)"
+            raise ItemError(message, pointer="/text")
+        size = self.tokenizer.get_vocab_size()
+        if max(ids) >= size:
+            raise ItemError(f"token id {max(ids)} is not of this model's tokeniser, which has {size}", pointer="/text")
+        before, after = self.frame
+        room, notes = self.max_length - len(before) - len(after), {}
+        if len(ids) > room:
+            self._may_cut(len(ids) + len(before) + len(after), parameters)
+            notes = {"truncated": True}
+        ids = [*before, *ids[:room], *after]
+        return Prepared(ids, cost=len(ids), tokens=len(ids), notes=notes)
+
+    def _may_cut(self, total: int, parameters: EmbeddingParameters) -> None:
         if self.refuse if parameters.truncate is None else not parameters.truncate:
-            total = len(ids) + sum(len(more.ids) - self.specials for more in encoded.overflowing)
             message = f"the text has {total} tokens; this model reads at most {self.max_length}"
             raise ItemError(message, pointer="/text")
-        return Prepared(ids, cost=len(ids), tokens=len(ids), notes={"truncated": True})
 
     def predict(self, batch: list[list[int]]) -> list[Any]:
         """Pooled vectors, float32 [H] each, not yet normalised."""
@@ -154,7 +179,7 @@ class TextEmbedding(Handler[TextItem, Any]):
         if places:
             yield places
 
-    def finish(self, outputs: list[Any], item: TextItem, parameters: EmbeddingParameters) -> dict[str, Any]:
+    def finish(self, outputs: list[Any], item: EmbeddingItem, parameters: EmbeddingParameters) -> dict[str, Any]:
         """The first `dimensions`, normalised as the model's files or the caller say."""
         vector: Any = outputs[0]
         if parameters.dimensions is not None:
@@ -163,12 +188,12 @@ class TextEmbedding(Handler[TextItem, Any]):
             vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
         return {"embedding": np.ascontiguousarray(vector, dtype=np.float32)}
 
-    def warm(self) -> list[TextItem]:
+    def warm(self) -> list[EmbeddingItem]:
         """Texts of 8, 16, 32 ... tokens up to what the model reads, whatever pieces its tokeniser makes of a word."""
         one, two = (len(self.tokenizer.encode(self.recipe.prompt + text).ids) for text in ("word", "word word"))
         sizes = [size for size in (8 << step for step in range(20)) if one < size < self.max_length]
         words = [1 + (size - one) // max(1, two - one) for size in (*sizes, self.max_length)]
-        return [TextItem(text=" ".join(["word"] * count)) for count in words]
+        return [EmbeddingItem(text=" ".join(["word"] * count)) for count in words]
 
 
 def _encoder_class(folder: Path, trust: bool) -> Any:

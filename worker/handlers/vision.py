@@ -10,7 +10,7 @@ from shared.errors import ConfigError
 from shared.tasks import IMAGE_CLASSIFICATION, ImageItem, TopK
 from worker.compile import compiled
 from worker.handler import Context, Handler, Prepared
-from worker.handlers.images import decode_image, sample_image
+from worker.handlers.images import pixels_of, sample_image
 from worker.quantize import quantized
 from worker.sources import TORCHVISION
 from worker.transfer import to_device
@@ -49,7 +49,7 @@ class TorchvisionClassifier(Handler[ImageItem, Any]):
 
     def prepare(self, item: ImageItem, parameters: TopK) -> Prepared:
         """The preprocessed picture, CHW; pictures of one shape share a batch."""
-        pixels = self.transform(decode_image(item.image))
+        pixels = pixels_of(item.image, self.transform)
         return Prepared(pixels, group=tuple(pixels.shape))
 
     def predict(self, batch: list[Any]) -> list[Any]:

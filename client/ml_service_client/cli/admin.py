@@ -29,7 +29,7 @@ def apply(
     restarts, and callers get what they got before until workers have the new."""
     try:
         models = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         fail(f"{file}: {error}")
     with service(url) as http:
         would, etag = ask(http, "PUT", "/v1/models", json=models, params={"dry_run": "true"})

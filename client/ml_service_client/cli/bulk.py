@@ -103,13 +103,13 @@ def _begun(service: SyncMLServiceClient, results: Results, source: Path, model: 
     known = results.known()
     if known is not None:
         for what, now, then in (
-            ("model", model, known.model),
-            ("options", options, known.options),
-            ("input", sha256, known.sha256),
+            ("another model", model, known.model),
+            ("other options", options, known.options),
+            ("another input", sha256, known.sha256),
         ):
             if now != then:
                 raise Failure(
-                    f"{results.path} was begun with another {what}: choose another file for the results, or remove it "
+                    f"{results.path} was begun with {what}: choose another file for the results, or remove it "
                     f"and {results.path}.bulk"
                 )
         return known

@@ -45,6 +45,10 @@ class Group(TyperGroup):
         except MLServiceError as error:
             _tell_service(error)
             raise typer.Exit(exit_code(error)) from None
+        except OSError as error:  # of a file that it was told of
+            told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            _tell(told, {"code": "error", "detail": told})
+            raise typer.Exit(ERROR) from None
         except httpx.TransportError as error:
             told = f"no service answers at {_where(error)}: {str(error) or type(error).__name__}"
             _tell(told, {"code": "unreachable", "detail": told})
@@ -69,7 +73,9 @@ def _tell_service(error: MLServiceError) -> None:
     told: dict[str, Any] = {"code": error.code, "detail": error.detail, "errors": faults, "job": error.job}
     told |= {"status": error.status, "request_id": error.request_id}
     where = f" (job {error.job})" if error.job else ""
-    _tell(f"{error.detail}{where}{hint}", told, [f"{fault['pointer'] or '/'}: {fault['message']}" for fault in faults])
+    more = [fault for fault in faults if fault["pointer"] or fault["message"] != error.detail]
+    lines = [f"{fault['pointer'] or '/'}: {fault['message']}" for fault in more]
+    _tell(f"{error.detail}{where}{hint}", told, lines)
 
 
 def _tell(message: str, as_json: dict[str, Any], lines: list[str] | None = None) -> None:

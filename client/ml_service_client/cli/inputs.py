@@ -108,4 +108,9 @@ def from_text(text: str, shape: Shape) -> Any:
     except ValueError:
         if shape.open:
             return text
-    raise Failure("the input is no JSON, and this model takes no plain text: see `ml-service models MODEL`")
+    kind = mimetypes.guess_type(text)[0] or ""
+    if kind.partition("/")[0] in _MEDIA and "\n" not in text:
+        raise Failure(f"there is no file {text}")
+    raise Failure(
+        "the input is no JSON, and this model takes no plain text; `ml-service models NAME` tells what it does"
+    )

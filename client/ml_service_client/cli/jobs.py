@@ -4,16 +4,39 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
 from ml_service_client import SyncMLServiceClient
 from ml_service_client.cli import inputs
-from ml_service_client.cli.ending import usage
+from ml_service_client.cli.ending import Failure, usage
 from ml_service_client.cli.service import HERE, Url, client
 from ml_service_client.cli.terminal import FAILED, AsJson, ago, note, say, show_json, span, table
+from ml_service_client.problems import NotFound
 from ml_service_client.types import Job
+
+
+@contextmanager
+def about(job_id: str) -> Iterator[None]:
+    """Which of several is not there."""
+    try:
+        yield
+    except NotFound as error:
+        raise Failure(f"{job_id}: {error.detail}") from None
+
+
+def filled(ids: Any) -> Any:
+    """One or several; none is empty, as a variable of the shell is that nobody has set."""
+    if not all(one.strip() for one in ([ids] if isinstance(ids, str) else ids)):
+        raise usage("ID: is empty")
+    return ids
+
+
+Id = Annotated[str, typer.Argument(metavar="ID", callback=filled)]
+
 
 Labels = Annotated[list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="may be given again")]
 Timeout = Annotated[float | None, typer.Option(min=0, help="seconds to wait; then exit code 4, and the job goes on")]
@@ -22,7 +45,7 @@ Parameters = Annotated[str | None, typer.Option(help="the task's own, as JSON")]
 Priority = Annotated[str | None, typer.Option(help="high, normal or low")]
 Deadline = Annotated[float | None, typer.Option(min=0, help="seconds; after them the output is worthless")]
 ResultTtl = Annotated[float | None, typer.Option(min=1, help="seconds that the output can be read")]
-Ids = Annotated[list[str], typer.Argument(metavar="ID...")]
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", callback=filled)]
 
 
 def submit(
@@ -50,14 +73,11 @@ def submit(
         raise usage("--timeout: only with --wait")
     with client(url) as service:
         value = _input(service, model, inputs.read(given))
-        held_s = 0.0 if not wait else 25.0 if timeout is None else min(25.0, timeout)
-        began = time.monotonic()
-        job = service.submit(model, value, wait_s=held_s, idempotency_key=idempotency_key, **options)
+        job = service.submit(model, value, idempotency_key=idempotency_key, **options)
         if not wait:
             show_json(job.raw) if as_json else say(job.id)
             return
-        left_s = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
-        _end(_waited(service, job, left_s), as_json=as_json)
+        _end(_waited(service, job, timeout), as_json=as_json)  # not held by the submit: its id is known at a Ctrl-C
 
 
 def job_options(  # noqa: PLR0917 - as on the command line
@@ -132,7 +152,8 @@ def wait(ids: Ids, *, timeout: Timeout = None, as_json: AsJson = False, url: Url
     end = None if timeout is None else time.monotonic() + timeout
     with client(url) as service:
         for job_id in ids:
-            job = _waited(service, job_id, None if end is None else max(0.0, end - time.monotonic()))
+            with about(job_id):
+                job = _waited(service, job_id, None if end is None else max(0.0, end - time.monotonic()))
             failed |= not job.succeeded
             if as_json:
                 show_json(job.raw)
@@ -146,7 +167,7 @@ def wait(ids: Ids, *, timeout: Timeout = None, as_json: AsJson = False, url: Url
         raise typer.Exit(FAILED)
 
 
-def get(job_id: Annotated[str, typer.Argument(metavar="ID")], as_json: AsJson = False, url: Url = HERE) -> None:
+def get(job_id: Id, as_json: AsJson = False, url: Url = HERE) -> None:
     """A job as it is now."""
     with client(url) as service:
         job = service.get(job_id)
@@ -174,7 +195,8 @@ def cancel(ids: Ids, *, as_json: AsJson = False, url: Url = HERE) -> None:
     """Cancel jobs: a queued one ends at once, a running one with its batch; one that has ended stays as it is."""
     with client(url) as service:
         for job_id in ids:
-            job = service.cancel(job_id)
+            with about(job_id):
+                job = service.cancel(job_id)
             show_json(job.raw) if as_json else say(f"{job.id}  {job.state}")
 
 

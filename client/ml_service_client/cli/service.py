@@ -18,6 +18,8 @@ def client(url: str, **options: Any) -> SyncMLServiceClient:
     """With the API key of ML_SERVICE_API_KEY, where it is set: arguments could be read by everybody on the machine."""
     try:
         return SyncMLServiceClient(url, **options)
+    except UnicodeEncodeError:
+        raise usage("ML_SERVICE_API_KEY: a key has only ASCII characters") from None
     except ValueError as error:
         raise usage(f"--url: {error}") from None
 

@@ -19,7 +19,10 @@ _IN_QUERY_AS_JSON = ("parameters", "labels", "webhook")
 
 
 def body(inputs: Iterable[Any] | Path) -> FileSource | OpenSource:
-    """JSON lines: of a file as it is, else of each input."""
+    """JSON lines: of a file as it is, else of each input. Raises TypeError for a text, whose inputs would be its
+    letters."""
+    if isinstance(inputs, str | bytes):
+        raise TypeError("inputs: an iterable of inputs, or a pathlib.Path of a file, not a text")
     return FileSource(inputs) if isinstance(inputs, Path) else lines(inputs)
 
 

@@ -1,0 +1,197 @@
+"""`POST /v1/embeddings`: the contract of OpenAI's SDKs, https://platform.openai.com/docs/api-reference/embeddings.
+(`/v1/models` is in models.py: one body for all.)"""
+
+from __future__ import annotations
+
+import base64
+import math
+from array import array
+from typing import Annotated, Any, Literal
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints, ValidationError
+
+from api.ask import Answer, ask
+from api.auth import caller_of
+from api.binary import flatten, little_endian
+from api.bodies import faults_of, read_json
+from api.deps import Services, services
+from api.docs import openai_errors
+from api.errors import job_url, problem
+from api.jobs import refuse_foreign
+from api.submission import NewJob
+from shared.api_keys import Scope
+from shared.errors import Fault, InvalidInput, NotAcceptable
+from shared.tasks import MAX_ITEMS, TEXT_EMBEDDING
+
+router = APIRouter(prefix="/v1")
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+Ids = Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)]
+
+
+class EmbeddingsRequest(BaseModel):
+    """Texts, or token ids of the model's own tokeniser where its version says `token_ids: true`."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"model": "bert", "input": ["one text", "another"]}]}
+    )
+
+    model: str = Field(min_length=1)
+    input: (
+        Text
+        | Ids
+        | Annotated[list[Text], Field(min_length=1, max_length=MAX_ITEMS)]
+        | Annotated[list[Ids], Field(min_length=1, max_length=MAX_ITEMS)]
+    )
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, ge=1, description="keep the first N (Matryoshka)")
+    user: str | None = Field(None, max_length=256, description="is kept as the job's label `user`")
+
+
+class EmbeddingData(BaseModel):
+    """One text's vector: numbers, or float32, little-endian, in base64."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingsUsage(BaseModel):
+    """Tokens that the model has read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsAnswer(BaseModel):
+    """In the order of the inputs."""
+
+    object: Literal["list"] = "list"
+    model: str
+    data: list[EmbeddingData]
+    usage: EmbeddingsUsage
+
+
+@router.post(
+    "/embeddings",
+    summary="Embeddings, as OpenAI's SDKs ask for them",
+    response_model=None,
+    responses={200: {"model": EmbeddingsAnswer}, **openai_errors(400, 401, 403, 404, 413, 429, 500, 503, 504, 507)},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/EmbeddingsRequest"}}},
+        }
+    },
+)
+async def embeddings(request: Request) -> Response:
+    """One job, and its answer. It is waited for as long as the client waits (`x-stainless-read-timeout`, which OpenAI's
+    SDKs send), `ML_MAX_WAIT_S` (60 s) at most."""
+    parts = services(request)
+    caller = caller_of(request, Scope.SUBMIT)
+    asked = _read(await request.body())
+    new = NewJob(asked.model, caller=caller, headers=request.scope["state"].setdefault("headers", {}))
+    refuse_foreign(new)
+    new.input = _input(parts, asked)
+    if asked.dimensions is not None:
+        new.parameters = {"dimensions": asked.dimensions}
+    if asked.user is not None:
+        new.labels = {"user": asked.user}
+    try:
+        answer = await ask(parts, new, patience_s(request, parts), request.receive)
+    except InvalidInput as error:
+        raise InvalidInput(error.message, faults=[_in_request(fault, asked) for fault in error.faults]) from None
+    failed = answer.error
+    if failed is not None:
+        faults = [_in_request(fault, asked) for fault in failed.errors or ()]
+        return problem(request, failed.code, failed.message, faults=faults, job_id=answer.ticket.job_id)
+    return _answer(request, asked, answer)
+
+
+def patience_s(request: Request, parts: Services) -> float:
+    """How long the caller waits: what it says, less a moment for the way, or 25 s (`ML_INFERENCE_WAIT_S`)."""
+    try:
+        told = float(request.headers.get("x-stainless-read-timeout", ""))
+    except ValueError:
+        return parts.settings.inference_wait_s
+    if not math.isfinite(told) or told <= 0:
+        return parts.settings.inference_wait_s
+    return min(max(told - 0.5, told / 2), parts.settings.max_wait_s)
+
+
+def _read(body: bytes) -> EmbeddingsRequest:
+    value = read_json(body)
+    try:
+        return EmbeddingsRequest.model_validate(value)
+    except ValidationError as error:
+        raise InvalidInput("the request does not fit", faults=_few(faults_of(error))) from None
+
+
+def _few(faults: list[Fault]) -> list[Fault]:
+    """Of `input`, which may be one of four, one word."""
+    others = [fault for fault in faults if not fault.pointer.startswith("/input")]
+    if len(others) == len(faults):
+        return faults
+    text = f"must be a text, a list of 1 to {MAX_ITEMS} texts, or lists of token ids; none of them empty"
+    return [*others, Fault(pointer="/input", message=text)]
+
+
+def _input(parts: Services, asked: EmbeddingsRequest) -> dict[str, Any]:
+    ref = parts.catalog.resolve(asked.model)
+    spec = parts.catalog.spec(ref.model)
+    if spec.task not in (None, TEXT_EMBEDDING.name):
+        raise InvalidInput(faults=[Fault(pointer="/model", message=f"{ref.model!r} is no model of embeddings")])
+    if isinstance(asked.input, str):
+        return {"text": asked.input}
+    ids = not isinstance(asked.input[0], str)
+    if ids and not all(version.options.get("token_ids") for version in spec.versions.values()):
+        message = (
+            f"{ref.model!r} takes texts, not token ids, which are those of another tokeniser; "
+            "in LangChain say OpenAIEmbeddings(check_embedding_ctx_length=False)"
+        )
+        raise InvalidInput(faults=[Fault(pointer="/input", message=message)])
+    if isinstance(asked.input[0], int):
+        return {"text": asked.input}
+    return {"texts": asked.input}
+
+
+def _in_request(fault: Fault, asked: EmbeddingsRequest) -> Fault:
+    pointer = fault.pointer
+    for ours, theirs in (("/parameters/", "/"), ("/texts", "/input"), ("/text", "/input")):
+        if pointer.startswith(ours):
+            pointer = theirs + pointer.removeprefix(ours)
+            break
+    return Fault(pointer=pointer, code=fault.code, message=fault.message)
+
+
+def _answer(request: Request, asked: EmbeddingsRequest, answer: Answer) -> Response:
+    output = answer.output
+    rows = output.get("embeddings", [output.get("embedding")]) if isinstance(output, dict) else []
+    try:
+        data = [
+            {"object": "embedding", "index": index, "embedding": _encoded(row, asked.encoding_format)}
+            for index, row in enumerate(rows)
+        ]
+    except NotAcceptable:
+        data = []
+    if not data:
+        faults = [Fault(pointer="/model", message=f"{asked.model!r} gives no embeddings")]
+        return problem(request, "invalid_input", "no embeddings", faults=faults, job_id=answer.ticket.job_id)
+    tokens = answer.ours.get("tokens", 0)
+    body = {
+        "object": "list",
+        "model": asked.model,
+        "data": data,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+    headers = {"Location": job_url(answer.ticket.job_id), "ML-Model": str(answer.ticket.ref)}
+    return Response(orjson.dumps(body), headers=headers, media_type="application/json")
+
+
+def _encoded(row: Any, form: str) -> Any:
+    numbers = array("f")
+    flatten(row, numbers)
+    return base64.b64encode(little_endian(numbers)).decode() if form == "base64" else row
