@@ -30,12 +30,12 @@ def check(settings: Settings, arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     settings = of_models(settings, options.models)
     comparing, names = options.compare, options.names
-    catalog = load_catalog(settings.models_file)
+    wanted = list(named(load_catalog(settings.models_file), names))
     device = claim_device(settings).name
     rows: list[tuple[str, ...]] = [_HEADER]
     failed = 0
     compared: dict[str, list[Compared]] = {}
-    for ref, spec, version in named(catalog, names):
+    for ref, spec, version in wanted:
         try:
             kind = handler_class(spec, version, base=settings.models_file.parent)
             model = load_model(ref, spec, version, kind, device=device, settings=settings)

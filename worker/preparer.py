@@ -18,8 +18,9 @@ from shared.payloads import attach
 from shared.types import Outcome, State
 from worker.batcher import Budget
 from worker.fetcher import Fetcher
-from worker.finisher import MAX_FAULTS, RETRY_S, Finisher, failure
+from worker.finisher import MAX_FAULTS, Finisher, failure
 from worker.handler import ItemError, Prepared
+from worker.links import RETRY_S
 from worker.metrics import WorkerMetrics
 from worker.models import LoadedModel
 from worker.runner import Runner

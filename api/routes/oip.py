@@ -160,8 +160,7 @@ async def infer(request: Request, model: str, version: str | None = None) -> Res
     asked, tensors = _read(await request.body(), request.headers.get(HEADER))
     new = NewJob(model, version=version or None, caller=caller)
     new.headers = request.scope["state"].setdefault("headers", {})
-    refuse_foreign(new)
-    ref = _ref(request, model, version)
+    ref = _ref(request, model, version, Scope.SUBMIT)
     task, schema = await _contract(parts, ref)
     new.input = items_of(tensors, task, (schema or {}).get("input_schema"))
     new.version, new.model = ref.version, ref.model  # by whose schema the tensors were read
@@ -225,8 +224,8 @@ async def metadata(request: Request, model: str, version: str | None = None) -> 
     )
 
 
-def _ref(request: Request, model: str, version: str | None) -> Ref:
-    new = NewJob(model, caller=caller_of(request))
+def _ref(request: Request, model: str, version: str | None, scope: Scope = Scope.READ) -> Ref:
+    new = NewJob(model, caller=caller_of(request, scope))
     refuse_foreign(new)
     return services(request).catalog.resolve(model, version or None)
 

@@ -79,7 +79,7 @@ async def test_nothing_is_open_by_accident(api: Api) -> None:
             if path in OPEN:
                 continue
             assert bare.headers["www-authenticate"] == "Bearer"
-            assert bare.json()["code"] == "unauthorized"
+            assert "An API key is needed" in bare.text, "in whatever shape the face's clients read"
             for wrong in ("nobodys", "", "x" * 10_000, "\xff"):
                 answer = await api.client.request(method, path, headers={"X-API-Key": wrong.encode("latin-1")})
                 assert answer.status_code == 401, (method, path, wrong[:10])

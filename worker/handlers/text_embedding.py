@@ -135,7 +135,7 @@ class TextEmbedding(Handler[EmbeddingItem, Any]):
         if max(ids) >= size:
             raise ItemError(f"token id {max(ids)} is not of this model's tokeniser, which has {size}", pointer="/text")
         before, after = self.frame
-        room, notes = self.max_length - len(before) - len(after), {}
+        room, notes = self.max_length - len(before) - len(after), None
         if len(ids) > room:
             self._may_cut(len(ids) + len(before) + len(after), parameters)
             notes = {"truncated": True}
