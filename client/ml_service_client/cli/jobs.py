@@ -15,7 +15,7 @@ from ml_service_client.cli import inputs
 from ml_service_client.cli.ending import Failure, usage
 from ml_service_client.cli.service import HERE, Url, client
 from ml_service_client.cli.terminal import FAILED, AsJson, ago, note, say, show_json, span, table
-from ml_service_client.problems import NotFound
+from ml_service_client.problems import UnknownJob
 from ml_service_client.types import Job
 
 
@@ -24,7 +24,7 @@ def about(job_id: str) -> Iterator[None]:
     """Which of several is not there."""
     try:
         yield
-    except NotFound as error:
+    except UnknownJob as error:
         raise Failure(f"{job_id}: {error.detail}") from None
 
 
