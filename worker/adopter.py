@@ -19,6 +19,7 @@ from shared.settings import Settings
 from shared.types import Outcome, State
 from worker.finisher import Finisher
 from worker.holdings import Holdings
+from worker.links import is_linked
 from worker.registry import RegistryReader
 from worker.report import Reporter
 from worker.work import Work
@@ -130,6 +131,7 @@ class Adopter:
                 "priority": priority,
                 "timeout_ms": int((timeout_s or spec.limits.timeout_s) * 1000),
                 "owner": "celery",
+                **({"linked": 1} if is_linked(request) else {}),
                 **Carried.of(request.request_dict).fields(),
             },
         )

@@ -2,7 +2,8 @@
 canvas, as a stock worker's tracer (celery/app/trace.py) does it.
 
 What follows is called first, then the outcome stands, then a chord's part is counted, then the message is acknowledged:
-wherever this process dies in between, the message comes again, and what is called twice has the same task id.
+wherever this process dies in between, the message comes again (restore.lua gives it back though its job has ended, for
+the record says `linked`), and what is called twice has the same task id.
 https://docs.celeryq.dev/en/stable/userguide/canvas.html
 """
 
@@ -54,7 +55,9 @@ class Links:
         def stand() -> None:
             told.append(self._stubborn(work, write))
 
-        if outcome.state is State.SUCCEEDED:
+        if self._stubborn(work, lambda: self._app.backend.client.hget(f"{keys.JOB}{work.job_id}", "canceled")):
+            self._revoked(work, "the job was canceled", stand)
+        elif outcome.state is State.SUCCEEDED:
             self._succeeded(work, orjson.loads(encode_output(outcome)), stand)
         elif outcome.state is State.FAILED and outcome.code != "deadline_exceeded":
             self._failed(work, f"{outcome.code}: {outcome.message}", stand)

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom,no-cluster
 -- Messages go back to the list they came from, to its near end, as the same bytes. A job that was canceled while it ran
--- ends instead.
+-- ends instead. Of one that has ended nothing goes back, unless it is linked (see worker/links.py).
 -- KEYS  none
 -- ARGV  1 'expired', 'given-back' or 'crashed', 2 ISO time
 --       expired: 3 lease (ms), 4 heartbeat (ms), 5 how many at most to look at. What a worker held that has not renewed
@@ -49,14 +49,18 @@ for i = #tags, 1, -1 do
   local tag = tags[i]
   local held = redis.call('HGET', UNACKED, tag)
   forget_message(tag)
-  local job = fields(tag, 'state', 'canceled', 'batch')
+  local job = fields(tag, 'state', 'canceled', 'batch', 'linked')
   local state = job[1]
-  if job[2] and not terminal[state] then
+  local ended = state and terminal[state]
+  if job[2] and not ended then
     end_job(tag, 'canceled', 'canceled', revoked_meta(tag, 'canceled', 'canceled', 'the job was canceled', ARGV[2]))
-  elseif held and not (state and terminal[state]) then
+    ended = true
+  end
+  -- What hangs on a linked job's outcome may not know of it yet: only who takes its message tells it.
+  if held and (not ended or job[4]) then
     local newline = string.find(held, '\n', 1, true)
     push_near(string.sub(held, 1, newline - 1), tag, string.sub(held, newline + 1))
-    if state == 'running' then
+    if state == 'running' and not ended then
       redis.call('HSET', JOB .. tag, 'state', 'queued')
       redis.call('HDEL', JOB .. tag, 'progress', 'progress_at')
       count(tag, 'running', -1)

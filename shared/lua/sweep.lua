@@ -55,8 +55,8 @@ local function compact(ref, lists)
     redis.call('DEL', list)
     for _, raw in ipairs(waiting) do
       local readable, message = pcall(cjson.decode, raw)
-      local state = not readable or field(message.properties.delivery_tag, 'state')
-      if state and not terminal[state] then redis.call('RPUSH', list, raw) end
+      local job = readable and fields(message.properties.delivery_tag, 'state', 'linked') or { 'unreadable' }
+      if job[1] and (not terminal[job[1]] or job[2]) then redis.call('RPUSH', list, raw) end
     end
   end
   for _, list in ipairs(lists) do

@@ -58,6 +58,26 @@ def test_crashes_count_only_alone_and_end_in_the_dead_letters(store: redis.Redis
     assert b'"delivery_tag":"a"' in letter[b"raw"]
 
 
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_linked_jobs_message_comes_again_until_it_is_acknowledged(store: redis.Redis, linked: bool) -> None:
+    """Its outcome stands, and what hangs on it may not know: worker/links.py."""
+    _submit(store, "a", fields={"model": "echo", "version": "1"} | ({"linked": 1} if linked else {}))
+    scripts.run(store, [scripts.drain([LIST], [1], process="gone")])
+    scripts.run(store, [scripts.claim(["a"], process="gone", worker="w", max_attempts=3)])
+    scripts.run(store, [scripts.finish("a", tag="", state=State.SUCCEEDED, code="", meta=b"{}", ttl_ms=60_000)])
+    _ask(store)
+    store.zadd(keys.LEASES, {"a": 1})
+    back = scripts.one(scripts.run(store, [scripts.restore_expired(lease_ms=60_000, heartbeat_ms=60_000)]))
+    assert (back, store.llen(LIST)) == ((["a"], 1) if linked else ([], 0))
+    assert store.hget(keys.JOB + "a", "state") == b"succeeded"
+    if linked:
+        scripts.run(store, [scripts.drain([LIST], [1], process="next")])
+        verdict = scripts.one(scripts.run(store, [scripts.claim(["a"], process="next", worker="w", max_attempts=3)]))[0]
+        assert (verdict.status, verdict.state) == ("ended", State.SUCCEEDED)
+        scripts.run(store, [scripts.ack(["a"], process="next")])
+    assert store.hlen(keys.UNACKED) == store.llen(LIST) == 0
+
+
 def test_a_crash_of_a_living_worker_is_none(store: redis.Redis) -> None:
     _submit(store, "a")
     store.set(keys.WORKER + "alive", "{}", ex=60)
