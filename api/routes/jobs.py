@@ -117,7 +117,7 @@ def limit_of(given: str | None, *, default: int, most: int) -> int:
     """How many a page may have. Raises InvalidInput."""
     if given is None:
         return default
-    if not (given.isascii() and given.isdigit() and len(given) < 4 and 1 <= int(given) <= most):
+    if not (given.isascii() and given.isdigit() and len(given) <= len(str(most)) and 1 <= int(given) <= most):
         raise InvalidInput(f"limit must be a number from 1 to {most}, not {given[:40]!r}")
     return int(given)
 

@@ -24,7 +24,7 @@ router = APIRouter()
 _MOST_S = 58.0  # SageMaker gives up after 60
 
 
-@router.get("/ping", summary="SageMaker: a worker has the model", response_model=None, responses=problems(503))
+@router.get("/ping", summary="SageMaker: a worker has the model", response_class=Response, responses=problems(503))
 async def ping(request: Request) -> Response:
     """200 when each model (or `ML_DEFAULT_MODEL`) that takes calls has a living worker; until then 503."""
     parts = services(request)

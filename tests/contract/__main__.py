@@ -50,9 +50,10 @@ def main() -> int:
         models = folder / "models.yaml"
         models.write_text(MODELS)
         with EmbeddedServer(folder / "redis") as server:
-            env = environment(server.url, models, ML_AUTH="on", ML_MAX_WAIT_S="2")
+            waits = {"ML_MAX_WAIT_S": "2", "ML_INFERENCE_WAIT_S": "2"}  # a paused model is not waited for
+            env = environment(server.url, models, ML_AUTH="on", **waits)
             key_id, secret = make_key(env, "--name=contract", *scopes)
-            with worker(server.url, models), api(server.url, models, ML_AUTH="on", ML_MAX_WAIT_S="2") as url:
+            with worker(server.url, models), api(server.url, models, ML_AUTH="on", **waits) as url:
                 hooks = os.environ | {"SCHEMATHESIS_HOOKS": "tests.contract.hooks", "CONTRACT_KEY": key_id}
                 command = [
                     SCHEMATHESIS,

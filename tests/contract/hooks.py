@@ -8,7 +8,7 @@ from typing import Any
 
 import schemathesis
 
-_MODEL = {"/inference": "model_type", "/v1/jobs": "model", "/v1/batches": "model"}
+_MODEL = {"/inference": "model_type", "/v1/jobs": "model", "/v1/batches": "model", "/invocations": "model_type"}
 
 
 @schemathesis.hook

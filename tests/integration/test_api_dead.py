@@ -182,6 +182,12 @@ async def test_wrong_questions(api: Api, query: str) -> None:
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
 
 
+async def test_as_many_as_the_limit_says(api: Api, store: redis.Redis) -> None:
+    for limit, status in (("1000", 200), ("10000", 200), ("10001", 422), ("00001", 200), ("000001", 422)):
+        answer = await api.client.post(f"/v1/dead/requeue?limit={limit}")
+        assert answer.status_code == status, limit
+
+
 async def test_a_mistyped_filter_requeues_nothing(api: Api, hands: Hands, store: redis.Redis) -> None:
     store.xadd(keys.DEAD, {"reason": "unparsable", "id": "", "list": "l", "raw": ""})
     answer = await api.client.post("/v1/dead/requeue?reasn=rejected")
