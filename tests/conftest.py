@@ -26,6 +26,13 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is long on a quiet machine may take longer on a busy one, and is no hang yet."""
+    for item in items:
+        if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(400))
+
+
 def wait_until(condition: Callable[[], object], *, timeout_s: float = 30.0, what: str = "") -> None:
     """The only waiting in the tests: look again until it is true."""
     end = time.monotonic() + timeout_s
