@@ -136,14 +136,12 @@ def _fault(number: int, part: str, message: str) -> InvalidInput:
 def tensors_of(output: Any, task: Task | None) -> list[Tensor]:
     """A job's output, which is a list of items' outputs (or one, of a model that splits nothing)."""
     rows = output if isinstance(output, list) and not (task is not None and task.whole) else [output]
-    if all(_labels(row) is not None for row in rows):
-        labels = [_labels(row) or [] for row in rows]
-        pair = (
-            of_values("labels", [[one["label"] for one in row] for row in labels]),
-            of_values("scores", [[float(one["score"]) for one in row] for row in labels]),
-        )
-        if pair[0] is not None and pair[1] is not None:
-            return [pair[0], pair[1]]
+    ranked = [found for row in rows if (found := _labels(row)) is not None]
+    if len(ranked) == len(rows):
+        labels = of_values("labels", [[one["label"] for one in row] for row in ranked])
+        scores = of_values("scores", [[float(one["score"]) for one in row] for row in ranked])
+        if labels is not None and scores is not None:
+            return [labels, scores]
     if not all(isinstance(row, dict) for row in rows):
         return [of_values(OUTPUT, rows) or _as_json(OUTPUT, rows)]
     names = dict.fromkeys(name for row in rows for name in row)

@@ -10,46 +10,34 @@ OIP_RESERVED = ("versions", "ready", "config", "stats", "infer", "load", "unload
 RESERVED = ("versions", "traffic", "rollback", "pause", "resume", "purge")
 
 
-class ModelPath(Convertor[str]):
+class _AsItIs(Convertor[str]):
+    """What matches, as it is."""
+
+    def convert(self, value: str) -> str:
+        """As it is."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """As it is."""
+        return value
+
+
+class ModelPath(_AsItIs):
     """One or more segments, up to the first that is reserved."""
 
     regex = rf"(?:(?!/(?:{'|'.join(RESERVED)})(?:/|$)).)+"
 
-    def convert(self, value: str) -> str:
-        """As it is."""
-        return value
 
-    def to_string(self, value: str) -> str:
-        """As it is."""
-        return value
-
-
-class OipModel(Convertor[str]):
+class OipModel(_AsItIs):
     """A model of /v2: one or more segments, up to the first that is the protocol's own."""
 
     regex = rf"(?:(?!/(?:{'|'.join(OIP_RESERVED)})(?:/|$)).)+"
 
-    def convert(self, value: str) -> str:
-        """As it is."""
-        return value
 
-    def to_string(self, value: str) -> str:
-        """As it is."""
-        return value
-
-
-class LetterId(Convertor[str]):
+class LetterId(_AsItIs):
     """One segment, but for the word that is a call of its own."""
 
     regex = r"(?!requeue(?:/|$))[^/]+"
-
-    def convert(self, value: str) -> str:
-        """As it is."""
-        return value
-
-    def to_string(self, value: str) -> str:
-        """As it is."""
-        return value
 
 
 # Starlette looks it up where routes are declared, which is at import: `{model:model}`.
