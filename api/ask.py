@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from fastapi import Request
+from fastapi.responses import Response
 from starlette.types import Receive
 
 from api.deps import Services
-from api.errors import CallerGone
+from api.errors import CallerGone, problem
 from api.jobs import Ticket
 from api.submission import NewJob
 from shared.errors import Fault, StoreUnavailable, WaitEnded
@@ -76,6 +79,16 @@ async def ask(parts: Services, new: NewJob, wait_s: float, receive: Receive) -> 
         new.deadline_s = wait_s
     ticket = await parts.jobs.submit(new, wait=True)
     return await wait_for(parts, ticket, wait_s, receive)
+
+
+def failure(request: Request, answer: Answer, place: Callable[[Fault], Fault]) -> Response | None:
+    """The answer for a job that did not succeed; `place` tells where in the request a fault of its input is. None: it
+    did."""
+    failed = answer.error
+    if failed is None:
+        return None
+    faults = [place(fault) for fault in failed.errors or ()]
+    return problem(request, failed.code, failed.message, faults=faults, job_id=answer.ticket.job_id)
 
 
 def in_body(fault: Fault, field: str) -> Fault:

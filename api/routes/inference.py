@@ -6,7 +6,7 @@ import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from api.ask import Answer, in_body, wait_for
+from api.ask import Answer, failure, in_body, wait_for
 from api.bodies import INFERENCE, read_job
 from api.deps import services
 from api.docs import BINARY, INFERENCE_BODY, problems
@@ -55,10 +55,9 @@ async def inference(request: Request) -> Response:
 def answer_response(request: Request, answer: Answer) -> Response:
     """The output, or why there is none."""
     ticket, ours, stored = answer.ticket, answer.ours, answer.stored
-    failed = answer.error
+    failed = failure(request, answer, lambda fault: in_body(fault, "data"))
     if failed is not None:
-        faults = [in_body(fault, "data") for fault in failed.errors or ()]
-        return problem(request, failed.code, failed.message, faults=faults, job_id=ticket.job_id)
+        return failed
     headers = {"Location": job_url(ticket.job_id), "ML-Model": str(ticket.ref)}
     try:
         octets = in_octets(request, answer.meta["result"] if stored is None else Stored(stored), headers)

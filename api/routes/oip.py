@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
 from api import VERSION
 from api.admin import admin_only
-from api.ask import Answer, ask
+from api.ask import Answer, ask, failure
 from api.auth import caller_of
 from api.bodies import faults_of, read_json
 from api.deps import Services, services
-from api.errors import job_url, problem
+from api.errors import job_url
 from api.jobs import refuse_foreign
 from api.metrics import read_counters
 from api.oip import inputs_of, items_of, outputs_of, tensors_of
@@ -108,7 +108,7 @@ async def config(request: Request, model: str, version: str | None = None) -> Re
     """In the words of Triton's model configuration."""
     parts = services(request)
     ref = _ref(request, model, version)
-    _, inputs, outputs = await _tensors(parts, ref)
+    inputs, outputs = await _tensors(parts, ref)
     return _json(
         {
             "name": model,
@@ -169,10 +169,9 @@ async def infer(request: Request, model: str, version: str | None = None) -> Res
         answer = await ask(parts, new, wait_s, request.receive)
     except InvalidInput as error:
         raise InvalidInput(error.message, faults=[_in_request(fault, tensors) for fault in error.faults]) from None
-    failed = answer.error
+    failed = failure(request, answer, lambda fault: _in_request(fault, tensors))
     if failed is not None:
-        faults = [_in_request(fault, tensors) for fault in failed.errors or ()]
-        return problem(request, failed.code, failed.message, faults=faults, job_id=answer.ticket.job_id)
+        return failed
     return _answer(model, asked, answer, tensors_of(answer.output, task))
 
 
@@ -212,7 +211,7 @@ async def metadata(request: Request, model: str, version: str | None = None) -> 
     """Its tensors."""
     parts = services(request)
     ref = _ref(request, model, version)
-    _, inputs, outputs = await _tensors(parts, ref)
+    inputs, outputs = await _tensors(parts, ref)
     return _json(
         {
             "name": model,
@@ -246,10 +245,10 @@ async def _contract(parts: Services, ref: Ref) -> tuple[Task | None, dict[str, A
     return None, card
 
 
-async def _tensors(parts: Services, ref: Ref) -> tuple[Task | None, list[dict[str, Any]], list[dict[str, Any]]]:
+async def _tensors(parts: Services, ref: Ref) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     task, card = await _contract(parts, ref)
     told = card or {}
-    return task, inputs_of(task, told.get("input_schema")), outputs_of(task, told.get("output_schema"))
+    return inputs_of(task, told.get("input_schema")), outputs_of(task, told.get("output_schema"))
 
 
 def _platform(parts: Services, ref: Ref) -> str:

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints, ValidationError
 
-from api.ask import Answer, ask
+from api.ask import Answer, ask, failure
 from api.auth import caller_of
 from api.binary import flatten, little_endian
 from api.bodies import faults_of, read_json
@@ -104,10 +104,9 @@ async def embeddings(request: Request) -> Response:
         answer = await ask(parts, new, patience_s(request, parts), request.receive)
     except InvalidInput as error:
         raise InvalidInput(error.message, faults=[_in_request(fault, asked) for fault in error.faults]) from None
-    failed = answer.error
+    failed = failure(request, answer, lambda fault: _in_request(fault, asked))
     if failed is not None:
-        faults = [_in_request(fault, asked) for fault in failed.errors or ()]
-        return problem(request, failed.code, failed.message, faults=faults, job_id=answer.ticket.job_id)
+        return failed
     return _answer(request, asked, answer)
 
 

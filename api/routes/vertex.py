@@ -12,11 +12,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from api.ask import ask
+from api.ask import ask, failure, in_body
 from api.auth import caller_of
 from api.bodies import faults_of, read_json
 from api.deps import services
-from api.errors import job_url, problem
+from api.errors import job_url
 from api.inputs import InputCheck
 from api.routes.sagemaker import ping
 from api.submission import NewJob
@@ -68,10 +68,9 @@ async def predict(request: Request) -> Response:
         answer = await ask(parts, new, parts.settings.max_wait_s, request.receive)
     except InvalidInput as error:
         raise InvalidInput(error.message, faults=[_in_request(fault) for fault in error.faults]) from None
-    failed = answer.error
+    failed = failure(request, answer, _in_request)
     if failed is not None:
-        faults = [_in_request(fault) for fault in failed.errors or ()]
-        return problem(request, failed.code, failed.message, faults=faults, job_id=answer.ticket.job_id)
+        return failed
     output = answer.output
     body = {"predictions": output if isinstance(output, list) else [output]}
     headers = {"Location": job_url(answer.ticket.job_id), "ML-Model": str(answer.ticket.ref)}
@@ -119,6 +118,4 @@ def _whole(value: Any) -> Any:
 
 
 def _in_request(fault: Fault) -> Fault:
-    if fault.pointer == "/parameters" or fault.pointer.startswith("/parameters/"):
-        return fault
-    return Fault(pointer=f"/instances{fault.pointer}", code=fault.code, message=fault.message)
+    return in_body(fault, "instances")
