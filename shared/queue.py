@@ -26,7 +26,8 @@ def make_celery(settings: Settings, *, backend: type[Any] | None = None) -> Cele
     else:
         app.backend_cls = backend
 
-    @app.task(name=TASK, bind=True)  # type: ignore[untyped-decorator]  # celery ships no types
+    # Not shared: Celery would give it to every other app of the process too, a backend's own among them.
+    @app.task(name=TASK, bind=True, shared=False)  # type: ignore[untyped-decorator]  # celery ships no types
     def predict(self: Any, **kwargs: Any) -> None:
         """Runs in the batching pool of `python -m worker`, never here."""
         raise NotImplementedError("ml.predict is run by `python -m worker`, not by a stock Celery worker")

@@ -164,7 +164,7 @@ def received() -> Iterator[Callable[[Any], Any]]:
     """Celery's request of a message, if Celery makes one; what it does not take is rejected by worker/consumer.py."""
     app = Celery("fuzz", broker="memory://", set_as_current=False)
 
-    @app.task(name=messages.TASK)
+    @app.task(name=messages.TASK, shared=False)
     def predict(**kwargs: Any) -> None:
         """Never called."""
 

@@ -1,0 +1,17 @@
+"""The Celery app of worker, Flower and `celery inspect` keeps to itself."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from shared.messages import TASK
+from shared.queue import make_celery
+from shared.settings import Settings
+
+
+def test_its_task_is_in_no_other_app_of_the_process() -> None:
+    """Where a backend imports ours beside its own app, or two of ours, Celery would warn of twins."""
+    ours = make_celery(Settings())
+    backend = Celery("backend", set_as_current=False)
+    assert TASK in ours.tasks
+    assert TASK not in backend.tasks
