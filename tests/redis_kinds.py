@@ -15,7 +15,6 @@ from urllib.parse import unquote
 
 import redis
 import trustme
-from celery import Celery
 
 from local.ports import free_port
 from local.server import EmbeddedServer, find_server, tethered
@@ -197,13 +196,3 @@ class Watched:
         except redis.RedisError:
             return False
         return state.get("num-other-sentinels") == 2 and [one["master-link-status"] for one in replicas] == ["ok"]
-
-
-def close_celery(app: Celery) -> None:
-    """All of its connections. Celery leaves those of its result backend, and to the sentinels, to the collector."""
-    app.backend.result_consumer.stop()
-    pool = app.backend.client.connection_pool
-    if hasattr(pool, "sentinel_manager"):
-        pool.sentinel_manager.close()
-    pool.disconnect()
-    app.close()

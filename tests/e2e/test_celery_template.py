@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from celery import Celery, chain, chord, group
 from shared import keys
 from tests.conftest import wait_until
 from tests.processes import REPOSITORY, api, worker
+from tests.stock_celery import stock_app
 
 MODELS = """
 models:
@@ -64,14 +64,9 @@ def models(tmp_path: Path) -> Path:
 @pytest.fixture
 def producer(redis_url: str) -> Iterator[Celery]:
     """As the backend has it: it knows its tasks' names and queue, and nothing of ours."""
-    with Celery("backend", broker=redis_url, backend=redis_url, set_as_current=False) as app:
-        app.conf.task_routes = {
-            "tasks.predict": {"queue": "predict"},
-            "tasks.embed": {"queue": "predict"},
-            "tasks.echo": {"queue": "predict"},
-        }
+    routes = {name: {"queue": "predict"} for name in ("tasks.predict", "tasks.embed", "tasks.echo")}
+    with stock_app(redis_url, task_routes=routes) as app:
         yield app
-    gc.collect()  # results that are garbage later would look for a server that is gone
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from shared.settings import Settings
 from shared.store import connect
 from tests.conftest import wait_until
 from tests.processes import api, flower_process, queue_ms, worker
-from tests.redis_kinds import KINDS, PASSWORD, USER, WATCHWORD, close_celery
+from tests.redis_kinds import KINDS, PASSWORD, USER, WATCHWORD
+from tests.stock_celery import close_celery
 
 pytestmark = pytest.mark.long
 

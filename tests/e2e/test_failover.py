@@ -203,8 +203,11 @@ def test_a_server_that_takes_no_writes_for_a_while(tmp_path: Path, models: Path)
         api(server.url, models) as at,
         httpx.Client(base_url=at) as http,
     ):
-        body = {"model": "echo", "parameters": {"sleep_ms": 500}}
+        body = {"model": "echo", "parameters": {"sleep_ms": 2000}}
+        # Paused while they queue: however slow the machine is, the worker then has full hands.
+        assert http.post("/v1/models/echo/pause").status_code == 200
         ids = [http.post("/v1/jobs", json=body | {"input": n}).json()["id"] for n in range(40)]
+        assert http.post("/v1/models/echo/resume").status_code == 200
         wait_until(lambda: http.get(f"/v1/jobs/{ids[0]}").json()["state"] == "running")
         store.config_set("min-replicas-to-write", 1)
         held = store.hlen(keys.UNACKED)

@@ -15,7 +15,8 @@ from shared.queue import make_celery
 from shared.settings import Settings
 from shared.store import aconnect, check_server, connect, refuse_unfit
 from tests.processes import environment, refused_worker
-from tests.redis_kinds import KINDS, Watched, close_celery, tls
+from tests.redis_kinds import KINDS, Watched, tls
+from tests.stock_celery import close_celery
 
 
 def _refused(part: str, url: str, tmp_path: Path) -> str:
