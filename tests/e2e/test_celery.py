@@ -17,20 +17,20 @@ from local.server import EmbeddedServer
 from shared.queue import make_celery
 from shared.settings import Settings
 from tests.conftest import wait_until
+from tests.stock_celery import close_celery, stock_app
 
 
 @pytest.fixture
 def producer(stack: str, stack_server: EmbeddedServer) -> Any:
-    app = Celery("backend", broker=stack_server.url, backend=stack_server.url, set_as_current=False)
-    yield app
-    app.close()
+    with stock_app(stack_server.url) as app:
+        yield app
 
 
 @pytest.fixture
 def control(stack: str, stack_server: EmbeddedServer) -> Any:
     app = make_celery(Settings(redis_url=stack_server.url))
     yield app
-    app.close()
+    close_celery(app)
 
 
 def test_send_task(producer: Celery, stack_store: redis.Redis) -> None:

@@ -17,12 +17,12 @@ from typing import Any
 import httpx
 import pytest
 import redis
-from celery import Celery
 
 from local.server import EmbeddedServer
 from shared import keys, messages
 from tests.conftest import wait_until
 from tests.processes import REPOSITORY, api, environment, worker
+from tests.stock_celery import stock_app
 
 pytestmark = pytest.mark.long
 
@@ -202,13 +202,12 @@ def test_an_odd_option_of_a_plain_producer_fails_its_job_and_names_itself(
 ) -> None:
     tag = str(uuid.uuid4())
     stack_store.lpush(keys.INTAKE, _changed(tag, partial(_set_header, header, value), ours=False))
-    app = Celery("backend", broker=stack_server.url, backend=stack_server.url, set_as_current=False)
-    with pytest.raises(Exception, match=field) as failed:
-        app.AsyncResult(tag).get(timeout=20)
-    assert "invalid_input" in repr(failed.value) or failed.type.__name__ == "invalid_input"
-    result = app.send_task("ml.predict", kwargs={"model": "echo", "input": 7}, queue="ml")
-    assert result.get(timeout=20) == 7, "the worker serves on"
-    app.close()
+    with stock_app(stack_server.url) as app:
+        with pytest.raises(Exception, match=field) as failed:
+            app.AsyncResult(tag).get(timeout=20)
+        assert "invalid_input" in repr(failed.value) or failed.type.__name__ == "invalid_input"
+        result = app.send_task("ml.predict", kwargs={"model": "echo", "input": 7}, queue="ml")
+        assert result.get(timeout=20) == 7, "the worker serves on"
 
 
 def test_what_only_lua_can_read_kills_no_worker(
@@ -243,10 +242,9 @@ def test_what_cannot_be_read_is_kept_and_dropped_and_the_worker_goes_on(
         for list_name, raws in garbage.items():
             store.lpush(list_name, *raws)
         jobs = [http.post("/v1/jobs", json={"model": "echo", "input": n}).json()["id"] for n in range(3)]
-        app = Celery("backend", broker=redis_url, backend=redis_url, set_as_current=False)
-        plain = app.send_task("ml.predict", kwargs={"model": "echo", "input": 7}, queue="ml")
-        assert plain.get(timeout=30) == 7
-        app.close()
+        with stock_app(redis_url) as app:
+            plain = app.send_task("ml.predict", kwargs={"model": "echo", "input": 7}, queue="ml")
+            assert plain.get(timeout=30) == 7
         assert [_ended(http, job)["output"] for job in jobs] == [0, 1, 2]
         wait_until(lambda: store.xlen(keys.DEAD) == total, what="a letter for each")
         found = _letters(http, limit="100")

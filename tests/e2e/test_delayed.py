@@ -18,6 +18,7 @@ from shared.queue import make_celery
 from shared.settings import Settings
 from tests.conftest import wait_until
 from tests.processes import api, worker
+from tests.stock_celery import stock_app
 
 pytestmark = pytest.mark.long
 
@@ -33,9 +34,8 @@ QUICK = {"ML_LEASE_S": "2", "ML_HEARTBEAT_S": "0.5"}
 
 @pytest.fixture
 def producer(redis_url: str) -> Iterator[Celery]:
-    app = Celery("backend", broker=redis_url, backend=redis_url, set_as_current=False)
-    yield app
-    app.close()
+    with stock_app(redis_url) as app:
+        yield app
 
 
 def _send(producer: Celery, value: Any, **options: Any) -> Any:

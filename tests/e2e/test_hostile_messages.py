@@ -24,6 +24,7 @@ from shared import keys, messages
 from shared.queue import make_celery
 from shared.settings import Settings
 from tests.conftest import wait_until
+from tests.stock_celery import close_celery
 
 
 class Payload:
@@ -124,7 +125,7 @@ def test_another_task_is_unknown_whatever_its_arguments(
         app.AsyncResult(tag).get(timeout=20)
     assert failed.type.__name__ == "NotRegistered"
     wait_until(lambda: letters_of(stack_store, [tag, ours]) == 2, what="both are kept")
-    app.close()
+    close_celery(app)
 
 
 def test_compressed_messages_are_served_and_bombs_are_kept(
@@ -143,7 +144,7 @@ def test_compressed_messages_are_served_and_bombs_are_kept(
         kwargs = {"model": "echo", "input": "a" * 1000}
         sent = app.send_task("ml.predict", kwargs=kwargs, queue="ml", compression=method)
         assert sent.get(timeout=20) == "a" * 1000
-    app.close()
+    close_celery(app)
     assert served(http)
 
 

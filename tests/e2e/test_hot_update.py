@@ -21,6 +21,7 @@ from shared import keys
 from shared.registry import Registry
 from tests.conftest import wait_until
 from tests.processes import api, worker
+from tests.stock_celery import close_celery
 
 pytestmark = pytest.mark.long
 
@@ -215,7 +216,7 @@ def test_later_replicas_and_plain_producers_get_the_same(
         assert say(http) == ("2", "two"), "a new version has no traffic of itself"
         put(http, "toy/traffic", {"traffic": {"2": 0, "3": 5}})
         assert {say(http) for _ in range(5)} == {("3", "three")}, "at once"
-        plain.close()
+        close_celery(plain)
 
 
 def test_what_the_memory_does_not_hold_beside_the_old_takes_its_turn(

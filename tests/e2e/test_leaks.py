@@ -14,7 +14,6 @@ from typing import Any
 import httpx
 import pytest
 import redis
-from celery import Celery
 
 from local.server import EmbeddedServer
 from shared import keys, messages
@@ -22,6 +21,7 @@ from shared.api_keys import ApiKey, Scope, digest
 from shared.logs import Event
 from tests.conftest import wait_until
 from tests.processes import api, worker
+from tests.stock_celery import stock_app
 
 MODELS = """
 models:
@@ -202,7 +202,7 @@ def unreadable(loud: Loud) -> None:
 def plain(loud: Loud) -> None:
     """Plain Celery producers who write what we cannot use."""
     headers = {"ml_request_id": "request-of-a-plain-one"}
-    with Celery("backend", broker=loud.server.url, backend=loud.server.url, set_as_current=False) as producer:
+    with stock_app(loud.server.url) as producer:
         for kwargs, options in (
             ({"model": INPUT, "input": INPUT}, {}),
             ({"model": "quoting", "input": {"text": f"predict {INPUT}"}}, {}),

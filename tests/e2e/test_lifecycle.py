@@ -19,6 +19,7 @@ from local.server import EmbeddedServer
 from shared import keys
 from tests.conftest import wait_until
 from tests.processes import REPOSITORY, api, environment, refused_worker, worker
+from tests.stock_celery import close_celery
 
 MODELS = """
 models:
@@ -166,7 +167,7 @@ def test_time_limit_of_a_plain_celery_job(redis_url: str, models: Path, store: r
         assert patient.get(timeout=30)["n"] == 1, "5 s, where the model may take 1"
         assert store.hget(keys.JOB + mates[0].id, "attempt") == b"1"
         assert first.poll() is None
-    app.close()
+    close_celery(app)
 
 
 @pytest.mark.long

@@ -13,13 +13,13 @@ from typing import Any
 import httpx
 import pytest
 import redis
-from celery import Celery
 
 from local.server import EmbeddedServer
 from shared import keys
 from tests.collector import Collector, Told, collecting
 from tests.conftest import wait_until
 from tests.processes import api, worker
+from tests.stock_celery import stock_app
 from worker.vital import EXIT_SOFTWARE
 
 MODELS = """
@@ -185,7 +185,7 @@ def test_a_job_that_is_redelivered(traced: Traced, tmp_path: Path) -> None:
 def test_a_plain_celery_producer(traced: Traced) -> None:
     trace_id = "d1" * 16
     headers = {"traceparent": f"00-{trace_id}-{SPAN}-01", "tracestate": "vendor=1", "ml_request_id": "mine"}
-    with Celery("backend", broker=traced.redis_url, backend=traced.redis_url, set_as_current=False) as producer:
+    with stock_app(traced.redis_url) as producer:
         result = producer.send_task("ml.predict", kwargs={"model": "echo", "input": 1}, queue="ml", headers=headers)
         assert result.get(timeout=20) == 1
     process = traced.ended(result.id)
