@@ -125,9 +125,12 @@ class AsItCame:
             answer = ChatAnswer.model_validate(output)
         except ValidationError:
             return None
-        usage = answer.usage
+        message, usage = _message(answer.message), answer.usage
+        calls = message.get("tool_calls", [])
+        if not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
+            return None
         told = (usage.prompt_tokens or None, usage.completion_tokens) if usage else (None, None)
-        return Reply(_message(answer.message), answer.finish_reason, *told)
+        return Reply(message, answer.finish_reason, *told)
 
     def place(self, fault: Fault) -> Fault:
         """See Chatter."""

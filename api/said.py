@@ -24,6 +24,7 @@ from api.submitter import Command
 from api.waiter import Following, News, until_gone
 from shared.errors import ServiceError, StoreUnavailable, WaitEnded
 from shared.keys import said_key
+from shared.outcomes import readable
 from shared.scripts import Seen, watch
 from shared.types import State
 
@@ -104,10 +105,13 @@ class Speech:
         if not isinstance(seen, Seen) or not isinstance(piece, bytes):
             return ""
         if seen.meta:  # its news are on the way, or were lost
-            at, state = int(seen.record["finished_at"]), State(seen.record["state"])
-            self._parts.waiter.settle(job_id, News(state, at, seen.meta))
+            with readable():
+                news = News(State(seen.record["state"]), int(seen.record["finished_at"]), seen.meta)
+            self._parts.waiter.settle(job_id, news)
             return ""
-        if (attempt := int(seen.record.get("attempt", run.attempt))) != run.attempt:
+        with readable():
+            attempt = int(seen.record.get("attempt", run.attempt))
+        if attempt != run.attempt:
             self._run = _Run(attempt)
             self._following.woken.set()
             return ""

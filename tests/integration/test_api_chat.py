@@ -26,6 +26,7 @@ models:
   bert: {task: text-embedding, versions: {"1": {source: a}}}
 """
 HELLO = [{"role": "user", "content": "Hello"}]
+ODD_CALLS = {"message": {"content": None, "tool_calls": ["x"]}}
 ANSWER = {
     "message": {"role": "assistant", "content": "Hi!"},
     "finish_reason": "stop",
@@ -161,7 +162,9 @@ async def test_a_handler_of_ones_own(
     assert list(answer.json()["usage"].values()) == [*usage, sum(usage)]
 
 
-@pytest.mark.parametrize("output", [{"labels": []}, [1], 7, None, {"text": 7}, {"message": "Hi"}, {"message": {}}])
+@pytest.mark.parametrize(
+    "output", [{"labels": []}, [1], 7, None, {"text": 7}, {"message": "Hi"}, {"message": {}}, ODD_CALLS]
+)
 async def test_what_is_no_answer_of_a_chat(api: Api, hands: Hands, output: Any) -> None:
     for model in ("own", "llama"):
         answer, _ = await answered(api, hands, {"model": model}, output)
