@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from api import VERSION
 from api.auth import OPEN, Authenticate, Keyring
 from api.caps import body_cap
+from api.chat import ChatRequest
 from api.deps import make_services
 from api.docs import describe
 from api.errors import add_error_handlers
@@ -21,6 +22,7 @@ from api.middleware import BodyCap, PlainPath, RequestId
 from api.observe import Observe
 from api.routes import (
     batches,
+    chat,
     dead,
     events,
     files,
@@ -99,11 +101,11 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
     if settings.access_log or tracing.on():
         app.add_middleware(Observe, access_log=settings.access_log)
     own = (inference, jobs, events, output, batches, files, models, registry, operators, ops, dead, keys, webhooks)
-    for face in (*own, openai, oip, sagemaker):
+    for face in (*own, openai, chat, oip, sagemaker):
         app.include_router(face.router)
     app.include_router(vertex.make_router(settings))
     add_error_handlers(app)
     bodies = (ModelsFile, ModelSpec, VersionSpec, registry.Traffic, keys.KeyRequest, keys.RotateRequest)
-    others = (webhooks.Rotation, openai.EmbeddingsRequest, OpenAIError)
+    others = (webhooks.Rotation, openai.EmbeddingsRequest, ChatRequest, OpenAIError)
     describe(app, *bodies, *others, open_paths=OPEN)
     return app

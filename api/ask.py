@@ -16,6 +16,7 @@ from api.deps import Services
 from api.errors import CallerGone, problem
 from api.jobs import Ticket
 from api.submission import NewJob
+from api.waiter import News
 from shared.errors import Fault, StoreUnavailable, WaitEnded
 from shared.outcomes import readable
 from shared.types import Problem, State
@@ -63,6 +64,11 @@ async def wait_for(parts: Services, ticket: Ticket, wait_s: float, receive: Rece
         raise
     if news is None:
         raise WaitEnded(ticket.job_id)
+    return await answer_of(parts, ticket, news)
+
+
+async def answer_of(parts: Services, ticket: Ticket, news: News) -> Answer:
+    """The outcome of a job that has ended. Raises WaitEnded where it cannot be read now, RecordUnreadable."""
     try:
         meta = news.meta or await parts.jobs.outcome(ticket.job_id)
         stored = await parts.jobs.stored(meta)

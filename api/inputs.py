@@ -31,6 +31,9 @@ class InputCheck(Protocol):
     def items(self, value: Any) -> int:
         """How many items a checked input has."""
 
+    def takes(self, parameter: str) -> bool:
+        """Whether a parameter of this name is known to be one of its own."""
+
 
 class _Blobs:
     def __init__(self, schema: Schema) -> None:
@@ -71,6 +74,10 @@ class TaskCheck:
             return len(value[plural])
         return 1 if self._task.whole else _length(value)
 
+    def takes(self, parameter: str) -> bool:
+        """See InputCheck."""
+        return parameter in self._task.parameters.model_fields
+
 
 class InInput(InvalidInput):
     """The input does not fit the model's schema."""
@@ -88,6 +95,7 @@ class SchemaCheck:
         # One validator a form: a fault then has its own place, not "none of the forms fits".
         self._forms = [(form, jsonschema_rs.validator_for({**form, "$defs": defs})) for form in forms]
         self._parameters = jsonschema_rs.validator_for(parameters_schema) if parameters_schema else None
+        self._names = frozenset((parameters_schema or {}).get("properties", ()))
         self._blobs = _Blobs(schema)
         self.blobs = self._blobs.blobs
 
@@ -112,6 +120,10 @@ class SchemaCheck:
     def items(self, value: Any) -> int:
         """See InputCheck."""
         return _length(value)
+
+    def takes(self, parameter: str) -> bool:
+        """See InputCheck."""
+        return parameter in self._names
 
     def _validator(self, value: Any) -> Any:
         """Of the form that the value means: a list, or the object form that shares most fields with it."""
@@ -141,6 +153,10 @@ class NoCheck:
     def items(self, value: Any) -> int:
         """See InputCheck."""
         return _length(value)
+
+    def takes(self, parameter: str) -> bool:
+        """See InputCheck."""
+        return False
 
 
 def _length(value: Any) -> int:

@@ -338,13 +338,13 @@ class JobService:
         await self._submitter.one(scripts.cancel(job_id))
         return await self.get(job_id, caller)
 
-    async def abandon(self, job_id: str) -> bool:
-        """The one caller of a waiting face has gone: cancel what is still queued and has no other interest.
-        Whether it was queued until now."""
+    async def abandon(self, job_id: str, *, running: bool = False) -> bool:
+        """The one caller of a waiting face has gone: cancel what is still queued, or with `running` what runs, and has
+        no other interest. Whether it was queued until now."""
         if self._waiter.awaited(job_id):
             return False
-        state = await self._submitter.one(scripts.cancel(job_id, abandoned_by=self._waiter.channel))
-        return bool(state is State.QUEUED)
+        call = scripts.cancel(job_id, abandoned_by=self._waiter.channel, running=running)
+        return bool(await self._submitter.one(call) is State.QUEUED)
 
 
 def refuse_foreign(new: NewJob) -> None:

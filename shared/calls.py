@@ -28,6 +28,8 @@ T = TypeVar("T")
 _CONSTANTS = (
     "JOB",
     "OUTCOME",
+    "SAID",
+    "SAID_TTL_MS",
     "PAYLOAD",
     "OBJECT",
     "STORED",

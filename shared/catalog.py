@@ -28,8 +28,9 @@ from shared.depth import too_deep
 from shared.errors import ConfigError, UnknownModel
 from shared.keys import INTAKE
 from shared.messages import TASK
+from shared.providers import ProviderOptions, check_source, check_task, provider_of
 from shared.rates import Rates
-from shared.tasks import BUILT_IN
+from shared.tasks import BUILT_IN, REMOTE_ONLY
 
 _MOST_LEVELS = 100
 _SHOWN = 128  # characters of a caller's name in an error: as many as a name may have
@@ -98,7 +99,8 @@ class Limits(_Spec):
 
 class VersionSpec(BaseModel):
     """`source`: a hub id (`hub:NAME` for a handler of one's own), a folder, an archive (`file://`, `s3://`),
-    `torchvision:NAME`, `package:NAME` (a model inside an installed distribution). `revision`: of a hub id. `sha256`: of
+    `torchvision:NAME`, `package:NAME` (a model inside an installed distribution), or a managed provider's
+    (shared/providers.py, which also has its further fields). `revision`: of a hub id. `sha256`: of
     an archive. `trust_remote_code`: run the code that a model's files bring along. `quantize: int8`: its Linear layers,
     at load; `compile`: by torch.compile; `runtime: onnx`: the .onnx file of a folder (where source is such a file it
     goes without saying). Other fields go to the handler as `ctx.options`."""
@@ -114,6 +116,11 @@ class VersionSpec(BaseModel):
     quantize: Literal["int8"] | None = None
     compile: bool = False
     runtime: Literal["torch", "onnx"] | None = None
+
+    @property
+    def provider(self) -> str:
+        """The managed provider that runs it; empty: this service does."""
+        return provider_of(self.source)
 
     @property
     def onnx(self) -> bool:
@@ -133,7 +140,17 @@ class VersionSpec(BaseModel):
             raise ValueError("sha256 is of an archive: a source that begins with file:// or s3://")
         if self.revision is not None and not _may_be_hub_id(self.source):
             raise ValueError("revision is of a hub id: source names none")
+        if self.provider:
+            check_source(self.source)
+            own = {"source", *ProviderOptions.model_fields}
+            if others := sorted(name for name in self.model_fields_set if name not in own):
+                raise ValueError(f"{others[0]}: {self.source} has no such field; it has {', '.join(sorted(own))}")
+            self.provider_options()
         return self
+
+    def provider_options(self) -> ProviderOptions:
+        """Of a version that a provider runs."""
+        return ProviderOptions.model_validate(self.options)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -183,6 +200,11 @@ class ModelSpec(_Spec):
             raise ValueError("give either task or handler")
         if self.task is not None and self.task not in BUILT_IN:
             raise ValueError(f"unknown task {self.task!r}; one of {', '.join(sorted(BUILT_IN))}, or give a handler")
+        for version in self.versions.values() if self.task else ():
+            if version.provider:
+                check_task(version.source, self.task or "")
+            elif self.task in REMOTE_ONLY:
+                raise ValueError(f"task {self.task!r} is done by a managed provider: source must name one")
         for field, names in (("traffic", self.traffic or {}), ("aliases", self.aliases.values())):
             for name in names:
                 if name not in self.versions:

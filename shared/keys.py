@@ -11,6 +11,7 @@ from typing import Literal
 
 JOB = "ml:job:"  # hash: the record
 OUTCOME = "celery-task-meta-"  # string: the outcome in Celery's result format; also the channel it is published on
+SAID = "ml:said:"  # string: ml:said:<job id>:<attempt>, what a run has said so far of its answer
 PAYLOAD = "ml:in:"  # string: ml:in:<job id>:<n>, large or binary inputs
 OBJECT = "ml:obj:"  # string: a chunk of a file, where Redis is the payload store
 STORED = "ml:stored"  # sorted set: references of what lies in the payload store, by their expiry, ms
@@ -64,6 +65,7 @@ INTAKE = "ml"  # queue of plain Celery producers
 CONTROL_EXCHANGE = "ml.pidbox"
 EVENT_EXCHANGE = "ml.ev"
 
+SAID_TTL_MS = 600 * 1000  # from the last piece
 SCHEMA_TTL_S = 30 * 24 * 3600
 DRAIN_TTL_S = 600
 DEAD_TTL_S = 7 * 24 * 3600
@@ -181,6 +183,11 @@ def nearest_priority(number: object) -> int:
 def payload_key(job_id: str, number: int) -> str:
     """Where payload `number` of a job lies."""
     return f"{PAYLOAD}{job_id}:{number}"
+
+
+def said_key(job_id: str, attempt: int) -> str:
+    """What one run of a job has said."""
+    return f"{SAID}{job_id}:{attempt}"
 
 
 def card_key(ref: str, worker: str) -> str:

@@ -228,11 +228,11 @@ def finish(
     )
 
 
-def cancel(job_id: str, *, abandoned_by: str = "") -> Call[State | None]:
-    """The state before, or None for an unknown job. `abandoned_by`: the channel of a caller that has gone."""
-    return Call(
-        script("cancel"), (), [job_id, iso_now(), abandoned_by], lambda reply: State(reply.decode()) if reply else None
-    )
+def cancel(job_id: str, *, abandoned_by: str = "", running: bool = False) -> Call[State | None]:
+    """The state before, or None for an unknown job. `abandoned_by`: the channel of a caller that has gone; then a job
+    that runs is canceled only with `running`."""
+    args = [job_id, iso_now(), abandoned_by, "1" if running else ""]
+    return Call(script("cancel"), (), args, lambda reply: State(reply.decode()) if reply else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The scripts of a key's list of jobs, and of their progress. As in shared/scripts.py."""
+"""The scripts of a key's list of jobs, of their progress, and of what they say. As in shared/scripts.py."""
 
 from __future__ import annotations
 
@@ -58,3 +58,9 @@ def _listed(reply: list[Any]) -> Listed:
 def progress(job_id: str, told: bytes, *, process: str) -> Call[bool]:
     """How far a job is that `process` runs, as JSON. False: it does not run there."""
     return Call(script("progress"), (), (process, job_id, told), bool)
+
+
+def say(job_id: str, piece: bytes, *, process: str, attempt: int, at: int, most_bytes: int) -> Call[bool]:
+    """A piece of what a job's run says, which `process` has under way, and its place. To be sent again where it is not
+    known whether it was kept. False: no more of it is wanted."""
+    return Call(script("say"), (), (process, job_id, attempt, at, piece, most_bytes), bool)

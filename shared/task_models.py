@@ -205,9 +205,12 @@ class Filling(BaseModel):
 
 
 class Generated(BaseModel):
-    """The text (or, for a chat, its messages) with the answer."""
+    """The text (or, for a chat, its messages) with the answer; for a chat also why it ended, and how many tokens the
+    answer has."""
 
     generated_text: Any
+    finish_reason: Literal["stop", "length"] | None = None
+    tokens: int | None = None
 
 
 class GeneratedAny(BaseModel):

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, PlainValidator, TypeAdapter, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from shared.chat import CHAT
 from shared.pipeline_tasks import IMAGE_CLASSIFICATION, PIPELINE_TASKS
 from shared.task import (
     MAX_ITEMS,
@@ -30,11 +31,14 @@ from shared.task_parameters import TopK
 
 __all__ = [
     "BUILT_IN",
+    "CHAT",
     "ECHO",
     "IMAGE_CLASSIFICATION",
+    "JSON",
     "MAX_ITEMS",
     "PIPELINE_TASKS",
     "QUESTION_ANSWERING",
+    "REMOTE_ONLY",
     "TEXT_EMBEDDING",
     "Answer",
     "Blob",
@@ -131,13 +135,23 @@ class EchoParameters(Strict):
     fail: str | None = None
 
 
+class FreeParameters(BaseModel):
+    """Whatever the endpoint takes."""
+
+    model_config = ConfigDict(extra="allow")
+
+
 TEXT_EMBEDDING = Task(
     "text-embedding", EmbeddingItem, Embedding, EmbeddingParameters, ("text", "texts"), ("embedding", "embeddings")
 )
 QUESTION_ANSWERING = Task("question-answering", QuestionItem, Answer)
 ECHO = Task("echo", Any, Any, EchoParameters, whole=True)
+JSON = Task("json", Any, Any, FreeParameters, whole=True)
+
+REMOTE_ONLY = frozenset({CHAT.name, JSON.name})
+"""Built-in tasks that only managed providers do (a local model that chats does `text-generation`)."""
 
 BUILT_IN: dict[str, Task] = {
-    **{task.name: task for task in (TEXT_EMBEDDING, QUESTION_ANSWERING, ECHO)},
+    **{task.name: task for task in (TEXT_EMBEDDING, QUESTION_ANSWERING, CHAT, JSON, ECHO)},
     **PIPELINE_TASKS,
 }

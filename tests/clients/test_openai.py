@@ -23,8 +23,31 @@ def test_embeddings_and_models(ask: Ask, of: str, version: str) -> None:
         "empty": ["BadRequestError", "invalid_value", "input", True],
         "dimensions": ["BadRequestError", "invalid_value", "dimensions", True],
         "model": ["NotFoundError", "model_not_found", None, True],
-        "models": ["bert", "by-ids", "cnn", "org/echo"],
+        "models": ["bert", "by-ids", "cnn", "llama", "org/echo", "parrot"],
         "model_of_org": "org/echo",
         "no_model": "model_not_found",
         "no_key": "invalid_api_key",
+    }
+
+
+@pytest.mark.parametrize("of", ["main", "openai1"])
+def test_chats(ask: Ask, of: str) -> None:
+    found = ask(of, "ask_openai_chat.py")
+    del found["version"]
+    dead = found.pop("dead")
+    assert dead[:2] == ["InternalServerError", "predict_error"]
+    assert found == {
+        "one": ["chat.completion", "parrot", "assistant", "Polly wants a cracker!", "stop"],
+        "usage": [4, 5, 9],
+        "stream": ["one two three!", "assistant", "stop", 1, []],
+        "with_usage": ["one two three!", "assistant", "stop", 1, [7]],
+        "llama": ["length", 5, True],
+        "same": True,
+        "nothing": ["BadRequestError", "invalid_value", "messages[0].content"],
+        "nothing_streamed": ["BadRequestError", "invalid_value", "messages[0].content"],
+        "field": ["BadRequestError", "invalid_value", "colour"],
+        "parameter": ["BadRequestError", "invalid_value", "n"],
+        "seed": ["BadRequestError", "invalid_value", "seed"],
+        "no_chat": ["BadRequestError", "invalid_value", "model"],
+        "no_model": ["NotFoundError", "model_not_found", None],
     }

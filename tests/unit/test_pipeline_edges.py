@@ -138,6 +138,45 @@ def test_chats(loaded: Load) -> None:
     assert fault(handler, broken).pointer == "/text/0/content/0/image"
 
 
+def test_an_answer_in_a_chat_tells_its_length_and_why_it_ended(loaded: Load) -> None:
+    handler = loaded("text-generation")
+    chats = [{"text": [{"role": "user", "content": content}]} for content in ("a cat?", "and a much longer one", "b")]
+
+    def told(number: int, **more: Any) -> tuple[str, str, int]:
+        (generated,) = plain(answer(handler, chats[number], do_sample=False, **more))
+        return generated["generated_text"][-1]["content"], generated["finish_reason"], generated["tokens"]
+
+    text, why, tokens = told(0, max_new_tokens=12)
+    assert (why, tokens) == ("length", 12)
+    mark = next(letter for letter in text if letter.isascii())
+    cut, why, tokens = told(0, max_new_tokens=12, stop_sequence=[mark])
+    assert (cut.endswith(mark), why, tokens < 12) == (True, "stop", True)
+    config, said = handler.pipe.model.generation_config, said_tokens(handler, chats[0])
+    before = config.eos_token_id
+    config.eos_token_id = [before, said[2]]
+    try:
+        assert told(0, max_new_tokens=12)[1:] == ("stop", said.index(said[2]) + 1)
+        given = handler.io.parameters.model_validate({"max_new_tokens": 12, "do_sample": False})
+        together = plain(run_items(handler, [as_item(handler.io, chat) for chat in chats], given))
+        alone = [plain(answer(handler, chat, max_new_tokens=12, do_sample=False)) for chat in chats]
+        assert together == alone, "whoever is in the same batch"
+    finally:
+        config.eos_token_id = before
+    (plain_text,) = plain(answer(handler, {"text": "a cat"}, max_new_tokens=2, do_sample=False))
+    assert plain_text.keys() == {"generated_text"}, "of a prompt, as the pipeline says"
+
+
+def said_tokens(handler: PipelineHandler, chat: dict[str, Any]) -> list[int]:
+    """What the model says to it."""
+    prepared = handler.prepare(
+        as_item(handler.io, chat), handler.io.parameters.model_validate({"max_new_tokens": 12, "do_sample": False})
+    )
+    assert isinstance(prepared, Prepared)
+    (output,) = handler.predict([prepared.item])
+    found: list[int] = output["generated_sequence"][0][0][output["input_ids"].shape[-1] :].tolist()
+    return found
+
+
 def test_many_threads_prepare_as_one_does(loaded: Load) -> None:
     handler = loaded("token-classification")
     jobs = [({"text": "queue cat " * (1 + n % 40)}, {"stride": 8} if n % 2 else {}) for n in range(60)]

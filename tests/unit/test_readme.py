@@ -245,4 +245,4 @@ def test_architecture_tells_every_script() -> None:
     files = {path.stem for path in (ROOT / "shared" / "lua").glob("*.lua")} - preludes
     assert set(table(ARCHITECTURE, "## The scripts")) == files
     without = {name for name in files if "allow-oom" not in (ROOT / "shared" / "lua" / f"{name}.lua").read_text()}
-    assert without == {"submit", "retry", "progress", "file_add", "batch_open", "batch_append", "batch_seal"}
+    assert without == {"submit", "retry", "progress", "say", "file_add", "batch_open", "batch_append", "batch_seal"}

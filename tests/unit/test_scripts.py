@@ -142,6 +142,19 @@ def test_abandon_cancels_only_what_nobody_else_wants(store: redis.Redis) -> None
     assert states == [b"canceled", b"queued", b"queued"]
 
 
+def test_abandon_stops_what_runs_only_where_it_says_so(store: redis.Redis) -> None:
+    for job in ("alone", "shared"):
+        _submit(store, job, channel="c1")
+    scripts.run(store, [scripts.watch("shared", channel="c2")])
+    scripts.run(store, [scripts.drain([LIST], [2], process="p")])
+    claim = scripts.claim(["alone", "shared"], process="p", worker="w", max_attempts=3)
+    assert [one.status for one in scripts.run(store, [claim])[0]] == ["run", "run"]
+    for running, marked in ((False, [None, None]), (True, [b"1", None])):
+        calls = [scripts.cancel(job, abandoned_by="c1", running=running) for job in ("alone", "shared")]
+        assert scripts.run(store, calls) == [State.RUNNING] * 2
+        assert [store.hget(keys.JOB + job, "canceled") for job in ("alone", "shared")] == marked
+
+
 def test_idempotency_and_limits(store: redis.Redis) -> None:
     assert _submit(store, "a", idempotency="k", fingerprint="f").status == "accepted"
     assert _submit(store, "b", idempotency="k", fingerprint="f") == scripts.Submitted("existing", "a")

@@ -1,8 +1,8 @@
 """The state machine of the scripts, with lists of jobs, followers and progress in between.
 
 After every step: each owner's list has its jobs that are there, the newest first, whatever the page's size, and lives
-as long as the last of them; progress stands where the worker that runs a job has told it, and goes with its run; and
-all that test_scripts_machine.py holds the jobs to.
+as long as the last of them; progress stands where the worker that runs a job has told it, and goes with its run; what
+a run has said stands there once, however often it is sent; and all that test_scripts_machine.py holds the jobs to.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from local.server import EmbeddedServer
 from shared import keys, scripts
-from shared.scripts_jobs import Place, list_jobs, progress
+from shared.scripts_jobs import Place, list_jobs, progress, say
 from shared.types import State
 from tests.machines import run_machine, short_and_long
 from tests.unit.test_scripts_machine import OWNERS, REFS, TTL_MS, Machine, anything, process
+
+PIECES = st.sampled_from([b"ab", b"abab", b"b"])
 
 
 class WithLists(Machine):
     def __init__(self) -> None:
         self.progress: dict[str, bytes] = {}
+        self.said: dict[tuple[str, int], bytes] = {}
         super().__init__()
 
     @precondition(lambda self: self.jobs)
@@ -34,6 +37,23 @@ class WithLists(Machine):
         assert heard == (job.state is State.RUNNING and job.runner == name)
         if heard:
             self.progress[job_id] = told
+
+    @precondition(lambda self: self.jobs)
+    @rule(name=process, n=anything, at=st.integers(0, 6), piece=PIECES, late=st.booleans())
+    def speak(self, name: str, n: int, at: int, piece: bytes, late: bool) -> None:
+        """Whoever runs it, or believes so, or has run it."""
+        job_id, job = self._pick(n)
+        if job.due:  # what it says is gone with the deadline
+            return
+        attempt = int(self.client.hget(keys.JOB + job_id, "attempt") or 0) - late
+        before = self.said.get((job_id, attempt), b"")
+        kept = self.run(say(job_id, piece, process=name, attempt=attempt, at=at, most_bytes=5))
+        runs = job.state is State.RUNNING and job.runner == name and not job.marked and not late
+        fits = at <= len(before) and piece.startswith(before[at : at + len(piece)])
+        whole = before[:at] + piece
+        if runs and fits and len(whole) > len(before):
+            self.said[job_id, attempt] = whole[:5]
+        assert kept == (runs and fits and len(whole) <= 5)
 
     @precondition(lambda self: self.jobs)
     @rule(n=anything, channel=st.sampled_from(["c1", "c2"]))
@@ -101,6 +121,12 @@ class WithLists(Machine):
     def progress_is_what_was_told(self) -> None:
         for job_id in self.jobs:
             assert self.client.hget(keys.JOB + job_id, "progress") == self.progress.get(job_id)
+
+    @invariant()
+    def what_was_said_is_there_once(self) -> None:
+        for (job_id, attempt), text in self.said.items():
+            found = self.client.get(keys.said_key(job_id, attempt))
+            assert found == text or (found is None and job_id not in self.jobs)
 
     def _listed(self, owner: str) -> list[str]:
         mine = [job_id for job_id, job in self.jobs.items() if job.owner == owner]

@@ -26,7 +26,7 @@ from worker.handlers.pipeline_inputs import (
     pipeline_input,
     set_text_limit,
 )
-from worker.handlers.pipeline_outputs import output_of
+from worker.handlers.pipeline_outputs import output_of, with_endings
 from worker.quantize import quantized
 
 logger = get_logger("worker")
@@ -128,12 +128,15 @@ class PipelineHandler(Handler[Any, Any]):
         import torch
 
         with self.lock, torch.inference_mode():  # it may change the outputs in place
-            _, _, after = self._steps(parameters)
+            _, forward, after = self._steps(parameters)
             if self.task == "mask-generation":
                 outputs = outputs[0]
             chunks = [{k: v for k, v in output.items() if k != "is_last"} for output in outputs] if self.chunked else []
             value = self.pipe.postprocess(chunks if self.chunked else outputs[0], **after)
-        return output_of(self.task, value, self.pipe)
+        answer = output_of(self.task, value, self.pipe)
+        if self.task == "text-generation" and not isinstance(item.text, str):
+            return with_endings(answer, outputs[0], forward, self.pipe)
+        return answer
 
     def _steps(self, parameters: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """The parameters of preprocess, forward and postprocess, as the pipeline's own call splits them."""

@@ -72,3 +72,25 @@ def _record(record: dict[str, Any], pipe: Any) -> dict[str, Any]:
     extractor = getattr(pipe.processor, "feature_extractor", None) or pipe.feature_extractor
     rate = getattr(pipe.model.config, "sampling_rate", None) or extractor.sampling_rate
     return {**to_json({**record, "generated_audio": None}), "generated_audio": wav(sound, rate)}
+
+
+def with_endings(records: list[dict[str, Any]], output: Any, forward: dict[str, Any], pipe: Any) -> list[Any]:
+    """The answers to a chat with how many tokens each has, and why it has no more: it came to its end (or to a
+    `stop_sequence`), or to the length that was asked for."""
+    new = output["generated_sequence"][0].tolist()
+    prompt = output["input_ids"].shape[-1]
+    ended = pipe.model.generation_config.eos_token_id
+    ends = set(ended if isinstance(ended, list) else [ended])
+    told = []
+    for record, tokens in zip(records, (sequence[prompt:] for sequence in new), strict=True):
+        end = next((place for place, token in enumerate(tokens) if token in ends), None)
+        length = end + 1 if end is not None else len(tokens) - _padding(tokens, pipe.tokenizer.pad_token_id)
+        text = pipe.tokenizer.decode(tokens[:length])
+        stopped = end is not None or any(stop in text for stop in forward.get("stop_strings") or ())
+        told.append({**record, "finish_reason": "stop" if stopped else "length", "tokens": length})
+    return told
+
+
+def _padding(tokens: list[int], pad: int | None) -> int:
+    """How many at the end are there because another row of the batch had more."""
+    return next((count for count, token in enumerate(reversed(tokens)) if token != pad), len(tokens))
