@@ -22,7 +22,7 @@ from api.intake import Intake, Taken
 from api.pauses import Pauses
 from api.payloads import ApiPayloads, Stowed
 from api.presence import Presence
-from api.rates import RateLimiter
+from api.rates import OF_MODEL, RateLimiter
 from api.registry import LiveRegistry
 from api.submission import NewJob, Submission, Target, Ticket, compose
 from api.submitter import Command, Submitter, refusal
@@ -36,6 +36,7 @@ from shared.errors import (
     IdempotencyMismatch,
     InvalidInput,
     PayloadsUnavailable,
+    RateLimited,
     ServiceError,
     StoreUnavailable,
     UnknownJob,
@@ -155,15 +156,25 @@ class JobService:
             references=new.references,
         )
         if model not in new.admitted:
-            first, size = not new.admitted, taken.detached.size
-            told = await self._rates.admit(new.caller, model, limits, items=taken.items, size=size, own=first)
-            if first:
-                new.headers.update(told)
-            new.admitted.add(model)
+            await self._admit(new, target, taken)
         if taken.urls:
             size = await self._intake.fetch(taken, new.fetched, most_bytes=most)
             await self._rates.admit(new.caller, model, limits, requests=0, items=0, size=size)
         return taken
+
+    async def _admit(self, new: NewJob, target: Target, taken: Taken) -> None:
+        """Count it: once by its caller's own limits, whichever models it is sent to."""
+        model, limits, own = target.ref.model, target.spec.limits, not new.counted
+        size = taken.detached.size
+        try:
+            told = await self._rates.admit(new.caller, model, limits, items=taken.items, size=size, own=own)
+        except RateLimited as error:
+            new.counted = all(policy.startswith(OF_MODEL) for policy in error.policies)
+            raise
+        new.counted = True
+        new.admitted.add(model)
+        if own:
+            new.headers.update(told)
 
     async def _on_disk(self, job_id: str) -> None:
         if self._disk is not None:

@@ -25,6 +25,7 @@ from shared.catalog import Limits
 from shared.errors import RateLimited, TooLarge
 from shared.rates import Rates, parse_rate
 
+OF_MODEL = "model_"  # begins the names of limits that a model sets for each key
 _UNITS = {"bytes": "content-bytes"}  # of the draft; what it has no name for is told without one
 _NOTHING: Mapping[str, int] = {}
 _LONGEST_S = 60  # clients give up on more, or take it for an error
@@ -71,7 +72,7 @@ class RateLimiter:
         if caller.key is None:
             return {}
         costs = {"requests": requests, "items": items, "bytes": size}
-        asked = list(_limits_of(limits.per_key, "model_", (caller.owner, model), costs))
+        asked = list(_limits_of(limits.per_key, OF_MODEL, (caller.owner, model), costs))
         if own:
             asked = [*_limits_of(caller.key.limits, "", (caller.owner,), costs), *asked]
         if not asked:

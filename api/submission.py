@@ -43,7 +43,8 @@ class NewJob:
     fetched: dict[str, Fetched] = field(default_factory=dict)  # by URL
     caller: Caller = ANYBODY
     idempotency_key: str | None = None
-    admitted: set[str] = field(default_factory=set)  # models by whose rate limits, and its caller's, it is counted
+    counted: bool = False  # by its caller's own rate limits
+    admitted: set[str] = field(default_factory=set)  # by the limits of these models too
     headers: dict[str, str] = field(default_factory=dict)  # of the answer, whatever it is
 
     @property
