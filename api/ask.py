@@ -14,8 +14,7 @@ from starlette.types import Receive
 
 from api.deps import Services
 from api.errors import CallerGone, problem
-from api.jobs import Ticket
-from api.submission import NewJob
+from api.submission import NewJob, Ticket
 from api.waiter import News
 from shared.errors import Fault, StoreUnavailable, WaitEnded
 from shared.outcomes import readable

@@ -10,7 +10,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict
 
 from api.chat import ChatRequest, Reply
-from api.jobs import Ticket
+from api.submission import Ticket
 
 DONE = b"data: [DONE]\n\n"
 

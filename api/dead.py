@@ -98,6 +98,7 @@ class DeadLetters:
             id=asked.job_id,
             model=asked.ref.model,
             version=asked.ref.version,
+            fallback_for=entry.text("fallback_for") or None,
             state=State.QUEUED,
             created_at=datetime.fromtimestamp(made.created_at / 1000, UTC),
             deadline_at=from_ms(made.deadline_at),

@@ -19,6 +19,7 @@ from api.deliver.loop import Deliverer
 from api.deliver.secrets import WebhookSecrets
 from api.deliveries import DeliveryService
 from api.disk import Disk
+from api.fallback import Fallbacks
 from api.files import FileService
 from api.intake import Intake
 from api.jobs import JobService
@@ -166,6 +167,7 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
         waiter,
         presence,
         pauses=pauses,
+        fallbacks=Fallbacks(registry.catalog, presence, pauses, measures.fallbacks),
         rates=rates,
         intake=intake,
         payloads=payloads,

@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from prometheus_client import Gauge
@@ -17,65 +16,38 @@ from api.auth import Caller
 from api.backlog import refused, too_many
 from api.disk import Disk
 from api.errors import CallerGone
+from api.fallback import Fallbacks
 from api.inputs import InInput, InputCheck
 from api.intake import Intake, Taken
 from api.pauses import Pauses
 from api.payloads import ApiPayloads, Stowed
 from api.presence import Presence
-from api.rates import RateLimiter
+from api.rates import OF_MODEL, RateLimiter
 from api.registry import LiveRegistry
-from api.submission import NewJob, Submission, compose
+from api.submission import NewJob, Submission, Target, Ticket, compose
 from api.submitter import Command, Submitter, refusal
 from api.waiter import News, Waiter, Waiting, until_gone
 from api.waits import wait_of
 from shared import origin, scripts, tracing
-from shared.catalog import ModelSpec, Ref
+from shared.catalog import Ref
 from shared.errors import (
     Fault,
     Forbidden,
     IdempotencyMismatch,
     InvalidInput,
     PayloadsUnavailable,
+    RateLimited,
     ServiceError,
     StoreUnavailable,
     UnknownJob,
 )
-from shared.keys import PriorityName, queue_name
+from shared.keys import queue_name
 from shared.origin import Carried
 from shared.outcomes import job_view, stored_output
 from shared.payload_place import Ref as PayloadRef
 from shared.scripts_payloads import free
 from shared.settings import Settings
-from shared.types import Job, State, Wait, from_ms
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """An accepted job. `fresh`: this call made it. `created_at` and `deadline_at` (ms) are 0 where a lost connection
-    has kept them from us. `waiting`: the caller's place in the waiter, if it waits."""
-
-    job_id: str
-    ref: Ref
-    fresh: bool
-    created_at: int = 0
-    deadline_at: int = 0
-    labels: dict[str, str] = field(default_factory=dict)
-    priority: PriorityName = "normal"
-    waiting: Waiting | None = None
-    request_id: str = ""
-
-    def as_queued(self) -> Job | None:
-        """The job as it was when it was accepted, without asking Redis again. None: another call made it."""
-        if not (self.fresh and self.created_at):
-            return None
-        created_at = datetime.fromtimestamp(self.created_at / 1000, UTC)
-        job = Job(
-            id=self.job_id, model=self.ref.model, version=self.ref.version, state=State.QUEUED, created_at=created_at
-        )
-        job.deadline_at, job.labels, job.priority = from_ms(self.deadline_at), self.labels, self.priority
-        job.request_id = self.request_id or None
-        return job
-
+from shared.types import Job, State, Wait
 
 # A line of a batch that is no job yet, or never was one; None: it is one. Raises UnknownJob.
 Lines = Callable[[str, Caller], Awaitable[Job | None]]
@@ -97,6 +69,7 @@ class JobService:
         presence: Presence,
         *,
         pauses: Pauses,
+        fallbacks: Fallbacks,
         rates: RateLimiter,
         intake: Intake,
         payloads: ApiPayloads,
@@ -107,51 +80,47 @@ class JobService:
         self._lines = lines
         self._waits = waits
         self._settings = settings
-        self._catalog, self._registry = registry.catalog, registry
+        self._registry = registry
         self._submitter = submitter
         self._waiter = waiter
         self._presence = presence
-        self._pauses = pauses
+        self._pauses, self._fallbacks = pauses, fallbacks
         self._rates = rates
         self._intake, self._payloads = intake, payloads
         self._disk = disk
         self._callable = settings.outbound_rules()
 
     async def submit(self, new: NewJob, *, wait: bool = False) -> Ticket:
-        """Check and accept a job. With `wait` the ticket must go to `wait`, which then sees to its durability. Raises
-        UnknownModel, InvalidInput (faults point into the input, or begin with /parameters), TooLarge, QueueFull,
-        DeadlineImpossible, IdempotencyMismatch, RateLimited, Forbidden, AddressRefused."""
+        """Check and accept a job, for the model that is asked for or its fallback. With `wait` the ticket must go to
+        `wait`, which then sees to its durability. Raises UnknownModel, InvalidInput (faults point into the input, or
+        begin with /parameters), TooLarge, QueueFull, DeadlineImpossible, IdempotencyMismatch, RateLimited, Forbidden,
+        AddressRefused."""
+        refuse_foreign(new)
         while True:
             try:
-                return await self._submit(new, wait=wait)
+                return await self._fallbacks.submit(new, partial(self._submit, new, wait=wait))
             except _Outdated:  # by what there is now it may be another version, or none
                 await self._registry.refresh()
 
-    async def _submit(self, new: NewJob, *, wait: bool) -> Ticket:
-        etag = self._catalog.etag
-        refuse_foreign(new)
-        ref = self._catalog.resolve(new.model, new.version, sticky=new.sticky)
-        spec = self._catalog.spec(ref.model)
+    async def _submit(self, new: NewJob, target: Target, *, wait: bool) -> Ticket:
         webhook = new.webhook.record(self._callable) if new.webhook else ""
-        check = await self._presence.input_check(ref)
-        taken = await self._take(new, ref, spec, check)
+        check = await self._presence.input_check(target.ref)
+        taken = await self._take(new, target, check)
         stowed = await self._payloads.stow(taken.detached)
         job_id = str(uuid.uuid4())
         waiting = self._waiter.expect(job_id) if wait else None
-        span = submit_span(job_id, ref)
+        span = submit_span(job_id, target.ref)
         try:
             channel = self._waiter.channel if waiting else ""
             carried = Carried(origin.current().request_id, span.context)
             asked = compose(
                 job_id,
                 new,
-                ref,
-                spec=spec,
+                target,
                 detached=taken.detached,
                 stowed=stowed,
                 settings=self._settings,
                 channel=channel,
-                etag=etag,
                 items=taken.items,
                 carried=carried,
                 webhook=webhook,
@@ -168,31 +137,44 @@ class JobService:
             self._waiter.forget(job_id, waiting)
             job, waiting = await self.follow(ticket.job_id, new.caller)
             created_at = int(job.created_at.timestamp() * 1000)
-            return Ticket(job.id, Ref(job.model, job.version), False, created_at, waiting=waiting)
+            ref, asked_for = Ref(job.model, job.version), job.fallback_for or ""
+            return Ticket(job.id, ref, False, created_at, waiting=waiting, fallback_for=asked_for)
         if not wait:
             await self._on_disk(ticket.job_id)
         return ticket
 
-    async def _take(self, new: NewJob, ref: Ref, spec: ModelSpec, check: InputCheck) -> Taken:
-        most = spec.limits.input_bytes
+    async def _take(self, new: NewJob, target: Target, check: InputCheck) -> Taken:
+        model, limits = target.ref.model, target.spec.limits
+        most = limits.input_bytes
         taken = await self._intake.take(
             new.input,
-            new.parameters,
+            target.parameters,
             check,
             new.caller,
             most_bytes=most,
             files=new.files,
             references=new.references,
         )
-        if not new.admitted:
-            size = taken.detached.size
-            told = await self._rates.admit(new.caller, ref.model, spec.limits, items=taken.items, size=size)
-            new.headers.update(told)
-            new.admitted = True
+        if model not in new.admitted:
+            await self._admit(new, target, taken)
         if taken.urls:
             size = await self._intake.fetch(taken, new.fetched, most_bytes=most)
-            await self._rates.admit(new.caller, ref.model, spec.limits, requests=0, items=0, size=size)
+            await self._rates.admit(new.caller, model, limits, requests=0, items=0, size=size)
         return taken
+
+    async def _admit(self, new: NewJob, target: Target, taken: Taken) -> None:
+        """Count it: once by its caller's own limits, whichever models it is sent to."""
+        model, limits, own = target.ref.model, target.spec.limits, not new.counted
+        size = taken.detached.size
+        try:
+            told = await self._rates.admit(new.caller, model, limits, items=taken.items, size=size, own=own)
+        except RateLimited as error:
+            new.counted = all(policy.startswith(OF_MODEL) for policy in error.policies)
+            raise
+        new.counted = True
+        new.admitted.add(model)
+        if own:
+            new.headers.update(told)
 
     async def _on_disk(self, job_id: str) -> None:
         if self._disk is not None:
@@ -226,12 +208,12 @@ class JobService:
             limit = asked.share.concurrent if submitted.limit == "concurrent" else asked.share.model_concurrent
             raise too_many(submitted, limit)
         if submitted.status in ("full", "late"):
-            raise refused(asked.ref, submitted, asked.deadline_ms, asked.max_jobs)
+            raise refused(asked.target.ref, submitted, asked.deadline_ms, asked.target.spec.limits.queue)
         # `existing` with our own id: the connection broke after the first try, and the second found the job.
         origin.about(submitted.job_id)
         return Ticket(
             submitted.job_id,
-            asked.ref,
+            asked.target.ref,
             accepted,
             submitted.created_at,
             submitted.deadline_at,
@@ -239,6 +221,7 @@ class JobService:
             priority=new.priority,
             waiting=waiting if accepted else None,
             request_id=asked.carried.request_id,
+            fallback_for=asked.target.fallback_for if accepted else "",
         )
 
     async def get(self, job_id: str, caller: Caller) -> Job:

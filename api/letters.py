@@ -145,6 +145,20 @@ def _summary(entry: Entry) -> dict[str, Any]:
     }
 
 
+_KEPT = (
+    "labels",
+    "owner",
+    "items",
+    "weight",
+    "timeout_ms",
+    "stored",
+    "files",
+    "stored_bytes",
+    "webhook",
+    "fallback_for",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Retry:
     """A new job from a letter."""
@@ -162,8 +176,7 @@ def compose_retry(entry: Entry, job_id: str, *, catalog: Catalog, settings: Sett
     etag = catalog.etag
     message, ref = _retriable(entry, catalog)
     priority = keys.nearest_priority(message["properties"].get("priority"))
-    names = ("labels", "owner", "items", "weight", "timeout_ms", "stored", "files", "stored_bytes", "webhook")
-    kept = {name: entry.text(name) for name in names if entry.text(name)}
+    kept = {name: entry.text(name) for name in _KEPT if entry.text(name)}
     call = scripts.retry(
         entry.id,
         old_id=entry.text("id"),

@@ -51,6 +51,9 @@ class Measures:
         self.refusals = Counter(
             "ml_refusals", "POSTs refused, by the code of their problem document", ("reason",), registry=registry
         )
+        self.fallbacks = Counter(
+            "ml_fallbacks", "Jobs that went to the fallback of `model`", ("model", "reason"), registry=registry
+        )
         self.batches = Counter("ml_batches", "Batches accepted", registry=registry)
         self.waits = Gauge(
             "ml_waiting_calls", "Calls that wait for a job now", multiprocess_mode="livesum", registry=registry

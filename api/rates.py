@@ -25,6 +25,7 @@ from shared.catalog import Limits
 from shared.errors import RateLimited, TooLarge
 from shared.rates import Rates, parse_rate
 
+OF_MODEL = "model_"  # begins the names of limits that a model sets for each key
 _UNITS = {"bytes": "content-bytes"}  # of the draft; what it has no name for is told without one
 _NOTHING: Mapping[str, int] = {}
 _LONGEST_S = 60  # clients give up on more, or take it for an error
@@ -62,17 +63,18 @@ class RateLimiter:
         items: int,
         size: int,
         requests: int = 1,
+        own: bool = True,
         before: Mapping[str, int] = _NOTHING,
     ) -> dict[str, str]:
-        """Count a submit of `items` with `size` bytes of input; the headers that tell what is left. `before`: what was
-        counted of the same request, by unit. Raises RateLimited, TooLarge for what no window holds,
-        StoreUnavailable."""
+        """Count a submit of `items` with `size` bytes of input; the headers that tell what is left. `own`: by the
+        caller's own limits too. `before`: what was counted of the same request, by unit. Raises RateLimited, TooLarge
+        for what no window holds, StoreUnavailable."""
         if caller.key is None:
             return {}
         costs = {"requests": requests, "items": items, "bytes": size}
-        own = _limits_of(caller.key.limits, "", (caller.owner,), costs)
-        here = _limits_of(limits.per_key, "model_", (caller.owner, model), costs)
-        asked = [*own, *here]
+        asked = list(_limits_of(limits.per_key, OF_MODEL, (caller.owner, model), costs))
+        if own:
+            asked = [*_limits_of(caller.key.limits, "", (caller.owner,), costs), *asked]
         if not asked:
             return {}
         for limit in asked:

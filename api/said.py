@@ -19,7 +19,7 @@ from starlette.types import Receive
 from api.ask import Answer, answer_of
 from api.deps import Services
 from api.errors import CallerGone
-from api.jobs import Ticket
+from api.submission import Ticket
 from api.submitter import Command
 from api.waiter import Following, News, until_gone
 from shared.errors import ServiceError, StoreUnavailable, WaitEnded

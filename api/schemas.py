@@ -106,6 +106,7 @@ class InferenceAnswer(BaseModel):
     job_id: str
     model: str
     version: str
+    fallback_for: str | None = Field(None, description="the model that was asked for, where `model` is its fallback")
     output: Any
     timing: Timing
     errors: list[Fault] | None = Field(None, description="failed positions of a call with `parameters.partial`")

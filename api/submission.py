@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -11,21 +12,25 @@ import orjson
 from api.auth import ANYBODY, Caller
 from api.payloads import Fetched, FilePart, Stowed
 from api.submitter import Command
+from api.waiter import Waiting
 from shared import keys, messages, scripts
 from shared.catalog import ModelSpec, Ref
 from shared.origin import Carried
 from shared.payloads import WHOLE, Detached
 from shared.settings import Settings
+from shared.types import Job, State, from_ms
 from shared.webhooks import BatchWebhook, JobWebhook
 
 
 @dataclass(slots=True)
 class NewJob:
-    """What a caller asks for, as read from the request. `files` are uploaded parts of the input by field name."""
+    """What a caller asks for, as read from the request. `files` are uploaded parts of the input by field name;
+    `picked`: the face has picked the version, by the traffic."""
 
     model: str
     input: Any = None
     version: str | None = None
+    picked: bool = False
     sticky: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     priority: keys.PriorityName = "normal"
@@ -38,8 +43,59 @@ class NewJob:
     fetched: dict[str, Fetched] = field(default_factory=dict)  # by URL
     caller: Caller = ANYBODY
     idempotency_key: str | None = None
-    admitted: bool = False  # its caller's rate limits have counted it
+    counted: bool = False  # by its caller's own rate limits
+    admitted: set[str] = field(default_factory=set)  # by the limits of these models too
     headers: dict[str, str] = field(default_factory=dict)  # of the answer, whatever it is
+
+    @property
+    def pinned(self) -> bool:
+        """Its caller wants this version and no other."""
+        return "@" in self.model or (self.version is not None and not self.picked)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A version that a job may go to, and the parameters for it. `etag`: the registry's that it was chosen by;
+    `fallback_for`: the model that was asked for, where this is of its fallback."""
+
+    ref: Ref
+    spec: ModelSpec
+    etag: str
+    parameters: dict[str, Any]
+    fallback_for: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """An accepted job. `fresh`: this call made it. `created_at` and `deadline_at` (ms) are 0 where a lost connection
+    has kept them from us. `waiting`: the caller's place in the waiter, if it waits."""
+
+    job_id: str
+    ref: Ref
+    fresh: bool
+    created_at: int = 0
+    deadline_at: int = 0
+    labels: dict[str, str] = field(default_factory=dict)
+    priority: keys.PriorityName = "normal"
+    waiting: Waiting | None = None
+    request_id: str = ""
+    fallback_for: str = ""
+
+    def used(self, asked: str) -> str:
+        """The model that has the job, as a face tells it whose caller `asked` for one."""
+        return self.ref.model if self.fallback_for else asked
+
+    def as_queued(self) -> Job | None:
+        """The job as it was when it was accepted, without asking Redis again. None: another call made it."""
+        if not (self.fresh and self.created_at):
+            return None
+        created_at = datetime.fromtimestamp(self.created_at / 1000, UTC)
+        job = Job(
+            id=self.job_id, model=self.ref.model, version=self.ref.version, state=State.QUEUED, created_at=created_at
+        )
+        job.deadline_at, job.labels, job.priority = from_ms(self.deadline_at), self.labels, self.priority
+        job.request_id, job.fallback_for = self.request_id or None, self.fallback_for or None
+        return job
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +103,8 @@ class Submission:
     """`calls` go in one round trip: the payloads' SETs, and `submit` as the last."""
 
     job_id: str
-    ref: Ref
+    target: Target
     deadline_ms: int
-    max_jobs: int
     share: scripts.Share
     payload_keys: list[str]
     stowed: Stowed
@@ -60,21 +115,19 @@ class Submission:
 def compose(
     job_id: str,
     new: NewJob,
-    ref: Ref,
+    target: Target,
     *,
-    spec: ModelSpec,
     detached: Detached,
     stowed: Stowed,
     settings: Settings,
     channel: str,
-    etag: str,
     items: int,
     carried: Carried,
     webhook: str = "",
 ) -> Submission:
-    """`stowed` tells where the parts of `detached` are; `channel` is the waiting process's, or empty; `etag` the
-    registry's that `ref` was chosen by; `items` how many the input has; `carried` goes with the job; `webhook` is the
-    record's field."""
+    """`stowed` tells where the parts of `detached` are; `channel` is the waiting process's, or empty; `items` how
+    many the input has; `carried` goes with the job; `webhook` is the record's field."""
+    ref, spec = target.ref, target.spec
     share = share_of(new.caller, spec, ref)
     deadline_ms = int((new.deadline_s or settings.default_deadline_s) * 1000)
     ttl_ms = int((new.result_ttl_s or settings.result_ttl_s) * 1000)
@@ -87,7 +140,7 @@ def compose(
         model=ref.model,
         version=ref.version,
         input=detached.input,
-        parameters=new.parameters,
+        parameters=target.parameters,
         payloads=detached.pointers,
         stored=stowed.refs,
         owner=share.owner,
@@ -107,7 +160,7 @@ def compose(
         channel=channel,
         ahead=keys.urgent_lists(queue, priority),
         after=keys.patient_lists(queue, priority),
-        etag=etag,
+        etag=target.etag,
         share=share,
         idempotency=f"{new.caller.owner}:{new.idempotency_key}" if new.idempotency_key else "",
         fingerprint=_fingerprint(new, detached) if new.idempotency_key else "",
@@ -120,6 +173,7 @@ def compose(
             "dead_ttl_ms": int(settings.dead_ttl_s * 1000),
             "labels": orjson.dumps(new.labels).decode(),
             "owner": new.caller.owner,
+            **({"fallback_for": target.fallback_for} if target.fallback_for else {}),
             **({"items": items} if items > 1 else {}),
             **({"weight": share.weight} if share.weight > 1 else {}),
             **stowed.fields(),
@@ -129,9 +183,7 @@ def compose(
     )
     pairs = zip(payload_keys, stowed.rest, strict=True)
     sets = [Command("SET", key, part, "PX", deadline_ms + ttl_ms) for key, part in pairs]
-    return Submission(
-        job_id, ref, deadline_ms, spec.limits.queue, share, payload_keys, stowed, [*sets, submit], carried
-    )
+    return Submission(job_id, target, deadline_ms, share, payload_keys, stowed, [*sets, submit], carried)
 
 
 def share_of(caller: Caller, spec: ModelSpec, ref: Ref) -> scripts.Share:

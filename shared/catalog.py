@@ -26,6 +26,7 @@ from pydantic import (
 
 from shared.depth import too_deep
 from shared.errors import ConfigError, UnknownModel
+from shared.fallback import FallbackSpec, unfit
 from shared.keys import INTAKE
 from shared.messages import TASK
 from shared.providers import ProviderOptions, check_source, check_task, provider_of
@@ -193,6 +194,7 @@ class ModelSpec(_Spec):
     batch: BatchSpec = BatchSpec()
     limits: Limits = Limits()
     celery: CelerySpec | None = None
+    fallback: FallbackSpec | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelSpec:
@@ -211,6 +213,8 @@ class ModelSpec(_Spec):
                     raise ValueError(f"{field} names version {name!r}, which is not in versions")
         if self.traffic and (min(self.traffic.values()) < 0 or sum(self.traffic.values()) <= 0):
             raise ValueError("traffic weights must not be negative, nor all 0")
+        if self.fallback is not None:
+            self.fallback.check(self.task)
         return self
 
     def build(self, version: str) -> str:
@@ -250,6 +254,13 @@ class ModelsFile(_Spec):
             for name in spec.celery.names if spec.celery else ():
                 if seen.setdefault(name, model) != model:
                     raise ValueError(f"the Celery task {name!r} is named by two models: {seen[name]} and {model}")
+        return self
+
+    @model_validator(mode="after")
+    def _fallbacks_fit(self) -> ModelsFile:
+        for model in self.models:
+            if why := unfit(model, self.models):
+                raise ValueError(f"models.{model}.{why}")
         return self
 
 
@@ -326,6 +337,12 @@ class Catalog:
                 raise UnknownModel(f"model {model!r} is not served: workers are loading it, or it is going") from None
             known = ", ".join(sorted(self.models)) or "none"
             raise UnknownModel(f"no model {model[:_SHOWN]!r} is configured; there are: {known}") from None
+
+    def fallback(self, model: str) -> FallbackSpec | None:
+        """What the model's jobs may go to; None where it names nothing, or what is not there now or does something
+        else."""
+        models = self.models
+        return models[model].fallback if model in models and not unfit(model, models) else None
 
     def celery_task(self, name: str) -> tuple[str, CelerySpec] | None:
         """The model that a backend's Celery task of this name is for."""

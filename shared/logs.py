@@ -44,6 +44,7 @@ class Event(enum.StrEnum):
     WORKER_READY = enum.auto()
     WORKER_DRAINED = enum.auto()
     JOB_FAILED = enum.auto()
+    JOB_FELL_BACK = enum.auto()
     JOB_ADOPTED = enum.auto()
     JOB_SKIPPED = enum.auto()
     JOB_RESTORED = enum.auto()

@@ -117,6 +117,7 @@ def job_view(job_id: str, record: dict[str, str], meta: bytes) -> Job:
         id=job_id,
         model=record["model"],
         version=record["version"],
+        fallback_for=record.get("fallback_for"),
         state=state,
         output=outcome.get("result") if state is State.SUCCEEDED and not stored else None,
         output_url=output_url(job_id) if stored else None,

@@ -70,6 +70,7 @@ class Job(BaseModel):
     id: str
     model: str
     version: str
+    fallback_for: str | None = Field(None, description="the model that was asked for, where `model` is its fallback")
     state: State
     output: Any = None
     output_url: str | None = Field(None, description="where the output is read that is too large to stand here")

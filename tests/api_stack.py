@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import orjson
+import redis
 import redis.asyncio
 import uvicorn
 from fastapi import FastAPI
@@ -104,6 +105,20 @@ async def raw_call(port: int, path: str, body: Any, *headers: str) -> tuple[int,
     writer.close()
     await writer.wait_closed()
     return int(head.split(b" ", 2)[1]), orjson.loads(answer)
+
+
+def appear(store: redis.Redis, worker: str, *refs: str, state: str = "ready") -> None:
+    """What a worker publishes of itself."""
+    sign = {"process": f"p-{worker}", "worker": worker, "refs": refs, "state": "ready"}
+    store.set(f"{keys.WORKER}p-{worker}", orjson.dumps(sign), ex=60)
+    store.zadd(keys.WORKERS, {f"p-{worker}": 1})
+    store.expire(keys.WORKERS, 60)
+    for ref in refs:
+        card: dict[str, Any] = {"worker": worker, "task": "custom", "state": state, "device": "cpu", "memory": {}}
+        card |= dict(zip(("model", "version"), ref.split("@"), strict=True))
+        card |= {"limits": {"max_batch_size": 8}, "failed_batches": 0}
+        card |= {"input_schema": {"type": "object"}, "output_schema": {}, "parameters_schema": {}, "example": {"a": 1}}
+        store.set(keys.card_key(ref, worker), orjson.dumps(card), ex=60)
 
 
 @dataclass

@@ -18,9 +18,9 @@ from api.deps import Services, services
 from api.docs import json_body, openai_errors
 from api.errors import job_url
 from api.inputs import InInput
-from api.jobs import Ticket, refuse_foreign
+from api.jobs import refuse_foreign
 from api.routes.openai import patience_s
-from api.submission import NewJob
+from api.submission import NewJob, Ticket
 from shared.api_keys import Scope
 from shared.errors import InvalidInput
 

@@ -75,6 +75,8 @@ def answer_response(request: Request, answer: Answer) -> Response:
         "output": answer.meta["result"] if stored is None else orjson.Fragment(stored),
         "timing": timing,
     }
+    if ticket.fallback_for:
+        body["fallback_for"] = ticket.fallback_for
     if ours.get("faults"):
         body["errors"] = [fault | {"pointer": f"/data{fault['pointer']}"} for fault in ours["faults"]]
     return Response(orjson.dumps(body), headers=headers, media_type="application/json")

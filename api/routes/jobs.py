@@ -13,11 +13,12 @@ from api.bodies import JOBS, read_job
 from api.deps import Services, services
 from api.docs import IDEMPOTENCY_KEY, JOBS_BODY, JOBS_QUERY, WAIT_QUERY, links, problems
 from api.errors import job_url
-from api.jobs import Ticket, prefixed
+from api.jobs import prefixed
 from api.listing import Asked
 from api.prefer import parse_prefer
 from api.query import known_query
 from api.schemas import JobPage
+from api.submission import Ticket
 from shared.api_keys import Scope
 from shared.errors import BadRequest, InvalidInput, StoreUnavailable
 from shared.types import Job, State

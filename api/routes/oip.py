@@ -163,6 +163,7 @@ async def infer(request: Request, model: str, version: str | None = None) -> Res
     ref = _ref(request, model, version, Scope.SUBMIT)
     task, schema = await _contract(parts, ref)
     new.input = items_of(tensors, task, (schema or {}).get("input_schema"))
+    new.picked = not new.pinned
     new.version, new.model = ref.version, ref.model  # by whose schema the tensors were read
     wait_s = _take_parameters(new, asked.parameters, parts.settings.max_wait_s)
     try:
@@ -172,7 +173,7 @@ async def infer(request: Request, model: str, version: str | None = None) -> Res
     failed = failure(request, answer, lambda fault: _in_request(fault, tensors))
     if failed is not None:
         return failed
-    return _answer(model, asked, answer, tensors_of(answer.output, task))
+    return _answer(answer.ticket.used(model), asked, answer, tensors_of(answer.output, task))
 
 
 @router.post("/repository/index", dependencies=[Depends(admin_only)])

@@ -182,7 +182,7 @@ def _answer(request: Request, asked: EmbeddingsRequest, answer: Answer) -> Respo
     tokens = answer.ours.get("tokens", 0)
     body = {
         "object": "list",
-        "model": asked.model,
+        "model": answer.ticket.used(asked.model),
         "data": data,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }

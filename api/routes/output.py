@@ -13,6 +13,7 @@ from api.binary import JSON, binary_response, takes_json, wants_binary
 from api.deps import services
 from api.docs import BINARY, problems
 from api.errors import problem
+from api.fallback import FALLBACK_FOR
 from shared.api_keys import Scope
 from shared.errors import NotAcceptable, NotEnded
 from shared.types import Job, State
@@ -40,6 +41,8 @@ async def output(request: Request, job_id: str) -> Response:
     if job.state is not State.SUCCEEDED:
         return _failure(request, job)
     headers = {"ML-Model": f"{job.model}@{job.version}"}
+    if job.fallback_for is not None:
+        headers[FALLBACK_FOR] = job.fallback_for
     stored = None if ref is None else Stored(await parts.payloads.get(ref))
     octets = in_octets(request, job.output if stored is None else stored, headers)
     return octets or Response(stored or orjson.dumps(job.output), headers=headers, media_type=JSON)

@@ -20,7 +20,8 @@ from api.paths import MODEL
 from api.rollouts import rollout
 from api.schemas import Changed
 from shared.catalog import ModelName, ModelsFile, ModelSpec, VersionName, VersionSpec
-from shared.errors import BadRequest, InvalidInput, RegistryChanged
+from shared.errors import BadRequest, Fault, InvalidInput, RegistryChanged
+from shared.fallback import unfit
 from shared.registry import Registry
 from shared.registry_diff import differences
 
@@ -115,13 +116,21 @@ async def roll_back(request: Request, model: str) -> Response:
 async def put_model(request: Request, model: str) -> Response:
     """Added, or changed: as one entry under `models` of models.yaml."""
     name, spec = _name(model, ModelName, "model"), await _body(request, ModelSpec)
-    return await _change(request, lambda now: now.with_models({name: spec}))
+    return await _change(request, lambda now: _fitting(name, now.with_models({name: spec})))
 
 
 @router.delete(f"/{MODEL}", summary="Remove a model", response_model=None, responses=_ANSWERS, openapi_extra=_asks())
 async def delete_model(request: Request, model: str) -> Response:
     """Nobody can ask for it any more; its jobs are ended before its versions are unloaded."""
     return await _change(request, lambda now: now.without(model))
+
+
+def _fitting(model: str, registry: Registry) -> Registry:
+    """With a fallback that can be one: of all models that are to be. Raises InvalidInput."""
+    why = unfit(model, {name: entry.spec for name, entry in registry.models.items()})
+    if why:
+        raise InvalidInput("the model does not fit", faults=[Fault(pointer="/fallback", message=why)])
+    return registry
 
 
 async def _change(request: Request, how: Callable[[Registry], Registry]) -> Response:

@@ -63,7 +63,8 @@ async def predict(request: Request) -> Response:
     spec = parts.catalog.spec(ref.model)
     task = BUILT_IN[spec.task] if spec.task else None
     inputs = await parts.presence.input_check(ref)
-    new.version, new.input = ref.version, [_instance(one, inputs, task) for one in asked.instances]
+    new.version, new.picked = ref.version, True
+    new.input = [_instance(one, inputs, task) for one in asked.instances]
     try:
         answer = await ask(parts, new, parts.settings.max_wait_s, request.receive)
     except InvalidInput as error:

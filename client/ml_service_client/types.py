@@ -52,6 +52,11 @@ class Answer(dict[str, Any]):
         return str(self["version"])
 
     @property
+    def fallback_for(self) -> str | None:
+        """The model that you asked for, where `model` is its fallback; else None."""
+        return self.get("fallback_for")
+
+    @property
     def output(self) -> Any:
         """What the model returned."""
         return self["output"]
@@ -142,6 +147,7 @@ class Job:
     letter: str | None = None
     retried_from: str | None = None
     request_id: str | None = None
+    fallback_for: str | None = None  # the model that was asked for, where `model` is its fallback
     raw: Json = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -201,6 +207,7 @@ class Job:
             letter=raw.get("letter"),
             retried_from=raw.get("retried_from"),
             request_id=raw.get("request_id"),
+            fallback_for=raw.get("fallback_for"),
             raw=raw,
         )
 

@@ -52,6 +52,7 @@ def test_an_answer_is_its_dict() -> None:
     answer = Answer(raw)
     assert json.loads(json.dumps(answer)) == raw
     assert (answer["output"], answer.output, answer.timing.queue_ms, answer.errors) == ([1], [1], 2, ())
+    assert (answer.fallback_for, Answer(raw | {"fallback_for": "n"}).fallback_for) == (None, "n")
 
 
 def test_bytes_files_and_arrays_in_an_input(tmp_path: Path) -> None:

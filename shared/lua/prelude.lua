@@ -116,7 +116,7 @@ end
 local function dead_letter(reason, id, list, raw)
   local key = JOB .. id
   local names = { 'ref', 'payloads', 'dead_ttl_ms', 'attempt', 'crashes', 'worker', 'size', 'ttl_ms', 'timeout_ms',
-    'labels', 'owner', 'items', 'weight', 'stored', 'files', 'stored_bytes', 'webhook' }
+    'labels', 'owner', 'items', 'weight', 'stored', 'files', 'stored_bytes', 'webhook', 'fallback_for' }
   local job = fields(id, unpack(names))
   local letter = { 'reason', reason, 'id', id, 'list', list, 'raw', raw }
   for i, name in ipairs(names) do

@@ -32,6 +32,14 @@ models:
     task: echo
     versions: {"1": {}}
     limits: {queue: 1000, input_bytes: 1000}
+  busy:
+    task: echo
+    versions: {"1": {}}
+    limits: {queue: 1}
+    fallback: {model: spare}
+  spare:
+    task: echo
+    versions: {"1": {}}
   words:
     handler: tests/e2e/measured.py:Words
     versions: {"1": {}}
@@ -102,9 +110,16 @@ def _work(stack: Stack) -> None:
         texts = [callers.submit(stack.post, "/inference", {"model_type": "words", "data": {"text": t}}) for t in TEXTS]
         assert [job.status_code for job in jobs] == [200] * 24
         assert [text.result().status_code for text in texts] == [200, 200, 200, 500]
+    wait_until(lambda: all(_sees_spare(stack) for _ in range(10)), what="both processes see the worker")
+    jobs = [stack.post("/v1/jobs", {"model": "busy", "input": 1, "parameters": {"sleep_ms": 2000}}) for _ in range(2)]
+    assert [job.json()["model"] for job in jobs] == ["busy", "spare"]
     assert stack.post("/v1/jobs", {"model": "echo", "input": "x" * 2000}).status_code == 413
     assert stack.post("/v1/jobs", {"model": "broken", "input": {"text": "x"}}).status_code == 202
     wait_until(lambda: stack.metrics().value("ml_load_failed", model="broken") == 1, what="the broken model's card")
+
+
+def _sees_spare(stack: Stack) -> bool:
+    return stack.metrics().value("ml_serving_workers", model="spare") == 1
 
 
 def test_whichever_process_answers_tells_of_both(stack: Stack) -> None:
@@ -116,6 +131,7 @@ def test_whichever_process_answers_tells_of_both(stack: Stack) -> None:
         assert seen.value("ml_http_requests_total", **answered, status="200") == 27
         assert seen.value("ml_http_requests_total", **answered, status="500") == 1
         assert seen.value("ml_http_request_seconds_count", route="/inference") == 28
+        assert seen.value("ml_fallbacks_total", model="busy", reason="queue_full") == 1
         assert seen.value("ml_refusals_total") == seen.value("ml_refusals_total", reason="payload_too_large") == 1
         assert seen.value("ml_jobs", model="echo", state="succeeded") == 24, "what Redis knows is not summed"
 

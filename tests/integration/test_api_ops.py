@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
@@ -15,27 +14,13 @@ import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from shared import keys
-from tests.api_stack import Api, Hands, serving, settings, until
+from tests.api_stack import Api, Hands, appear, serving, settings, until
 
 
 @pytest.fixture
 async def api(redis_url: str, tmp_path: Path) -> AsyncIterator[Api]:
     async with serving(settings(redis_url, tmp_path)) as running:
         yield running
-
-
-def appear(store: redis.Redis, worker: str, *refs: str, state: str = "ready") -> None:
-    """What a worker publishes of itself."""
-    sign = {"process": f"p-{worker}", "worker": worker, "refs": refs, "state": "ready"}
-    store.set(f"{keys.WORKER}p-{worker}", orjson.dumps(sign), ex=60)
-    store.zadd(keys.WORKERS, {f"p-{worker}": 1})
-    store.expire(keys.WORKERS, 60)
-    for ref in refs:
-        card: dict[str, Any] = {"worker": worker, "task": "custom", "state": state, "device": "cpu", "memory": {}}
-        card |= dict(zip(("model", "version"), ref.split("@"), strict=True))
-        card |= {"limits": {"max_batch_size": 8}, "failed_batches": 0}
-        card |= {"input_schema": {"type": "object"}, "output_schema": {}, "parameters_schema": {}, "example": {"a": 1}}
-        store.set(keys.card_key(ref, worker), orjson.dumps(card), ex=60)
 
 
 async def test_live_and_ready(api: Api, store: redis.Redis) -> None:

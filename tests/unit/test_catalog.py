@@ -104,6 +104,65 @@ models:
 """
 
 
+FALLBACKS = """
+models:
+  bert:
+    task: text-embedding
+    versions: {"1": {source: a}}
+    fallback: {model: ada, dimensions: 384}
+  ada: {task: text-embedding, versions: {"1": {source: "openai:text-embedding-3-small"}}}
+  echo: {task: echo, versions: {"1": {}}, fallback: {model: spare}}
+  spare: {task: echo, versions: {"1": {}}}
+  own: {handler: "own.py:Own", versions: {"1": {source: a}}, fallback: {model: same}}
+  same: {handler: "own.py:Own", versions: {"1": {source: b}}, fallback: {model: own}}
+"""
+
+
+def test_fallbacks(tmp_path: Path) -> None:
+    catalog = _load(tmp_path, FALLBACKS)
+    found = {name: catalog.fallback(name) for name in catalog.models}
+    named = {name: one and (one.model, one.dimensions) for name, one in found.items()}
+    assert named == {
+        "bert": ("ada", 384),
+        "ada": None,
+        "echo": ("spare", None),
+        "spare": None,
+        "own": ("same", None),
+        "same": ("own", None),
+    }
+    echo = catalog.spec("echo")
+    assert echo.build("1") == echo.model_copy(update={"fallback": None}).build("1"), "nothing is loaded anew for it"
+
+
+def test_a_fallback_that_has_gone_or_does_something_else_is_none(tmp_path: Path) -> None:
+    models = _load(tmp_path, FALLBACKS).models
+    assert Catalog({"echo": models["echo"]}).fallback("echo") is None
+    assert Catalog({"echo": models["echo"], "spare": models["ada"]}).fallback("echo") is None
+    assert Catalog({}).fallback("echo") is None
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "told"),
+    [
+        ("{model: ada, dimensions: 384}", "{model: ada}", "models.bert: Value error, fallback.dimensions: must be"),
+        ("{model: ada, dimensions: 384}", "{model: ada, dimensions: 0}", "models.bert.fallback.dimensions: Input"),
+        ("{model: ada, dimensions: 384}", "{dimensions: 384}", "models.bert.fallback.model: Field required"),
+        ("{model: ada,", "{model: spare,", "models.bert.fallback.model: spare does echo, not text-embedding"),
+        ("{model: spare}", "{model: none}", "models.echo.fallback.model: there is no model 'none'"),
+        ("{model: spare}", "{model: echo}", "models.echo.fallback.model: names the model itself"),
+        ("{model: spare}", "{model: own}", "models.echo.fallback.model: own does own.py:Own, not echo"),
+        ("{model: spare}", "{model: spare, dimensions: 3}", "fallback.dimensions: only of text-embedding"),
+        ("{model: spare}", "{model: spare, reason: any}", "models.echo.fallback.reason: Extra inputs"),
+        ("{model: spare}", "spare", "line 8: models.echo.fallback: Input should be"),
+        ('same: {handler: "own.py:Own"', 'same: {handler: "own.py:New"', "same does own.py:New, not own.py:Own"),
+    ],
+)
+def test_fallbacks_that_cannot_be(tmp_path: Path, was: str, becomes: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _load(tmp_path, FALLBACKS.replace(was, becomes))
+    assert told in caught.value.message
+
+
 def test_tasks_of_a_backend(tmp_path: Path) -> None:
     catalog = _load(tmp_path, CELERY)
     found = catalog.celery_task("tasks.predict")

@@ -25,6 +25,7 @@ from api.schemas import InferenceAnswer, InferenceRequest, JobRequest
 from api.schemas_operators import Worker
 from local.__main__ import parse
 from shared.catalog import BatchSpec, CelerySpec, Limits, ModelSpec, VersionSpec, load_catalog
+from shared.fallback import FallbackSpec
 from shared.settings import Settings
 from shared.types import Job
 from worker.handler import ItemError
@@ -130,6 +131,7 @@ def test_settings_are_all_told_with_their_defaults() -> None:
         ("`batch`:", BatchSpec),
         ("`limits`:", Limits),
         ("### Tasks of a backend", CelerySpec),
+        ("### Fallback", FallbackSpec),
     ],
 )
 def test_fields_of_the_models_file_are_all_told(heading: str, model: Any) -> None:
