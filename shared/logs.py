@@ -61,6 +61,8 @@ class Event(enum.StrEnum):
     LEASE_LOST = enum.auto()
     LEASE_RENEWAL_FAILED = enum.auto()
     PREDICT_STALLED = enum.auto()
+    CALL_PUT_OFF = enum.auto()
+    CALL_OVERDUE = enum.auto()
     DEVICE_LOST = enum.auto()
     THREAD_DIED = enum.auto()
     HEALTH_FILE_FAILED = enum.auto()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -23,18 +24,20 @@ class _Sum:
 
 
 class Activity:
-    """`ran` on the device thread, `ended` on the finish thread, `told` on the presence thread."""
+    """`ran` on any thread, `ended` on the finish thread, `told` on the presence thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._lock = threading.Lock()
         self._busy_s, self._batches, self._items, self._jobs = 0.0, 0, 0, 0
         self._seen: deque[_Sum] = deque([_Sum(clock(), 0.0, 0, 0, 0)])
 
     def ran(self, seconds: float, items: int) -> None:
-        """A batch was on the device."""
-        self._busy_s += seconds
-        self._batches += 1
-        self._items += items
+        """A batch has run, and was so long on the device."""
+        with self._lock:
+            self._busy_s += seconds
+            self._batches += 1
+            self._items += items
 
     def ended(self) -> None:
         """This worker has written a job's outcome."""

@@ -19,7 +19,7 @@ from kombu.utils.functional import maybe_list
 from shared import origin, scripts
 from shared.logs import Event, get_logger
 from shared.messages import TASK
-from worker.runner import RETRY_S
+from worker.links import RETRY_S
 
 logger = get_logger("worker")
 

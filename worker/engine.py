@@ -22,19 +22,23 @@ from shared.payload_store import Payloads
 from shared.settings import Settings
 from shared.store import connect
 from worker.adopter import Adopter
+from worker.claims import Claimer
 from worker.cpu import CpuShare
 from worker.fetcher import Fetcher
 from worker.finisher import Finisher, timed_out
+from worker.handler import Listener
 from worker.holdings import Holdings
 from worker.links import Links, is_linked
 from worker.metrics import WorkerMetrics
 from worker.outputs import Outputs
+from worker.pieces import PieceTeller
 from worker.preparer import Preparer
 from worker.progress import ProgressTeller
 from worker.queues import Queues
 from worker.registry import RegistryReader
 from worker.report import Reporter
-from worker.runner import Runner
+from worker.runner import Run, Runner
+from worker.runners import Runners
 from worker.shelf import Place, Shelf
 from worker.spans import begin_job, end_job
 from worker.work import Unit, Work
@@ -73,7 +77,7 @@ class Engine:
         self.holdings = Holdings(process, self._room, on_waiting=self._on_waiting, on_etag=on_etag)
         self.queues = Queues(lambda: [*self._refs, *registry.catalog.celery_queues()])
         self.reporter = Reporter()
-        self._progress = ProgressTeller(client, process)
+        self._progress, self._pieces = ProgressTeller(client, process), PieceTeller(client, process)
         self._finisher = Finisher(
             client,
             self.holdings,
@@ -85,18 +89,25 @@ class Engine:
             outputs=Outputs(payloads, client, settings.output_inline_bytes) if payloads.external else None,
             on_gone=self._gone,
         )
-        self._runner = Runner(
+        claimer = Claimer(
             client,
             self._finisher,
             self.reporter,
             metrics,
-            self._progress,
             process=process,
             worker=settings.worker_name,
             max_attempts=settings.max_attempts,
-            on_paused=self._give_back,
-            before=share.apply,
         )
+        make_runner = partial(
+            Runner,
+            claimer,
+            self._finisher,
+            metrics,
+            self._listener,
+            worker=settings.worker_name,
+            on_paused=self._give_back,
+        )
+        self._runners = Runners(make_runner, before=share.apply)
         adopter = Adopter(
             client,
             registry,
@@ -107,7 +118,7 @@ class Engine:
         )
         self._preparer = Preparer(
             client,
-            self._runner,
+            self._runners.put,
             self._finisher,
             metrics,
             threads=settings.prepare_threads,
@@ -134,7 +145,8 @@ class Engine:
         """The threads run; nothing comes in before Celery consumes."""
         self._finisher.start()
         self._progress.start()
-        self._runner.start()
+        self._pieces.start()
+        self._runners.start()
 
     def accept(self, request: Any) -> None:
         """A message that Celery has received."""
@@ -193,7 +205,7 @@ class Engine:
         if not work.claimed:
             work.ended = True
             end_job(work, "lease_lost")
-            self._runner.drop(work)
+            self._runners.drop(work)
             self.holdings.release(tag)
             self._gone(work)
             self.reporter.forget(work)
@@ -208,16 +220,19 @@ class Engine:
             self.reporter.call(partial(work.request.reject, requeue=True))
             self.reporter.forget(work)
 
+    def _listener(self, units: list[Unit]) -> Listener:
+        return Listener(self._progress.listener(units), self._pieces.listener(units))
+
     @property
     def busy_since(self) -> float | None:
         """Since when (monotonic) a batch is on the device; None: none is."""
-        current = self._runner.current
-        return None if current is None else current[0]
+        run = self._runners.on_device()
+        return None if run is None else run.begun
 
     @property
     def device_lost(self) -> str:
         """Why the device is gone; empty when all is well."""
-        return self._runner.device_lost
+        return self._runners.device_lost
 
     def healthy(self) -> bool:
         """The device works, and no predict is overdue."""
@@ -229,33 +244,36 @@ class Engine:
 
     def stalled(self) -> list[Work]:
         """The jobs on the device for longer than their model's timeout; empty when all is well."""
-        current = self._runner.current
-        if current is None or self.device_lost:
-            return []
-        begun, units = current
-        if time.monotonic() - begun <= units[0].work.patience_s:  # the same for all of a batch
-            return []
-        return _works_of(units)
+        run = self._runners.on_device()
+        return run.works if run is not None and not self.device_lost and _overdue(run) else []
 
     def end_overdue(self) -> None:
-        """Jobs on the device past a time limit of their own have failed (`timeout`). The batch goes on, and what comes
-        of it is dropped for them."""
-        current = self._runner.current
-        if current is None:
-            return
-        begun, units = current
-        for work in _works_of(units):
-            if work.timeout_s is not None and not work.ended and time.monotonic() - begun > work.timeout_s:
+        """Jobs past a time limit of their own have failed (`timeout`). Their batch goes on, and what comes of it is
+        dropped for them. Who asks somebody else and waits too long is given up: that needs no new process."""
+        if (run := self._runners.on_device()) is not None:
+            self._end_late(run)
+        for runner, run in self._runners.calls():
+            self._end_late(run)
+            if _overdue(run):
+                logger.error(Event.CALL_OVERDUE, model=str(run.works[0].ref), jobs=[work.names for work in run.works])
+                runner.abandon(run)
+                for work in run.works:
+                    if not work.ended:
+                        self._finisher.end(work, timed_out(work.patience_s))
+
+    def _end_late(self, run: Run) -> None:
+        for work in run.works:
+            if work.timeout_s is not None and not work.ended and time.monotonic() - run.begun > work.timeout_s:
                 self._finisher.end(work, timed_out(work.timeout_s))
 
     def on_device(self) -> list[Work]:
         """The jobs on the device now."""
-        current = self._runner.current
-        return _works_of(current[1]) if current else []
+        run = self._runners.on_device()
+        return run.works if run is not None else []
 
     def _place_on_device(self) -> Place | None:
-        current = self._runner.current
-        return current[1][0].work.place if current else None
+        run = self._runners.on_device()
+        return run.units[0].work.place if run is not None else None
 
     def settle(self, works: list[Work], *, overdue: bool) -> None:
         """This process is about to die, and its sign of life is gone: of `works`, which are on the device. One that is
@@ -263,8 +281,9 @@ class Engine:
         goes back as it was."""
         self.holdings.close()
         stuck = [work.tag for work in works]
-        self._runner.span.fail("timeout" if overdue else "device_lost")
-        self._runner.span.end()
+        if (run := self._runners.on_device()) is not None:
+            run.span.fail("timeout" if overdue else "device_lost")
+            run.span.end()
         if overdue and len(works) == 1:
             self._finisher.end(works[0], timed_out(works[0].patience_s))
             self._finisher.stop(10)
@@ -286,7 +305,7 @@ class Engine:
         deadline = time.monotonic() + grace_s
         self.reporter.passed(min(_LAST_WORDS_S, grace_s / 2))  # what was being drained is held, and goes back too
         self._preparer.stop()
-        done = self._runner.stop(max(1.0, deadline - time.monotonic()))
+        done = self._runners.stop(max(1.0, deadline - time.monotonic()))
         done = self._finisher.stop(max(1.0, deadline - time.monotonic())) and done
         tags = self.holdings.tags()
         if tags:
@@ -315,7 +334,7 @@ class Engine:
         return {
             "models": [str(place.ref) for place in self._shelf.places()],
             "held": len(self.holdings),
-            "waiting-units": self._runner.waiting(),
+            "waiting-units": self._runners.waiting(),
         }
 
     def _gone(self, work: Work) -> None:
@@ -329,6 +348,7 @@ class Engine:
         """A version has come or gone: there may be room for what waits, or another queue. Any thread."""
         self._refs = _by_queue(self._shelf)
         self.holdings.changed = True
+        self._runners.tidy()
         self.reporter.call(self.queues.sync)  # wakes Celery's loop, which drains then
 
     def _on_waiting(self, list_name: str) -> None:
@@ -348,7 +368,7 @@ class Engine:
         elif (model := self._shelf.ready(ref)) is None:
             return -1
         else:
-            size = model.max_size
+            size = model.max_size * max(1, model.concurrency)
         return 2 * size if list_name == keys.queue_list(queue, keys.NORMAL) else size
 
 
@@ -361,5 +381,5 @@ def _unadopted(job_id: str, tag: str, request: Any, carried: Carried) -> Work:
     return Work(job_id, tag, Ref("", ""), keys.NORMAL, request, request_id=carried.request_id, linked=linked)
 
 
-def _works_of(units: list[Unit]) -> list[Work]:
-    return list(dict.fromkeys(unit.work for unit in units))
+def _overdue(run: Run) -> bool:
+    return time.monotonic() - run.begun > run.units[0].work.patience_s  # the same for all of a batch

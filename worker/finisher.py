@@ -159,7 +159,8 @@ class Finisher:
         works = dict.fromkeys(unit.work for unit in batch.units if not unit.work.ended)
         total = sum(unit.cost for unit in batch.units)
         for unit in batch.units:
-            unit.work.device_ms += batch.predict_ms * unit.cost / total
+            if not _called(unit):
+                unit.work.device_ms += batch.predict_ms * unit.cost / total
             unit.work.tokens += unit.prepared.tokens
         for work in works:
             if batch.predict_ms > work.predict_ms:
@@ -279,6 +280,11 @@ class Finisher:
             stored=outcome.stored,
             usage=scripts.Usage(len(work.items), work.tokens, int(work.device_ms * 1000)) if work.owner else None,
         )
+
+
+def _called(unit: Unit) -> bool:
+    """Whether somebody else did it, and not the device."""
+    return unit.work.model is not None and unit.work.model.concurrency > 0
 
 
 def _fill(unit: Unit, output: Any) -> None:

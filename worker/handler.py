@@ -23,7 +23,8 @@ Write one class, name it in `models.yaml` (`handler: my/model.py:MyModel`), chec
 What the service does around it: jobs of many callers wait in one queue; when the device is free the waiting items
 make a batch (bounded by `batch.max_size` and `batch.max_cost`), `predict` gets the list and returns one output for
 each item in the same order. A job whose input is a list is split into items before and joined after. What takes long
-may tell its callers how far it is: `self.progress(position, 0.4, "page 2 of 5")`.
+may tell its callers how far it is: `self.progress(position, 0.4, "page 2 of 5")`. A model that only asks somebody else
+(`concurrency = 16`) is asked so often at a time, beside the device.
 
 Threads: `load` and the warm-up run in the main thread before the worker is ready; `prepare` in a small pool of CPU
 threads, `predict` always in the one device thread, `finish` in the finish thread. So `prepare` and `finish` must not
@@ -32,7 +33,9 @@ touch what `predict` changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
@@ -44,6 +47,18 @@ from shared.tasks import NoParameters, Task
 In = TypeVar("In", bound=BaseModel)
 Out = TypeVar("Out")
 OnProgress = Callable[[int, float | None, str | None], None]  # position in the batch, fraction, message
+OnPiece = Callable[[int, str], None]  # position in the batch, text
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who hears what a handler tells while it predicts a batch."""
+
+    progress: OnProgress
+    piece: OnPiece
+
+
+_HEARS: ContextVar[Listener | None] = ContextVar("hears", default=None)
 
 
 class ItemError(Exception):
@@ -61,6 +76,27 @@ class ItemError(Exception):
 class DeviceLost(Exception):
     """Raise it in `predict` when the device is gone or broken for this process. Its jobs go back to the queue, and the
     worker ends (exit code 70), to be started again. CUDA's own errors are recognised without it."""
+
+
+class TryLater(Exception):
+    """Raise it in `predict` when whom the handler asks cannot serve now: the items wait and are tried again, as long as
+    their jobs' deadlines allow. With `after_s` this version asks for nothing more until then; without it is a failure
+    of the moment: each item is tried `retries` times more, after pauses that grow, and then fails with `code`."""
+
+    def __init__(self, message: str, *, after_s: float | None = None, code: str = "provider_error") -> None:
+        super().__init__(message)
+        self.message, self.after_s, self.code = message, after_s, code
+
+
+@dataclass(slots=True, frozen=True)
+class Answered:
+    """Return it in place of an output that only now is known to have cost: tokens `read` and `written`, and what they
+    are charged (`cost`, in whatever currency your prices are)."""
+
+    output: Any
+    read: int = 0
+    written: int = 0
+    cost: float = 0.0
 
 
 @dataclass(slots=True, frozen=True)
@@ -81,6 +117,8 @@ class Context:
     cache_dir: Path | None = None
     on_overlong: str = "truncate"  # or "refuse": what to do with an input over the model's own limit
     max_batch_size: int = 64
+    timeout_s: float = 60.0  # what one `predict` may take
+    allowance: Any = None  # of a managed provider with a rate (worker/providers/allowance.py)
 
 
 @dataclass(slots=True)
@@ -120,7 +158,10 @@ class Handler(Generic[In, Out]):
     example_parameters: dict[str, Any] = {}  # what the examples need beside, where they need any
     uses_torch: ClassVar[bool] = True  # False: neither torch nor torchvision is imported for it
     padded: ClassVar[bool] = False  # predict pads to its longest item: a batch costs len(batch) x max(cost)
-    on_progress: OnProgress | None = None  # the worker's, while `predict` runs
+    concurrency: int = 0  # calls of `predict` at a time, in threads of their own; 0: one, in the device thread
+    retries: int = 4  # after TryLater without a time
+    max_size: int | None = None  # of a batch, whatever models.yaml says
+    hears: Listener | None = None  # the worker's, while `predict` runs in the device thread
     io: ClassVar[Task]  # how a job's input splits into items and outputs join; made from the type arguments
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -153,8 +194,31 @@ class Handler(Generic[In, Out]):
         """Call it in `predict`, from any thread, as often as you like: `batch[position]` is done to `fraction` (0 to 1;
         None: not known), and what its caller may read of it. It never fails a job, costs less than a microsecond, and
         the last word of each job goes out twice a second at most. Does nothing outside of a worker."""
-        if self.on_progress is not None:
-            self.on_progress(position, fraction, message)
+        if (hears := _HEARS.get() or self.hears) is not None:
+            hears.progress(position, fraction, message)
+
+    def say(self, position: int, text: str) -> None:
+        """Call it in `predict` as an answer grows: `text` is its next piece. Who follows the job reads along; the
+        output is what counts. As cheap and as harmless as `progress`."""
+        if (hears := _HEARS.get() or self.hears) is not None:
+            hears.piece(position, text)
+
+    @contextmanager
+    def heard(self, hears: Listener | None) -> Iterator[None]:
+        """The worker's, around `predict`. With `concurrency` each call has its own, and what it tells from threads of
+        its own is not heard."""
+        if self.concurrency:
+            token = _HEARS.set(hears)
+            try:
+                yield
+            finally:
+                _HEARS.reset(token)
+        else:
+            self.hears = hears
+            try:
+                yield
+            finally:
+                self.hears = None
 
     def finish(self, outputs: list[Any], item: In, parameters: Any) -> Any:
         """The answer for one item (a pydantic model or plain JSON data) from the outputs of its chunks."""

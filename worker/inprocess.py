@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from shared.errors import HandlerContract
 from shared.tasks import Split, Task, parse_item
-from worker.handler import Handler, ItemError, Prepared, with_notes
+from worker.handler import Answered, Handler, ItemError, Prepared, with_notes
 
 
 def as_item(task: Task, value: Any) -> Any:
@@ -48,7 +48,7 @@ def _predict(handler: Handler[Any, Any], chunks: list[Prepared]) -> list[Any]:
             kind = f"{len(got)} outputs" if isinstance(got, Sequence) else type(got).__name__
             raise HandlerContract(f"predict must return one output for each input: got {kind} for {len(places)} inputs")
         for place, output in zip(places, got, strict=True):
-            outputs[place] = output
+            outputs[place] = output.output if isinstance(output, Answered) else output
     return outputs
 
 

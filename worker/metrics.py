@@ -23,6 +23,7 @@ from shared.types import State
 from worker.activity import Activity
 from worker.device import Device
 from worker.gpus import Readings
+from worker.handler import Answered
 from worker.work import Unit
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -37,9 +38,11 @@ CODES = frozenset(
         "model_unavailable",
         "out_of_memory",
         "predict_error",
+        "provider_error",
         "timeout",
     )
 )
+REASONS = ("provider_error", "rate_limited", "timeout")  # why a call is to be tried again
 _LABELS = ("worker", "model", "version")
 
 
@@ -72,6 +75,9 @@ class WorkerMetrics:
         self.items = histogram("ml_batch_items", "Items of a batch", ITEMS)
         self.fill = histogram("ml_batch_cost_fill", "A batch's cost (padded, if it is) as a share of max_cost", SHARES)
         self.waste = histogram("ml_batch_padding_waste", "The share of a batch's cost that is padding", SHARES)
+        self.call_tokens = counter("ml_call_tokens", "Tokens that a provider has read and written", "direction")
+        self.call_cost = counter("ml_call_cost", "What they cost, by the prices in models.yaml")
+        self.put_off = counter("ml_calls_put_off", "Items that are to be tried again, by why", "reason")
         self.busy = counter("ml_device_busy_seconds", "Time that batches were on the device")
         self.jobs = counter("ml_jobs_ended", "Jobs whose outcome this worker has written", "outcome")
         self.redeliveries = counter("ml_redeliveries", "Jobs started again, after a start that came to nothing")
@@ -96,10 +102,15 @@ class VersionMetrics:
         self._predict, self._finish = metrics.predict.labels(*labels), metrics.finish.labels(*labels)
         self._items, self._fill = metrics.items.labels(*labels), metrics.fill.labels(*labels)
         self._waste, self._busy = metrics.waste.labels(*labels), metrics.busy.labels(*labels)
+        self._call_cost = metrics.call_cost.labels(*labels)
         self._redeliveries, self._halved = metrics.redeliveries.labels(*labels), metrics.halved.labels(*labels)
         self._outcomes: dict[str, Counter] = {}
         for outcome in ("succeeded", "canceled", *CODES):
             self._outcome(outcome)
+        for direction in ("read", "written"):
+            metrics.call_tokens.labels(*labels, direction)
+        for reason in REASONS:
+            metrics.put_off.labels(*labels, reason)
         for outcome in ("loaded", "failed"):
             metrics.loads.labels(*labels, outcome)
         metrics.evictions.labels(*labels)
@@ -115,19 +126,30 @@ class VersionMetrics:
         """A job's input is ready for batches, or refused."""
         self._prepare.observe(seconds)
 
-    def ran(self, units: Sequence[Unit], seconds: float, *, halved: int) -> None:
-        """A batch was on the device; it was cut `halved` times for want of memory."""
+    def ran(self, units: Sequence[Unit], seconds: float, *, halved: int, on_device: bool = True) -> None:
+        """A batch has run; it was cut `halved` times for want of memory."""
         budget, costs = units[0].budget, [unit.cost for unit in units]
         useful = sum(costs)
         paid = len(costs) * max(costs) if budget.padded else useful
-        self._metrics.activity.ran(seconds, len(units))
+        self._metrics.activity.ran(seconds if on_device else 0.0, len(units))
         self._predict.observe(seconds)
-        self._busy.inc(seconds)
+        if on_device:
+            self._busy.inc(seconds)
         self._items.observe(len(units))
         self._fill.observe(paid / budget.max_cost)
         self._waste.observe(1 - useful / paid)
         if halved:
             self._halved.inc(halved)
+
+    def spent(self, answered: Answered) -> None:
+        """An item was answered by who counts tokens."""
+        for direction, tokens in (("read", answered.read), ("written", answered.written)):
+            self._metrics.call_tokens.labels(*self._labels, direction).inc(tokens)
+        self._call_cost.inc(answered.cost)
+
+    def put_off(self, reason: str) -> None:
+        """An item waits to be tried again."""
+        self._metrics.put_off.labels(*self._labels, reason if reason in REASONS else "provider_error").inc()
 
     def ended(self, state: State | None, code: str | None, seconds: float) -> None:
         """A job's outcome is written, so long after its last batch; `code` where it has failed."""

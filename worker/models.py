@@ -17,11 +17,12 @@ from pydantic import BaseModel
 from shared.catalog import ModelSpec, Ref, VersionSpec
 from shared.errors import ConfigError
 from shared.logs import Event, get_logger
+from shared.providers import ProviderRate
 from shared.settings import Settings
+from shared.store import connect
 from shared.tasks import Task
 from worker.cpu import CpuShare
 from worker.handler import Context, Handler
-from worker.handlers.echo import Echo
 from worker.inprocess import plain, run_items, warm_items, warm_up
 from worker.memory import device_bytes, host_bytes
 from worker.sources import TORCHVISION, fetch, resolve
@@ -32,6 +33,7 @@ __all__ = ["LoadedModel", "handler_class", "load_model", "run_items"]
 logger = get_logger("worker")
 
 _BUILT_IN = {
+    "echo": "worker.handlers.echo:Echo",
     "text-embedding": "worker.handlers.text_embedding:TextEmbedding",
     "question-answering": "worker.handlers.question_answering:QuestionAnswering",
 }
@@ -61,6 +63,8 @@ class LoadedModel:
     padded: bool
     max_wait_s: float
     timeout_s: float
+    concurrency: int = 0
+    retries: int = 0
     load_s: float = 0.0
     warm_s: float = 0.0
     host_bytes: int = 0
@@ -78,7 +82,8 @@ class LoadedModel:
         """What is known of this version once it is loaded; JSON data. The rest is in `handler_card`."""
         return {
             "limits": self.spec.limits.model_dump(mode="json")
-            | {"max_batch_size": self.max_size, "max_batch_cost": self.max_cost, "max_wait_s": self.max_wait_s},
+            | {"max_batch_size": self.max_size, "max_batch_cost": self.max_cost, "max_wait_s": self.max_wait_s}
+            | ({"concurrency": self.concurrency} if self.concurrency else {}),
             "failed_batches": self.failed_batches,
             "memory": {"host_bytes": self.host_bytes, "device_bytes": self.device_bytes},
             "timing": {"load_s": round(self.load_s, 3), "warm_s": round(self.warm_s, 3)},
@@ -104,8 +109,8 @@ def handler_class(spec: ModelSpec, version: VersionSpec | None = None, *, base: 
         return _own(spec.handler, base)
     task = spec.task or ""
     version = version or next(iter(spec.versions.values()))
-    if task == "echo":
-        return Echo
+    if version.provider:
+        return _provider(version.provider, task)
     if version.onnx:
         if task not in _ONNX:
             raise ConfigError(
@@ -150,6 +155,8 @@ def load_model(
         cache_dir=settings.model_cache_dir,
         on_overlong=spec.limits.on_overlong,
         max_batch_size=spec.batch.max_size,
+        timeout_s=spec.limits.timeout_s,
+        allowance=_allowance(version, settings),
     )
     host, on_device, begun = host_bytes(), device_bytes(device), time.monotonic()
     try:
@@ -162,7 +169,7 @@ def load_model(
         ) from error
     loaded = time.monotonic()
     outputs = warm_up(handler)
-    max_size, max_cost = spec.batch.max_size, _max_cost(spec, device)
+    max_size, max_cost = min(spec.batch.max_size, handler.max_size or spec.batch.max_size), _max_cost(spec, device)
     if handler.uses_torch:
         max_size = warm_batches(handler, warm_items(handler), max_size=max_size, max_cost=max_cost)
         if max_size < spec.batch.max_size:
@@ -178,6 +185,8 @@ def load_model(
         padded=handler.padded,
         max_wait_s=spec.batch.max_wait_ms / 1000,
         timeout_s=spec.limits.timeout_s,
+        concurrency=handler.concurrency,
+        retries=handler.retries,
         load_s=loaded - begun,
         warm_s=time.monotonic() - loaded,
         host_bytes=max(0, host_bytes() - host),
@@ -185,6 +194,23 @@ def load_model(
         example_output=plain(outputs[0]) if outputs else None,
     )
     return model
+
+
+def _provider(provider: str, task: str) -> type[AnyHandler]:
+    try:
+        from worker.providers import provider_handler
+    except ImportError as error:
+        raise ConfigError(f"managed providers need `pip install 'ml-service[providers]'`: {error}") from error
+    return provider_handler(provider, task)
+
+
+def _allowance(version: VersionSpec, settings: Settings) -> Any:
+    rate = version.provider_options().rate if version.provider else None
+    if rate is None or rate == ProviderRate():
+        return None
+    from worker.providers.allowance import Allowance
+
+    return Allowance(connect(settings), version.source, rate)
 
 
 def _own(path: str, base: Path | None) -> type[AnyHandler]:

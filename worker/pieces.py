@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import redis
@@ -18,6 +17,7 @@ import redis
 from shared import scripts
 from shared.logs import Event, get_logger
 from shared.scripts_jobs import say
+from worker.handler import OnPiece
 from worker.work import Unit, Work
 
 logger = get_logger("worker")
@@ -25,8 +25,6 @@ logger = get_logger("worker")
 EVERY_S = 0.02
 MOST_BYTES = 1_000_000  # of one job: of its whole answer in Redis, and of what waits for Redis here
 _RETRY_S = 0.5
-
-OnPiece = Callable[[int, str], None]  # position in the batch, text
 
 
 @dataclass(slots=True, eq=False)

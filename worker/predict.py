@@ -4,37 +4,39 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shared.logs import Event, get_logger
-from worker.handler import DeviceLost, ItemError, OnProgress
+from worker.handler import DeviceLost, ItemError, Listener, TryLater
 
 if TYPE_CHECKING:
     from worker.models import LoadedModel
 
 logger = get_logger("worker")
 
+Listen = Callable[[int, int], Listener]  # to what is told of batch[start:stop], whose positions begin at 0
+
 
 def predict(
-    model: LoadedModel, batch: list[Any], names: Sequence[Mapping[str, str]] = (), hear: OnProgress | None = None
+    model: LoadedModel, batch: list[Any], names: Sequence[Mapping[str, str]] = (), listen: Listen | None = None
 ) -> list[Any]:
-    """One output for each of `batch` (`names`: whose each is, for the log; `hear`: what the handler tells of their
-    progress), an ItemError where it failed. Never raises for a fault of the input: a batch that raises is halved until
-    the culprits are alone; out of memory halves it too and lowers the model's `max_size` for this process. A wrong
-    number of outputs fails the whole batch (`handler_contract`). Raises DeviceLost: then none of `batch` has an
-    output."""
-    model.handler.on_progress = hear
+    """One output for each of `batch` (`names`: whose each is, for the log; `listen`: who hears what is told of part of
+    them), an ItemError where it failed, a TryLater where it is to be run again. Never raises for a fault of the input:
+    a batch that raises is halved until the culprits are alone; out of memory halves it too and lowers the model's
+    `max_size` for this process. A wrong number of outputs fails the whole batch (`handler_contract`). Raises
+    DeviceLost: then none of `batch` has an output."""
     try:
-        return _checked(model, batch, model.handler.predict(batch), names)
+        with model.handler.heard(listen and listen(0, len(batch))):
+            return _checked(model, batch, model.handler.predict(batch), names)
+    except TryLater as later:
+        return [later.with_traceback(None)] * len(batch)
     except Exception as error:
         if is_device_lost(error):
             raise DeviceLost(f"{type(error).__name__}: {error}") from error
         if len(batch) == 1:
             return [_item_error(model, error, names[0] if names else {})]
         out_of_memory = is_out_of_memory(error)
-    finally:
-        model.handler.on_progress = None
     # Here the error is gone, and with its traceback the failed batch's tensors, which the halves may need the room of.
     if out_of_memory:
         model.halved_batches += 1
@@ -43,13 +45,13 @@ def predict(
             model.max_size = max(1, len(batch) // 2)
             logger.warning(Event.BATCH_HALVED, model=str(model.ref), size=len(batch), max_size=model.max_size)
     middle = len(batch) // 2
-    ahead = predict(model, batch[:middle], names[:middle], hear)
-    return ahead + predict(model, batch[middle:], names[middle:], hear and _from(middle, hear))
+    ahead = predict(model, batch[:middle], names[:middle], listen)
+    return ahead + predict(model, batch[middle:], names[middle:], listen and _from(middle, listen))
 
 
-def _from(first: int, hear: OnProgress) -> OnProgress:
+def _from(first: int, listen: Listen) -> Listen:
     """For a part of a batch, whose positions begin at 0 again."""
-    return lambda position, *told: hear(first + position if position >= 0 else position, *told)
+    return lambda start, stop: listen(first + start, first + stop)
 
 
 def _item_error(model: LoadedModel, failure: Exception, names: Mapping[str, str]) -> ItemError:

@@ -23,19 +23,18 @@ from worker.handler import ItemError, Prepared
 from worker.links import RETRY_S
 from worker.metrics import WorkerMetrics
 from worker.models import LoadedModel
-from worker.runner import Runner
 from worker.work import Item, Unit, Work
 
 logger = get_logger("worker")
 
 
 class Preparer:
-    """`submit` from any thread."""
+    """`submit` from any thread; `put` gets the units of one job."""
 
     def __init__(
         self,
         client: redis.Redis,
-        runner: Runner,
+        put: Callable[[list[Unit]], None],
         finisher: Finisher,
         metrics: WorkerMetrics,
         *,
@@ -43,7 +42,7 @@ class Preparer:
         fetcher: Fetcher,
         adopt: Callable[[Work], None],
     ) -> None:
-        self._client, self._runner, self._finisher, self._metrics = client, runner, finisher, metrics
+        self._client, self._put, self._finisher, self._metrics = client, put, finisher, metrics
         self._adopt, self._fetcher = adopt, fetcher
         self._stopping = threading.Event()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
@@ -103,7 +102,7 @@ class Preparer:
             outcome = failure(faults[:MAX_FAULTS])
             return self._finisher.end(work, outcome)
         work.open_items = sum(item.fault is None for item in work.items)
-        self._runner.put(units)
+        self._put(units)
 
     def _input(self, work: Work, value: Any) -> Any:
         pointers = work.request.request_dict.get("ml_payloads") or []

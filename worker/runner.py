@@ -1,206 +1,274 @@
-"""The device thread: take a batch when the device is free, claim its jobs, predict, hand the outputs on."""
+"""From waiting units to outputs: take a batch when there is a thread for it, claim its jobs, predict, hand on.
+
+The device has one runner with one thread. A version whose `predict` only waits for somebody else (a managed provider)
+has a runner of its own, with as many threads as calls may be under way, so that it holds up neither the device nor
+another provider.
+"""
 
 from __future__ import annotations
 
+import heapq
+import itertools
+import random
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
-import redis
-
-from shared import scripts
 from shared.logs import Event, get_logger
-from shared.tracing import NO_SPAN
+from shared.tracing import NO_SPAN, Span
 from worker.batcher import Batcher
+from worker.claims import Claimer
 from worker.finisher import Finisher
-from worker.handler import DeviceLost, ItemError
+from worker.handler import Answered, DeviceLost, ItemError, Listener, TryLater
 from worker.metrics import WorkerMetrics
+from worker.models import LoadedModel
 from worker.predict import predict
-from worker.progress import ProgressTeller
-from worker.report import Reporter
 from worker.spans import begin_batch
 from worker.vital import vital_thread
 from worker.work import Unit, Work
 
 logger = get_logger("worker")
 
-RETRY_S = 0.5  # between tries to reach Redis; what is in hand is kept
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0  # before another try of what failed for a moment
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A batch under way, since `begun` (monotonic). `abandoned`: nobody waits for what comes of it any more."""
+
+    begun: float
+    units: list[Unit]
+    span: Span = NO_SPAN
+    abandoned: bool = False
+
+    @property
+    def works(self) -> list[Work]:
+        """The jobs that it is of."""
+        return list(dict.fromkeys(unit.work for unit in self.units))
 
 
 class Runner:
-    """Only its thread runs a model in service, and calls `before` each time. `put` from any thread. `on_paused` is told
+    """`put` from any thread; `before` is called in the runner's own, each time before it predicts. `on_paused` is told
     of jobs that have not started and are not to, since their model is paused: they are no longer here."""
 
     def __init__(
         self,
-        client: redis.Redis,
+        claimer: Claimer,
         finisher: Finisher,
-        reporter: Reporter,
         metrics: WorkerMetrics,
-        progress: ProgressTeller,
+        listener: Callable[[list[Unit]], Listener],
         *,
-        process: str,
         worker: str,
-        max_attempts: int,
+        name: str = "device",
+        threads: int = 1,
         on_paused: Callable[[list[Work]], None] = lambda _: None,
         before: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._client, self._finisher, self._reporter, self._metrics = client, finisher, reporter, metrics
-        self._progress = progress
-        self._process, self._worker, self._max_attempts = process, worker, max_attempts
+        self._claimer, self._finisher, self._metrics, self._listener = claimer, finisher, metrics, listener
+        self._worker, self._name = worker, name
         self._on_paused, self._before, self._clock = on_paused, before, clock
         self._condition = threading.Condition()
         self._batcher: Batcher[Unit] = Batcher(clock)
+        self._later: list[tuple[float, int, Unit]] = []  # a heap: units and when they are tried again
+        self._numbers = itertools.count()
+        self._held_until = float("-inf")
         self._stopping = False
-        self._thread = vital_thread("device", self._loop)
-        self.current: tuple[float, list[Unit]] | None = None
-        """Since when which batch is on the device; read by the watchdog."""
+        self._runs: list[Run] = []
+        self._threads = [vital_thread(name, self._loop) for _ in range(threads)]
         self.device_lost = ""
-        """Why the device is gone, with the batch still in `current`; the watchdog ends the process."""
-        self.span = NO_SPAN
-        """Of the batch that is on the device, or was last."""
+        """Why the device is gone, with the batch still in `runs`; the watchdog ends the process."""
 
     def start(self) -> None:
         """Once."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
-    def stop(self, timeout: float) -> bool:
-        """Finish the batch in flight and end; False if it took longer than `timeout` seconds."""
+    def close(self) -> None:
+        """Begin no other batch."""
         with self._condition:
             self._stopping = True
             self._condition.notify_all()
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+
+    def join(self, timeout: float) -> bool:
+        """Wait, after `close`, for the batches under way; False if they took longer than `timeout` seconds."""
+        end = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def put(self, units: Iterable[Unit]) -> None:
-        """They wait for the device from now on."""
+        """They wait for their turn from now on."""
         with self._condition:
+            before = len(self._batcher)
             self._batcher.put(units)
-            self._condition.notify_all()
+            self._condition.notify(len(self._batcher) - before)
 
     def drop(self, work: Work) -> None:
         """Forget what waits of a job that is no longer ours."""
         with self._condition:
-            self._batcher.discard(lambda unit: unit.work is work)
+            self._take_out(lambda unit: unit.work is work)
 
     def waiting(self) -> int:
         """How many units wait."""
         with self._condition:
-            return len(self._batcher)
+            return len(self._batcher) + len(self._later)
+
+    def runs(self) -> list[Run]:
+        """What is under way."""
+        with self._condition:
+            return list(self._runs)
+
+    def abandon(self, run: Run) -> None:
+        """It may take for ever: another thread does what its own would have done next."""
+        with self._condition:
+            if run in self._runs:
+                run.abandoned = True
+                self._runs.remove(run)
+                thread = vital_thread(self._name, self._loop)
+                self._threads.append(thread)
+                thread.start()
 
     def _loop(self) -> None:
         while True:
             with self._condition:
-                while not self._stopping and not (units := self._batcher.take()):
-                    self._condition.wait(self._batcher.ready_in())
+                while not self._stopping and not (units := self._next()):
+                    self._condition.wait(self._next_in())
                 if self._stopping:
                     return
             try:
-                self._run(units)
+                if not self._run(units):
+                    return
             except DeviceLost as error:
                 self.device_lost = str(error)
                 return
 
-    def _run(self, units: list[Unit]) -> None:
+    def _next(self) -> list[Unit]:
+        now = self._clock()
+        while self._later and self._later[0][0] <= now:
+            self._batcher.put([heapq.heappop(self._later)[2]])
+        return self._batcher.take() if self._held_until <= now else []
+
+    def _next_in(self) -> float | None:
+        now, ready_in = self._clock(), self._batcher.ready_in()
+        pauses = [] if ready_in is None else [max(ready_in, self._held_until - now)]
+        pauses += [max(0.0, due - now) for due, _, _ in self._later[:1]]
+        return min(pauses, default=None)
+
+    def _run(self, units: list[Unit]) -> bool:
+        """False: it took too long, and this thread has a successor."""
         alone = units[0].work.alone
         if alone:
             # If this one kills the process, no other job's start may look like a crash: their outcomes stand first.
             self._finisher.flush()
-        units = self._claim([unit for unit in units if not unit.work.ended])
+        units = self._claim(units)
         if not units:
-            return
+            return True
         model = units[0].work.model
         assert model is not None  # noqa: S101  # prepared work has its model
-        begun, halved = self._clock(), model.halved_batches
-        self.current = (begun, units)
+        run, halved = Run(self._clock(), units), model.halved_batches
+        with self._condition:
+            self._runs.append(run)
         self._before()
-        self.span = begin_batch(units, self._worker)
-        names, hear = [unit.work.names for unit in units], self._progress.listener(units)
-        try:
-            with self.span.active():
-                outputs = predict(model, [unit.prepared.item for unit in units], names, hear)
-        except DeviceLost:
-            self.span.fail("device_lost")
-            raise
-        finally:
-            self.span.end()
-        predict_s = self._clock() - begun
-        predict_ms = predict_s * 1000
-        self.current = None
+        outputs = self._predict(run, model)
+        predict_s = self._clock() - run.begun
+        with self._condition:
+            if run.abandoned:
+                return False
+            self._runs.remove(run)
         if all(isinstance(output, ItemError) for output in outputs):
             model.failed_batches += 1
-        logger.debug(Event.BATCH_DONE, model=str(model.ref), size=len(units), predict_ms=round(predict_ms, 2))
-        self._finisher.deliver(units, outputs, predict_ms)
-        self._metrics.of(model.ref).ran(units, predict_s, halved=model.halved_batches - halved)
+        logger.debug(Event.BATCH_DONE, model=str(model.ref), size=len(units), predict_ms=round(predict_s * 1000, 2))
+        self._metrics.of(model.ref).ran(
+            units, predict_s, halved=model.halved_batches - halved, on_device=not model.concurrency
+        )
+        units, outputs = self._settle(units, outputs, model)
+        if units:
+            self._finisher.deliver(units, outputs, predict_s * 1000)
         if alone:
             self._finisher.flush()
+        return True
+
+    def _predict(self, run: Run, model: LoadedModel) -> list[Any]:
+        run.span = begin_batch(run.units, self._worker)
+        names = [unit.work.names for unit in run.units]
+
+        def listen(start: int, stop: int) -> Listener:
+            return self._listener(run.units[start:stop])
+
+        try:
+            with run.span.active():
+                return predict(model, [unit.prepared.item for unit in run.units], names, listen)
+        except DeviceLost:
+            run.span.fail("device_lost")
+            raise
+        finally:
+            run.span.end()
+
+    def _settle(self, units: list[Unit], outputs: list[Any], model: LoadedModel) -> tuple[list[Unit], list[Any]]:
+        """The units that have their output, and these; what is to be tried again waits once more."""
+        done: list[tuple[Unit, Any]] = []
+        counted = self._metrics.of(model.ref)
+        for unit, output in zip(units, outputs, strict=True):
+            if isinstance(output, Answered):
+                unit.prepared.tokens = output.read + output.written
+                counted.spent(output)
+                done.append((unit, output.output))
+            elif isinstance(output, TryLater):
+                counted.put_off(output.code)
+                if not self._again(unit, output, model):
+                    done.append((unit, ItemError(output.message, code=output.code)))
+            else:
+                done.append((unit, output))
+        return [unit for unit, _ in done], [output for _, output in done]
+
+    def _again(self, unit: Unit, why: TryLater, model: LoadedModel) -> bool:
+        """False: it was tried often enough."""
+        logger.warning(Event.CALL_PUT_OFF, **unit.work.names, model=str(model.ref), code=why.code, after_s=why.after_s)
+        now = self._clock()
+        with self._condition:
+            if why.after_s is not None:
+                self._held_until = max(self._held_until, now + why.after_s)
+                self._batcher.put([unit])
+                return True
+            unit.tries += 1
+            if unit.tries > model.retries:
+                return False
+            pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (unit.tries - 1)) * random.uniform(0.5, 1.0)
+            heapq.heappush(self._later, (now + pause_s, next(self._numbers), unit))
+            return True
 
     def _claim(self, units: list[Unit]) -> list[Unit]:
-        """The units that may run now. Jobs that have ended meanwhile fall out here, suspects go back to wait alone."""
-        works = list(dict.fromkeys(unit.work for unit in units))
-        if not works:
-            return []
-        verdicts = self._verdicts(works)
-        if verdicts is None:
-            return []
-        suspects, started, paused = set(), [], []
-        for work, verdict in zip(works, verdicts, strict=True):
-            if verdict.status == "run":
-                if not work.claimed:
-                    started.append(work)
-                    queued_s = (verdict.started_at - verdict.queued_at) / 1000
-                    self._metrics.of(work.ref).started(attempt=verdict.attempt, queued_s=queued_s)
-                work.claimed = True
-                work.attempt, work.started_at = verdict.attempt, verdict.started_at
-                work.queued_at = verdict.queued_at
-            elif verdict.status == "suspect":
-                work.alone = True
-                suspects.add(work)
-            elif verdict.status == "paused":
-                paused.append(work)
-            else:
-                work.ended = True
-                logger.info(Event.JOB_SKIPPED, **work.names, verdict=verdict.status, state=verdict.state)
-                if verdict.code:
-                    logger.error(Event.JOB_FAILED, **work.names, model=str(work.ref), code=verdict.code)
-                self._finisher.skip(work, verdict)
-        if suspects:
+        """The units that may run now. Suspects go back to wait alone."""
+        claimed = self._claimer.claim(units, self._stopped)
+        if suspects := claimed.suspects:
             self.put(unit for unit in units if unit.work in suspects)
             with self._condition:  # what else of theirs waits, in the lane of the innocent
-                others = self._batcher.discard(lambda unit: unit.work in suspects)
-                self._batcher.put(others)
-        if paused:
-            self._leave(paused)
-        self._reporter.started(started)
-        return [unit for unit in units if unit.work.claimed and not unit.work.ended and unit.work not in suspects]
+                self._batcher.put(self._batcher.discard(lambda unit: unit.work in suspects))
+        if claimed.paused:
+            self._leave(claimed.paused)
+        return claimed.units
+
+    def _stopped(self, wait_s: float) -> bool:
+        with self._condition:
+            return self._condition.wait_for(lambda: self._stopping, wait_s)
 
     def _leave(self, paused: list[Work]) -> None:
         """With them goes all that has not started of their versions: it would be told the same, one batch after the
         other."""
         refs = {work.ref for work in paused}
         with self._condition:
-            others = self._batcher.discard(lambda unit: unit.work.ref in refs and not unit.work.claimed)
+            others = self._take_out(lambda unit: unit.work.ref in refs and not unit.work.claimed)
         works = list(dict.fromkeys([*paused, *(unit.work for unit in others if not unit.work.ended)]))
         for work in works:
             work.ended = True  # what of it is still being prepared falls out
         self._on_paused(works)
 
-    def _verdicts(self, works: list[Work]) -> list[scripts.Verdict] | None:
-        """However long Redis is away; None when the worker stops before. Claiming again is harmless."""
-        call = scripts.claim(
-            [work.job_id for work in works],
-            process=self._process,
-            worker=self._worker,
-            max_attempts=self._max_attempts,
-            solo=works[0].alone,
-        )
-        while True:
-            try:
-                verdicts: list[scripts.Verdict] = scripts.one(scripts.run(self._client, [call]))
-                return verdicts
-            except redis.RedisError as error:
-                logger.warning(Event.REDIS_LOST, step="claim", error=error)
-                with self._condition:
-                    if self._condition.wait_for(lambda: self._stopping, RETRY_S):
-                        return None
+    def _take_out(self, unwanted: Callable[[Unit], bool]) -> list[Unit]:
+        gone = [unit for _, _, unit in self._later if unwanted(unit)]
+        if gone:
+            self._later = [entry for entry in self._later if not unwanted(entry[2])]
+            heapq.heapify(self._later)
+        return gone + self._batcher.discard(unwanted)

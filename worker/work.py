@@ -107,6 +107,7 @@ class Unit:
     chunk: int
     prepared: Prepared
     budget: Budget
+    tries: int = 0  # that failed for a moment
 
     @property
     def lane(self) -> Hashable:

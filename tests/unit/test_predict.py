@@ -91,5 +91,7 @@ def test_out_of_memory_halves_and_lowers_the_ceiling() -> None:
 
 @pytest.mark.parametrize("wrong", [[], [1], [1, 2, 3], None, "ab", {1: 2, 3: 4}, 7])
 def test_a_wrong_answer_fails_the_batch(wrong: Any) -> None:
-    outputs = predict(_model(SimpleNamespace(predict=lambda batch: wrong)), [1, 2])
+    handler: Any = Device()
+    handler.predict = lambda batch: wrong
+    outputs = predict(_model(handler), [1, 2])
     assert [output.code for output in outputs] == ["handler_contract"] * 2

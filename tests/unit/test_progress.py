@@ -16,7 +16,7 @@ from shared.tasks import EchoParameters
 from tests.conftest import wait_until
 from worker.batcher import Budget
 from worker.finisher import _fill
-from worker.handler import Handler, ItemError, OnProgress, Prepared
+from worker.handler import Handler, ItemError, Listener, Prepared
 from worker.handlers.echo import Echo
 from worker.predict import predict
 from worker.progress import ProgressTeller
@@ -147,13 +147,20 @@ def test_positions_are_those_of_the_whole_batch_also_when_it_is_halved() -> None
     handler = Steps()
     model: Any = SimpleNamespace(handler=handler, ref=Ref("m", "1"), max_size=8, halved_batches=0)
     batch = [1, 2, -3, 4, 5]
-    hear: OnProgress = lambda position, fraction, message: heard.append((position, message))  # noqa: E731
-    outputs = predict(model, batch, hear=hear)
+
+    def listen(start: int, stop: int) -> Listener:
+        def hear(position: int, fraction: float | None, message: str | None) -> None:
+            if 0 <= position < stop - start:
+                heard.append((start + position, message))
+
+        return Listener(hear, lambda *_: None)
+
+    outputs = predict(model, batch, listen=listen)
     assert [isinstance(output, ItemError) for output in outputs] == [False, False, True, False, False]
     inside = [(position, message) for position, message in heard if message is not None]
     assert {message: position for position, message in inside} == {f"item {v}": n for n, v in enumerate(batch)}
     assert all(message == f"item {batch[position]}" for position, message in inside)
-    assert handler.on_progress is None, "a thread that tells too late is not heard"
+    assert handler.hears is None, "a thread that tells too late is not heard"
     before = len(heard)
     handler.progress(0, 0.5)
     assert len(heard) == before
@@ -162,7 +169,7 @@ def test_positions_are_those_of_the_whole_batch_also_when_it_is_halved() -> None
 def test_echo_tells_of_its_sleep() -> None:
     heard: list[tuple[int, float | None]] = []
     handler = Echo()
-    handler.on_progress = lambda position, fraction, message: heard.append((position, fraction))
+    handler.hears = Listener(lambda position, fraction, message: heard.append((position, fraction)), lambda *_: None)
     long, short, none = [handler.prepare("x", EchoParameters(sleep_ms=sleep_ms)).item for sleep_ms in (500, 250, 0)]
     handler.predict([long, short, none])
     assert [fraction for position, fraction in heard if position == 0] == pytest.approx([n / 10 for n in range(1, 10)])

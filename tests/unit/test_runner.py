@@ -1,0 +1,317 @@
+"""The threads that predict: one for the device, many for a version that only asks somebody else; what is tried again
+and when; a call that never ends. The claim (tests/unit/test_scripts*.py) lets everything through here."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from shared import keys
+from shared.catalog import Ref
+from tests.conftest import wait_until
+from worker.batcher import Budget
+from worker.claims import Claimed
+from worker.device import Device
+from worker.handler import Answered, Handler, ItemError, Listener, Prepared, TryLater
+from worker.metrics import WorkerMetrics
+from worker.models import LoadedModel
+from worker.runner import Runner
+from worker.runners import Runners
+from worker.shelf import Standing
+from worker.work import Item, Unit, Work
+
+REF = Ref("m", "1")
+
+
+class Asks(Handler[Any, Any]):
+    """Does with each batch what the test says."""
+
+    uses_torch = False
+
+    def __init__(self, do: Callable[[list[Any]], list[Any]], *, concurrency: int = 0, retries: int = 2) -> None:
+        self.do, self.concurrency, self.retries = do, concurrency, retries
+
+    def predict(self, batch: list[Any]) -> list[Any]:
+        return self.do(batch)
+
+
+class Place:
+    """On the shelf."""
+
+    def __init__(self, version: str) -> None:
+        self.ref, self.standing = Ref("p", version), Standing.READY
+
+
+class Delivered:
+    """In the finisher's place."""
+
+    def __init__(self) -> None:
+        self.outputs: dict[Any, Any] = {}
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Nothing waits here."""
+
+    def deliver(self, units: list[Unit], outputs: list[Any], predict_ms: float) -> None:
+        for unit, output in zip(units, outputs, strict=True):
+            assert unit.prepared.item not in self.outputs, "twice"
+            self.outputs[unit.prepared.item] = output
+
+
+def model_of(handler: Asks) -> LoadedModel:
+    made: Any = SimpleNamespace(
+        ref=REF,
+        handler=handler,
+        max_size=8,
+        timeout_s=60.0,
+        concurrency=handler.concurrency,
+        retries=handler.retries,
+        halved_batches=0,
+        failed_batches=0,
+    )
+    found: LoadedModel = made
+    return found
+
+
+def units_of(model: LoadedModel, *values: Any, place: Any = None, size: int = 1) -> list[Unit]:
+    """A job for each."""
+    units = []
+    for value in values:
+        work = Work(str(value), str(value), REF, keys.NORMAL, request=None, model=model, place=place)
+        work.items, work.open_items = [Item(outputs=[None], missing=1)], 1
+        units.append(Unit(work, 0, 0, Prepared(value), Budget(size, 1000)))
+    return units
+
+
+@contextmanager
+def running(threads: int = 1, **more: Any) -> Iterator[tuple[Runner, dict[Any, Any]]]:
+    delivered = Delivered()
+    runner = runner_of(delivered, threads=threads, **more)
+    runner.start()
+    try:
+        yield runner, delivered.outputs
+    finally:
+        runner.close()
+        assert runner.join(10)
+
+
+def runner_of(delivered: Delivered, **more: Any) -> Runner:
+    claimer: Any = SimpleNamespace(claim=lambda units, stopped: Claimed(list(units)))
+    finisher: Any = delivered
+    metrics = WorkerMetrics("w", Device("cpu"))
+    return Runner(
+        claimer, finisher, metrics, lambda units: Listener(lambda *_: None, lambda *_: None), worker="w", **more
+    )
+
+
+def test_as_many_calls_at_a_time_as_threads() -> None:
+    together = threading.Barrier(4)
+
+    def ask(batch: list[Any]) -> list[Any]:
+        together.wait(10)
+        return batch
+
+    model = model_of(Asks(ask, concurrency=4))
+    with running(threads=4) as (runner, outputs):
+        runner.put(units_of(model, *range(8)))
+        wait_until(lambda: len(outputs) == 8)
+    assert outputs == {n: n for n in range(8)}
+
+
+def test_a_failure_of_the_moment_is_tried_again_and_then_is_one() -> None:
+    asked: list[Any] = []
+
+    def ask(batch: list[Any]) -> list[Any]:
+        asked.extend(batch)
+        if batch == ["never"] or asked.count(batch[0]) == 1:
+            raise TryLater("gone for a moment")
+        return batch
+
+    model = model_of(Asks(ask, concurrency=2, retries=2))
+    with running(threads=2) as (runner, outputs):
+        runner.put(units_of(model, "once", "never"))
+        wait_until(lambda: len(outputs) == 2)
+        assert runner.waiting() == 0
+    assert outputs["once"] == "once"
+    assert (outputs["never"].code, outputs["never"].message) == ("provider_error", "gone for a moment")
+    assert (asked.count("once"), asked.count("never")) == (2, 3)
+
+
+def test_who_says_when_to_come_back_is_asked_nothing_until_then() -> None:
+    """Neither for what it refused nor for what came after; and it is never held against them."""
+    now = [1000.0]
+    asked: list[Any] = []
+
+    def ask(batch: list[Any]) -> list[Any]:
+        asked.extend(batch)
+        if now[0] < 1020:
+            raise TryLater("busy", after_s=20, code="rate_limited")
+        return batch
+
+    model = model_of(Asks(ask, concurrency=1, retries=0))
+    with running(clock=lambda: now[0]) as (runner, outputs):
+        runner.put(units_of(model, "first"))
+        wait_until(lambda: runner.waiting() == 1 and asked)
+        runner.put(units_of(model, "second"))
+        assert (asked, outputs, runner.waiting()) == (["first"], {}, 2)
+        now[0] = 1020.0
+        runner.put(units_of(model, "third"))  # wakes it: this clock does not run by itself
+        wait_until(lambda: len(outputs) == 3)
+    assert sorted(asked) == ["first", "first", "second", "third"]
+
+
+def test_what_is_put_off_can_still_be_dropped() -> None:
+    def ask(batch: list[Any]) -> list[Any]:
+        raise TryLater("busy", after_s=3600 if batch[0] == "held" else None)
+
+    model = model_of(Asks(ask, concurrency=1, retries=9))
+    with running(clock=lambda: 0.0) as (runner, outputs):
+        units = units_of(model, "later", "held")
+        runner.put(units[:1])
+        wait_until(lambda: runner.waiting() == 1)
+        runner.put(units[1:])
+        wait_until(lambda: runner.waiting() == 2 and not runner.runs())
+        for unit in units:
+            runner.drop(unit.work)
+        assert (runner.waiting(), outputs) == (0, {})
+
+
+def test_of_a_halved_batch_only_what_was_refused_waits() -> None:
+    """One bad text in a call of four; then the provider has enough, in the middle of looking for it."""
+    calls: list[list[Any]] = []
+
+    def ask(batch: list[Any]) -> list[Any]:
+        calls.append(batch)
+        if "bad" in batch:
+            raise ItemError("no text")
+        if len(calls) == 3:
+            raise TryLater("busy")
+        return batch
+
+    model = model_of(Asks(ask, concurrency=1))
+    with running() as (runner, outputs):
+        runner.put(units_of(model, "bad", 1, 2, 3, size=8))
+        wait_until(lambda: len(outputs) == 4)
+    assert outputs["bad"].code == "invalid_input"
+    assert {key: outputs[key] for key in (1, 2, 3)} == {1: 1, 2: 2, 3: 3}
+    assert calls[0] == ["bad", 1, 2, 3]
+
+
+def test_what_it_cost_is_counted() -> None:
+    model = model_of(Asks(lambda batch: [Answered(one, read=10, written=5, cost=0.25) for one in batch], concurrency=1))
+    delivered = Delivered()
+    runner = runner_of(delivered)
+    runner.start()
+    units = units_of(model, "a", "b")
+    runner.put(units)
+    wait_until(lambda: len(delivered.outputs) == 2)
+    runner.close()
+    assert runner.join(10)
+    assert delivered.outputs == {"a": "a", "b": "b"}
+    assert [unit.prepared.tokens for unit in units] == [15, 15]
+    value = runner._metrics.registry.get_sample_value
+    labels = {"worker": "w", "model": "m", "version": "1"}
+    assert value("ml_call_tokens_total", {**labels, "direction": "read"}) == 20
+    assert value("ml_call_tokens_total", {**labels, "direction": "written"}) == 10
+    assert value("ml_call_cost_total", labels) == 0.5
+    assert value("ml_device_busy_seconds_total", labels) == 0, "no device has done it"
+
+
+def test_a_call_that_never_ends_is_given_up_and_another_thread_goes_on() -> None:
+    release = threading.Event()
+
+    def ask(batch: list[Any]) -> list[Any]:
+        if batch == ["stuck"]:
+            release.wait(30)
+        return batch
+
+    model = model_of(Asks(ask, concurrency=1))
+    with running() as (runner, outputs):
+        runner.put(units_of(model, "stuck"))
+        wait_until(lambda: len(runner.runs()) == 1)
+        runner.put(units_of(model, "next"))
+        (run,) = runner.runs()
+        assert [work.job_id for work in run.works] == ["stuck"]
+        runner.abandon(run)
+        wait_until(lambda: "next" in outputs)
+        release.set()
+    assert outputs == {"next": "next"}, "what comes of the other is dropped"
+
+
+def test_each_version_that_asks_somebody_else_has_threads_of_its_own() -> None:
+    """A provider that hangs holds up neither another nor the device."""
+    release, delivered = threading.Event(), Delivered()
+
+    def hang(batch: list[Any]) -> list[Any]:
+        release.wait(30)
+        return batch
+
+    runners = Runners(lambda **more: runner_of(delivered, **more), before=lambda: None)
+    runners.start()
+    places: dict[str, Any] = {"slow": Place("1"), "quick": Place("2")}
+    runners.put(units_of(model_of(Asks(hang, concurrency=1)), "hangs", place=places["slow"]))
+    wait_until(lambda: len(list(runners.calls())) == 1)
+    runners.put(units_of(model_of(Asks(lambda batch: batch, concurrency=1)), "other", place=places["quick"]))
+    runners.put(units_of(model_of(Asks(lambda batch: batch)), "device"))
+    wait_until(lambda: {"other", "device"} <= set(delivered.outputs))
+    assert runners.on_device() is None
+    assert [run.works[0].job_id for _, run in runners.calls()] == ["hangs"]
+    release.set()
+    wait_until(lambda: "hangs" in delivered.outputs)
+    places["slow"].standing = Standing.UNLOADED
+    runners.tidy()
+    wait_until(lambda: not [t for t in threading.enumerate() if t.name == "calls p@1"], what="its threads are gone")
+    assert [t for t in threading.enumerate() if t.name == "calls p@2"]
+    assert runners.stop(10)
+
+
+def test_stopping_finishes_what_is_under_way_and_begins_nothing() -> None:
+    begun, release, delivered = threading.Event(), threading.Event(), Delivered()
+
+    def ask(batch: list[Any]) -> list[Any]:
+        begun.set()
+        release.wait(30)
+        return batch
+
+    runner = runner_of(delivered)
+    runner.start()
+    runner.put(units_of(model_of(Asks(ask, concurrency=1)), "under way", "waits"))
+    assert begun.wait(10)
+    runner.close()
+    assert not runner.join(0.01)
+    release.set()
+    assert runner.join(10)
+    assert (delivered.outputs, runner.waiting()) == ({"under way": "under way"}, 1)
+
+
+@pytest.mark.parametrize("concurrency", [0, 2])
+def test_what_is_told_reaches_the_listener_of_its_own_call(concurrency: int) -> None:
+    heard: list[tuple[str, int, Any]] = []
+    together = threading.Barrier(concurrency or 1)
+
+    class Tells(Asks):
+        def predict(self, batch: list[Any]) -> list[Any]:
+            together.wait(10)
+            self.progress(0, 0.5)
+            self.say(0, batch[0])
+            return batch
+
+    delivered = Delivered()
+    runner = runner_of(delivered, threads=concurrency or 1)
+    runner._listener = lambda units: Listener(
+        lambda position, fraction, message: heard.append((units[position].work.job_id, position, fraction)),
+        lambda position, text: heard.append((units[position].work.job_id, position, text)),
+    )
+    runner.start()
+    handler = Tells(lambda batch: batch, concurrency=concurrency)
+    runner.put(units_of(model_of(handler), "a", "b"))
+    wait_until(lambda: len(delivered.outputs) == 2)
+    runner.close()
+    assert runner.join(10)
+    assert sorted(heard, key=str) == sorted([("a", 0, 0.5), ("a", 0, "a"), ("b", 0, 0.5), ("b", 0, "b")], key=str)
+    handler.say(0, "too late")
+    assert len(heard) == 4
