@@ -53,6 +53,7 @@ _MEANING = {
     429: "This caller asks for more than it may; see Retry-After and RateLimit",
     422: "The input does not fit; `errors` name the fields",
     500: "The model failed on this input",
+    502: "A managed provider, or the address of an input, did not do what it was asked",
     503: "The queue is full, or Redis is away; see Retry-After",
     504: "The wait or the deadline is over; `job` is where to poll",
     507: "The device has not enough memory for this input",

@@ -29,6 +29,7 @@ STATUS: dict[str, int] = {
     "deadline_exceeded": 504,
     "model_unavailable": 503,
     "canceled": 409,
+    "provider_error": 502,
     # How a call is refused.
     "bad_request": 400,
     "not_found": 404,
@@ -71,7 +72,7 @@ STATUS: dict[str, int] = {
 
 # SDKs retry 5xx by themselves: the work is done or still under way, and another call would double it.
 NO_RETRY = {"timeout", "deadline_exceeded", "wait_ended", "out_of_memory", "predict_error", "handler_contract"}
-NO_RETRY |= {"attempts_exhausted", "canceled"}
+NO_RETRY |= {"attempts_exhausted", "canceled", "provider_error"}
 
 STORE_RETRY_AFTER_S = 2
 

@@ -12,6 +12,7 @@ from api.registry import LiveRegistry
 from api.schemas import Rollout, RolloutFailure
 from api.submitter import Command, Submitter
 from shared import keys
+from shared.catalog import VersionSpec, takes
 from shared.errors import StoreUnavailable
 from shared.logs import Event, get_logger
 from shared.registry import Entry, Registry, ref_of
@@ -74,12 +75,18 @@ def _switched(now: Registry, *, name: str, entry: Entry) -> Registry:
     return now.switched(name) if now.models.get(name) == entry else now
 
 
+def _takers(model: str, version: VersionSpec, workers: Workers) -> set[str]:
+    return {worker["worker"] for worker in workers.workers if takes(worker.get("serves") or (), model, version)}
+
+
 def rollout(model: str, entry: Entry, workers: Workers) -> Rollout:
     """How far workers are with what callers of this model are to get. Enough is: every living worker that takes this
     model has loaded every coming version; of a lazy model one worker, for a proof that it loads."""
-    takers = [worker["worker"] for worker in workers.workers if model in (worker.get("serves") or [model])]
+    coming = entry.coming() or list(entry.spec.versions)
+    by_version = {version: _takers(model, entry.spec.versions[version], workers) for version in coming}
+    takers = set().union(*by_version.values())
     having: set[str] = set(takers)
-    any_has = bool(takers)
+    any_has = all(by_version.values())
     failures = []
     for version in entry.coming():
         build, has = entry.spec.build(version), set()
@@ -91,9 +98,9 @@ def rollout(model: str, entry: Entry, workers: Workers) -> Rollout:
                     has.add(card["worker"])
                 elif told.get("error"):
                     failures.append(RolloutFailure(version=version, worker=card["worker"], error=told["error"]))
-        having &= has
+        having &= has | (takers - by_version[version])
         any_has = any_has and bool(has)
-    if not takers:
+    if not all(by_version.values()):
         state = "no_worker"
     elif any_has if entry.spec.load == "lazy" else len(having) == len(takers):
         state = "ready"

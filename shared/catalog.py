@@ -365,6 +365,17 @@ class Catalog:
             yield ref, spec, spec.versions[ref.version]
 
 
+ALL_LOCAL, ALL_PROVIDERS = "@local", "@providers"
+
+
+def takes(selection: Iterable[str], model: str, version: VersionSpec) -> bool:
+    """Whether a worker with this ML_MODELS takes this version: by the model's name, or as one of those that a managed
+    provider runs (`@providers`), or not (`@local`)."""
+    chosen = set(selection)
+    kind = ALL_PROVIDERS if version.provider else ALL_LOCAL
+    return not chosen or model in chosen or kind in chosen
+
+
 def load_catalog(path: Path) -> Catalog:
     """Read and validate models.yaml. Raises ConfigError that names line and field."""
     try:

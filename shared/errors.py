@@ -92,6 +92,12 @@ class HandlerContract(JobError):
     code = "handler_contract"
 
 
+class ProviderError(JobError):
+    """The managed provider refused the call, or failed it more often than it was to be tried."""
+
+    code = "provider_error"
+
+
 class Canceled(JobError):
     """The job was canceled."""
 

@@ -51,10 +51,10 @@ class Price(BaseModel):
 class ProviderOptions(BaseModel):
     """A version's further fields where its source is a provider. `concurrency`: calls at a time of one worker;
     `retries`: how often a call that failed for a moment is tried again (where the provider says when to come back,
-    until the job's deadline); `base_url`: another address of it; `api_key_env`: the variable with its key (OpenAI);
-    `dimensions`: of embeddings, where a job asks for none; `region` (SageMaker); `body`: what an endpoint reads, the
-    input as it is (`native`) or Hugging Face's `{"inputs", "parameters"}`; `credentials: none`: an endpoint of your own
-    that asks for none (Vertex AI)."""
+    until the job's deadline); `base_url`: another address of it. OpenAI: `api_key_env`, the variable with its key;
+    `dimensions` of embeddings, where a job asks for none; `token_ids`, texts may come as the model's own. SageMaker:
+    `region`; `body`, what its endpoint reads (worker/providers/bodies.py). Vertex AI: `credentials: none` for an
+    endpoint of your own that asks for none."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -65,8 +65,9 @@ class ProviderOptions(BaseModel):
     base_url: Annotated[str, AfterValidator(_is_url)] | None = None
     api_key_env: EnvName = "OPENAI_API_KEY"
     dimensions: int | None = Field(None, ge=1)
+    token_ids: bool = False
     region: str | None = Field(None, min_length=1, max_length=64)
-    body: Literal["native", "huggingface"] = "native"
+    body: Literal["plain", "huggingface", "ml-service"] = "plain"
     credentials: Literal["default", "none"] = "default"
 
 

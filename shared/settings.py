@@ -124,7 +124,8 @@ class Settings(BaseSettings):
 
     # Worker
     models: str = ""
-    """Which models this worker takes, as in bert,cnn; empty: all."""
+    """Which models this worker takes, as in bert,cnn; @providers: those that managed providers run; @local: all
+    others; empty: all."""
     worker_name: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
     device: str = "auto"
     """auto (a free GPU, or cpu where there is none), cpu, cuda (a free GPU or exit), or a GPU's UUID."""

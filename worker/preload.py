@@ -9,7 +9,7 @@ from typing import Any
 import redis
 
 from shared import keys
-from shared.catalog import Ref
+from shared.catalog import ALL_LOCAL, ALL_PROVIDERS, Ref, takes
 from shared.errors import ConfigError
 from shared.logs import Event, get_logger
 from shared.registry import Registry, Wanted
@@ -32,7 +32,8 @@ TellFailed = Callable[..., None]  # ref=, error=
 def make_shelf(registry: Registry, settings: Settings, device: str, *, tell_failed: TellFailed) -> Shelf:
     """All that callers get now, of the models that this worker takes. Raises ConfigError for a handler or source that
     is not there (it is told before), and for what can never fit into the memory for models."""
-    unknown = [name for name in settings.own_models if name not in registry.models]
+    kinds = (ALL_LOCAL, ALL_PROVIDERS)
+    unknown = [name for name in settings.own_models if name not in registry.models and name not in kinds]
     if unknown:
         known = ", ".join(registry.models)
         raise ConfigError(f"ML_MODELS: no model {unknown[0]!r} is configured; there are: {known}")
@@ -157,7 +158,7 @@ def follow_registry(reader: RegistryReader, settings: Settings) -> Callable[[She
 
 def _own(wanted: dict[Ref, Wanted], settings: Settings) -> dict[Ref, Wanted]:
     own = settings.own_models
-    return {ref: asked for ref, asked in wanted.items() if not own or ref.model in own}
+    return {ref: asked for ref, asked in wanted.items() if takes(own, ref.model, asked.spec.versions[ref.version])}
 
 
 def _refused(ref: Ref, error: Exception, tell_failed: TellFailed) -> ConfigError:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from shared.catalog import ModelSpec, VersionSpec
 from shared.errors import ConfigError
+from shared.providers import provider_of
 from shared.settings import Settings
 from worker.archives import archive_folder, cached_archive, is_archive
 from worker.hub import cached_hub_folder, hub_folder
@@ -25,7 +26,7 @@ def resolve(source: str, settings: Settings) -> str:
     only be a path and does not exist."""
     if source.startswith(PACKAGE):
         return str(package_folder(source.removeprefix(PACKAGE)))
-    if not source or source.startswith(TORCHVISION):
+    if not source or source.startswith(TORCHVISION) or provider_of(source):
         return source
     path = Path(source).expanduser()
     for base in (settings.models_file.parent, Path(), settings.model_cache_dir):
@@ -54,6 +55,8 @@ def here(spec: ModelSpec, version: VersionSpec, settings: Settings) -> Path | No
     does not exist."""
     if is_archive(version.source):
         return cached_archive(version.sha256, settings) if version.sha256 else None
+    if version.provider:
+        return None
     name = _hub_name(spec, version, settings)
     if name:
         return cached_hub_folder(name, version.revision, settings, onnx=version.onnx)
@@ -65,7 +68,12 @@ def _hub_name(spec: ModelSpec, version: VersionSpec, settings: Settings) -> str:
     source = version.source
     if source.startswith(HUB):
         return source.removeprefix(HUB)
-    by_path = not source or source.startswith((PACKAGE, TORCHVISION)) or Path(resolve(source, settings)).exists()
+    by_path = (
+        not source
+        or source.startswith((PACKAGE, TORCHVISION))
+        or provider_of(source)
+        or Path(resolve(source, settings)).exists()
+    )
     return "" if by_path or spec.handler is not None or spec.task == "echo" else source
 
 

@@ -35,7 +35,7 @@ _EVENTS = {"text/event-stream": {"schema": {"type": "string", "description": "wi
     response_model=None,
     responses={
         200: {"model": ChatCompletion, "content": _EVENTS},
-        **openai_errors(400, 401, 403, 404, 409, 413, 429, 500, 503, 504, 507),
+        **openai_errors(400, 401, 403, 404, 409, 413, 429, 500, 502, 503, 504, 507),
     },
     openapi_extra=json_body(ChatRequest),
 )
@@ -48,6 +48,7 @@ async def completions(request: Request) -> Response:
     new = NewJob(asked.model, caller=caller, headers=request.scope["state"].setdefault("headers", {}))
     refuse_foreign(new)
     ref = parts.catalog.resolve(asked.model)
+    new.picked = not new.pinned
     new.model, new.version = ref.model, ref.version
     asks = chatter(asked, parts.catalog.spec(ref.model), await parts.presence.input_check(ref))
     new.input, new.parameters = asks.input(), asks.parameters

@@ -27,7 +27,7 @@ router = APIRouter()
     response_model=None,
     responses={
         200: {"model": InferenceAnswer, "content": BINARY},
-        **problems(400, 401, 403, 404, 406, 409, 413, 415, 422, 429, 500, 503, 504, 507),
+        **problems(400, 401, 403, 404, 406, 409, 413, 415, 422, 429, 500, 502, 503, 504, 507),
     },
     openapi_extra=INFERENCE_BODY,
 )

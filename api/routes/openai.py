@@ -79,7 +79,10 @@ class EmbeddingsAnswer(BaseModel):
     "/embeddings",
     summary="Embeddings, as OpenAI's SDKs ask for them",
     response_model=None,
-    responses={200: {"model": EmbeddingsAnswer}, **openai_errors(400, 401, 403, 404, 413, 429, 500, 503, 504, 507)},
+    responses={
+        200: {"model": EmbeddingsAnswer},
+        **openai_errors(400, 401, 403, 404, 413, 429, 500, 502, 503, 504, 507),
+    },
     openapi_extra={
         "requestBody": {
             "required": True,

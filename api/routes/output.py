@@ -27,7 +27,7 @@ router = APIRouter(prefix="/v1/jobs")
     response_model=None,
     responses={
         200: {"description": "As JSON, or as bytes", "content": {JSON: {}, **BINARY}},
-        **problems(401, 403, 404, 406, 409, 422, 500, 503, 504, 507),
+        **problems(401, 403, 404, 406, 409, 422, 500, 502, 503, 504, 507),
     },
 )
 async def output(request: Request, job_id: str) -> Response:

@@ -32,6 +32,7 @@ __all__ = [
     "OutOfMemory",
     "PayloadsUnavailable",
     "PredictError",
+    "ProviderError",
     "QueueFull",
     "RateLimited",
     "RecordUnreadable",
@@ -117,6 +118,13 @@ class Canceled(JobError):
 
     code = "canceled"
     default_status = 409
+
+
+class ProviderError(JobError):
+    """The managed provider refused the call, or failed it more often than it was to be tried."""
+
+    code = "provider_error"
+    default_status = 502
 
 
 class BadRequest(Refused):
@@ -388,6 +396,7 @@ PROBLEMS: Final[dict[str, type[MLServiceError]]] = {
     "deadline_exceeded": DeadlineExceeded,
     "model_unavailable": ModelUnavailable,
     "canceled": Canceled,
+    "provider_error": ProviderError,
     "bad_request": BadRequest,
     "not_found": NotFound,
     "model_not_found": UnknownModel,

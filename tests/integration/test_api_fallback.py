@@ -27,6 +27,8 @@ models:
   last: {task: echo, versions: {"1": {}}}
   bert: {task: text-embedding, versions: {"1": {source: a, token_ids: true}}, fallback: {model: ada, dimensions: 8}}
   ada: {task: text-embedding, versions: {"1": {source: "openai:text-embedding-3-small"}}}
+  gpt: {task: chat, versions: {"1": {source: "openai:gpt-4o"}}, fallback: {model: mini}}
+  mini: {task: chat, versions: {"1": {source: "openai:gpt-4o-mini"}}}
 """
 HEALTH, PREDICT = "/v1/health", "/predict"
 ALL = ("echo@1", "echo@2", "spare@1", "last@1", "bert@1", "ada@1")
@@ -275,6 +277,16 @@ async def test_dimensions(api: Api, store: redis.Redis, hands: Hands) -> None:
         (taken,) = await hands.take()
         assert taken.kwargs["parameters"] == expected
         await hands.finish(taken)
+
+
+async def test_a_chat(api: Api, store: redis.Redis, hands: Hands) -> None:
+    appear(store, "w1", "mini@1")
+    body = {"model": "gpt", "messages": [{"role": "user", "content": "hi"}]}
+    output = {"message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}
+    answer, taken = await answered(hands, api.client.post("/v1/chat/completions", json=body), output)
+    assert (answer.status_code, answer.json()["choices"][0]["message"]["content"]) == (200, "hello")
+    assert taken.kwargs["model"] == "mini"
+    assert (answer.headers["ml-model"], answer.headers["ml-fallback-for"]) == ("mini@1", "gpt")
 
 
 # Idempotency ----------------------------------------------------------------------------------------

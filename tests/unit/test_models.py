@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from shared.catalog import ModelSpec, Ref
 from shared.errors import ConfigError, HandlerContract, InvalidInput
 from shared.settings import Settings
-from shared.tasks import BUILT_IN
+from shared.tasks import BUILT_IN, REMOTE_ONLY
 from tests import models
 from worker.cards import place_card
 from worker.check import check, shape
@@ -84,7 +84,8 @@ def load(folder: Path, own: ModelSpec) -> LoadedModel:
 
 @pytest.mark.parametrize("task", sorted(BUILT_IN))
 def test_every_built_in_task_has_its_handler(task: str) -> None:
-    found = handler_class(ModelSpec(task=task, versions={"1": {"source": "x"}}))
+    source = "vertex:project/here/1" if task in REMOTE_ONLY else "x"
+    found = handler_class(ModelSpec(task=task, versions={"1": {"source": source}}))
     assert issubclass(found, Handler)
     assert found.io is BUILT_IN[task]
 
