@@ -103,6 +103,7 @@ compose() {
     figures+=("memory of $line")
   done < <(stack ps -q | xargs docker stats --no-stream --format '{{.Name}}: {{.MemUsage}}')
   hardship
+  providers
   keys_on
   no_leaks
   step "docker compose down"
@@ -164,6 +165,21 @@ compare() { # file with all that was told, beside it the secrets
   if grep -qFf "$1.secrets" "$1"; then fail "a password or key stands where anybody may see it"; fi
   echo "  in none of $(wc -l <"$1") lines"
   rm "$1" "$1.secrets"
+}
+
+# A model that a provider runs, by the worker that has no torch.
+providers() {
+  step "docker compose --profile providers up"
+  local with=("${files[@]}")
+  files+=(-f tests/containers/providers.yml --profile providers)
+  stack up --build --detach --wait --wait-timeout $TIMEOUT providers ||
+    logs_and_fail stack logs --no-color --tail 100 providers "it did not become healthy"
+  curl -fsS --retry 30 --retry-all-errors --retry-delay 1 "$api/inference" \
+    -d '{"model_type": "cloud", "data": {"text": "hello"}}' | grep -q '"embedding"' ||
+    logs_and_fail stack logs --no-color --tail 100 providers "the provider's answer did not come through"
+  hardened
+  stack rm --stop --force providers
+  files=("${with[@]}")
 }
 
 keys_on() {
@@ -256,6 +272,28 @@ no_leaks_alone() {
   compare "$told"
 }
 
+# As SageMaker and Vertex AI start it.
+as_a_model_container() {
+  step "docker run ml-service:latest serve"
+  local start=$SECONDS at
+  own_container=yes
+  docker run -d --name ml-service --read-only --tmpfs /tmp --cap-drop ALL -p 127.0.0.1::8080 \
+    -v /app/data -v /app/.cache -v /app/.locks ml-service:latest serve
+  at=http://$(docker port ml-service 8080 | head -n 1)
+  until curl -fsS -o /dev/null "$at/ping" 2>/dev/null; do
+    [ $((SECONDS - start)) -lt $TIMEOUT ] || logs_and_fail docker logs --tail 100 ml-service "/ping is not 200"
+    sleep 0.5
+  done
+  figures+=("serve: run to /ping 200: $((SECONDS - start)) s")
+  curl -fsS "$at/invocations" -d '{"model_type": "bert", "data": {"text": "hello"}}' | grep -q '"embedding"' ||
+    logs_and_fail docker logs --tail 100 ml-service "/invocations gave no embedding"
+  docker stop --time 60 ml-service >/dev/null
+  [ "$(docker inspect -f '{{.State.ExitCode}}' ml-service)" = 0 ] ||
+    logs_and_fail docker logs --tail 50 ml-service "it did not stop cleanly"
+  docker rm -v ml-service >/dev/null
+  own_container=''
+}
+
 seed_block() {
   step "the naive service's compose block, and ML_AUTH=off"
   seed_folder=$(mktemp -d)
@@ -283,9 +321,10 @@ fi
 [ -n "${TORCH_INDEX_URL:-}" ] && context+=(--build-arg "TORCH_INDEX_URL=$TORCH_INDEX_URL")
 compose
 all_in_one
+as_a_model_container
 seed_block
 step "figures"
 docker image ls --format '{{.Repository}} {{.Size}}' |
-  awk '/^(ml-service(-api|-worker|-flower)?) / {print "  image " $1 ": " $2}'
+  awk '/^(ml-service(-api|-worker|-flower|-providers)?) / {print "  image " $1 ": " $2}'
 printf '  %s\n' "${figures[@]}"
 echo "compose-test: passed"

@@ -148,6 +148,7 @@ def test_passwords_are_made_by_a_container_that_reaches_nothing_and_read_where_t
     assert "env_file" not in service("secrets")
     readers = {name: {volume for volume in mounts(name) if "secret" in volume} for name in COMPOSE["services"]}
     assert readers.pop("secrets") == readers.pop("flower") == {"redis_secret", "flower_secret"}
+    assert readers.pop("providers") == {"redis_secret", "./secrets"}, "the second is the user's own"
     for name in ("redis", "api", "worker"):
         assert readers.pop(name) == {"redis_secret"}
     assert not any(readers.values())
@@ -193,6 +194,14 @@ def test_monitoring_is_asked_for_and_hardened(name: str) -> None:
     for volume in spec["volumes"]:
         source, _, _ = volume.partition(":")
         assert (volume.endswith(":ro") and (ROOT / source).is_dir()) or source == f"{name}_data"
+
+
+def test_what_providers_run_has_a_worker_of_its_own() -> None:
+    spec = service("providers")
+    assert spec["profiles"] == ["providers"]
+    assert spec["build"]["target"] == "providers"
+    assert spec["environment"]["ML_MODELS"] == "@providers"
+    assert service("worker")["environment"]["ML_MODELS"] == "${ML_MODELS:-@local}"
 
 
 def test_nobody_sees_the_dashboard_without_a_password() -> None:
