@@ -32,6 +32,7 @@ from worker.work import Unit, Work
 logger = get_logger("worker")
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0  # before another try of what failed for a moment
+_LOOK_S = 5.0  # between two looks whether jobs that wait for another try have ended meanwhile
 
 
 @dataclass(slots=True, eq=False)
@@ -75,6 +76,8 @@ class Runner:
         self._later: list[tuple[float, int, Unit]] = []  # a heap: units and when they are tried again
         self._numbers = itertools.count()
         self._held_until = float("-inf")
+        self._put_off: dict[Unit, None] = {}  # what waits for another try, here or in the batcher
+        self._look_at = float("-inf")
         self._stopping = False
         self._runs: list[Run] = []
         self._threads = [vital_thread(name, self._loop) for _ in range(threads)]
@@ -134,12 +137,14 @@ class Runner:
     def _loop(self) -> None:
         while True:
             with self._condition:
-                while not self._stopping and not (units := self._next()):
+                while not self._stopping and not (units := self._next()) and not self._is_time_to_look():
                     self._condition.wait(self._next_in())
                 if self._stopping:
                     return
             try:
-                if not self._run(units):
+                if not units:
+                    self._look()
+                elif not self._run(units):
                     return
             except DeviceLost as error:
                 self.device_lost = str(error)
@@ -149,12 +154,31 @@ class Runner:
         now = self._clock()
         while self._later and self._later[0][0] <= now:
             self._batcher.put([heapq.heappop(self._later)[2]])
-        return self._batcher.take() if self._held_until <= now else []
+        units = self._batcher.take() if self._held_until <= now else []
+        for unit in units:
+            self._put_off.pop(unit, None)
+        return units
+
+    def _is_time_to_look(self) -> bool:
+        now = self._clock()
+        if not self._put_off or now < self._look_at:
+            return False
+        self._look_at = now + _LOOK_S
+        return True
+
+    def _look(self) -> None:
+        """What was canceled, or is past its deadline, need not wait for its turn to end."""
+        with self._condition:
+            units = list(self._put_off)
+        self._claimer.claim(units, self._stopped)
+        with self._condition:
+            self._take_out(lambda unit: unit.work.ended)
 
     def _next_in(self) -> float | None:
         now, ready_in = self._clock(), self._batcher.ready_in()
         pauses = [] if ready_in is None else [max(ready_in, self._held_until - now)]
         pauses += [max(0.0, due - now) for due, _, _ in self._later[:1]]
+        pauses += [max(0.0, self._look_at - now)] if self._put_off else []
         return min(pauses, default=None)
 
     def _run(self, units: list[Unit]) -> bool:
@@ -229,13 +253,17 @@ class Runner:
         logger.warning(Event.CALL_PUT_OFF, **unit.work.names, model=str(model.ref), code=why.code, after_s=why.after_s)
         now = self._clock()
         with self._condition:
+            if why.after_s is None:
+                unit.tries += 1
+                if unit.tries > model.retries:
+                    return False
+            if not self._put_off:
+                self._look_at = now + _LOOK_S
+            self._put_off[unit] = None
             if why.after_s is not None:
                 self._held_until = max(self._held_until, now + why.after_s)
                 self._batcher.put([unit])
                 return True
-            unit.tries += 1
-            if unit.tries > model.retries:
-                return False
             pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (unit.tries - 1)) * random.uniform(0.5, 1.0)
             heapq.heappush(self._later, (now + pause_s, next(self._numbers), unit))
             return True
@@ -268,6 +296,7 @@ class Runner:
 
     def _take_out(self, unwanted: Callable[[Unit], bool]) -> list[Unit]:
         gone = [unit for _, _, unit in self._later if unwanted(unit)]
+        self._put_off = {unit: None for unit in self._put_off if not unwanted(unit)}
         if gone:
             self._later = [entry for entry in self._later if not unwanted(entry[2])]
             heapq.heapify(self._later)

@@ -180,6 +180,31 @@ def test_what_is_put_off_can_still_be_dropped() -> None:
         assert (runner.waiting(), outputs) == (0, {})
 
 
+def test_who_was_canceled_need_not_wait_for_the_provider() -> None:
+    """A job in a provider's hour of rest has ended meanwhile: the claim tells."""
+    now, asked, over = [0.0], [], set[str]()
+
+    def ask(batch: list[Any]) -> list[Any]:
+        asked.extend(batch)
+        raise TryLater("busy", after_s=3600)
+
+    def claim(units: list[Unit], stopped: Any) -> Claimed:
+        for unit in units:
+            unit.work.ended = unit.work.ended or unit.work.job_id in over
+        return Claimed([unit for unit in units if not unit.work.ended])
+
+    model = model_of(Asks(ask, concurrency=1))
+    with running(clock=lambda: now[0]) as (runner, outputs):
+        runner._claimer.claim = claim  # type: ignore[method-assign]
+        runner.put(units_of(model, "canceled", "stays", size=2))
+        wait_until(lambda: runner.waiting() == 2 and not runner.runs() and len(asked) == 2)
+        over.add("canceled")
+        now[0] = 10.0
+        runner.put(units_of(model, "wakes it"))
+        wait_until(lambda: runner.waiting() == 2, what="the one and the other that wakes")
+        assert (sorted(asked), outputs) == (["canceled", "stays"], {})
+
+
 def test_of_a_halved_batch_only_what_was_refused_waits() -> None:
     """One bad text in a call of four; then the provider has enough, in the middle of looking for it."""
     calls: list[list[Any]] = []
