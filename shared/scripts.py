@@ -175,10 +175,10 @@ class Verdict:
 
 
 def claim(
-    job_ids: Sequence[str], *, process: str, worker: str, max_attempts: int, solo: bool = False
+    job_ids: Sequence[str], *, process: str, worker: str, max_attempts: int, solo: bool = False, call: bool = False
 ) -> Call[list[Verdict]]:
-    """`process` is the worker process's own id, `worker` its name."""
-    args = [process, worker, max_attempts, "1" if solo else "0", iso_now(), *job_ids]
+    """`process` is the worker process's own id, `worker` its name. `call`: somebody else is asked, beside what runs."""
+    args = [process, worker, max_attempts, "2" if call else "1" if solo else "0", iso_now(), *job_ids]
     return Call(script("claim"), (), args, lambda reply: [_verdict(*verdict) for verdict in reply])
 
 

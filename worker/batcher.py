@@ -61,6 +61,7 @@ class Waiting(Protocol):
 U = TypeVar("U", bound=Waiting)
 _Entry = tuple[int, float, int, float]  # priority, turn, arrival number, arrival time: the order of waiting
 
+_BEFORE = 2**62  # arrival numbers before all others
 _WINDOW = 8  # times max_size: how far a padding lane looks for units of like length
 
 
@@ -85,6 +86,13 @@ class Batcher(Generic[U]):
             turn = max(self._turn, self._served.get(unit.owner, 0.0))
             self._served[unit.owner] = turn + unit.cost / unit.weight
             entry = (unit.priority, turn, next(self._numbers), now)
+            bisect.insort(self._lanes.setdefault(unit.lane, []), (entry, unit), key=lambda waiting: waiting[0])
+
+    def put_back(self, units: Iterable[U]) -> None:
+        """They were taken, and could not run: they are before all others of their priority, and cost no turn again."""
+        now = self._clock()
+        for unit in units:
+            entry = (unit.priority, 0.0, next(self._numbers) - _BEFORE, now)
             bisect.insort(self._lanes.setdefault(unit.lane, []), (entry, unit), key=lambda waiting: waiting[0])
 
     def take(self) -> list[U]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -43,17 +44,28 @@ class Claimer:
     ) -> None:
         self._client, self._finisher, self._reporter, self._metrics = client, finisher, reporter, metrics
         self._process, self._worker, self._max_attempts = process, worker, max_attempts
+        self._lock = threading.Lock()  # jobs of many items are claimed by several threads at a time
 
-    def claim(self, units: Sequence[Unit], stopped: Callable[[float], bool]) -> Claimed:
-        """Of one lane. Jobs that have ended meanwhile fall out here. However long Redis is away: `stopped` waits so
-        many seconds, and says whether to give up; then nothing may run."""
+    def claim(self, units: Sequence[Unit], stopped: Callable[[float], bool], *, call: bool = False) -> Claimed:
+        """Of one lane, or of jobs that run here already; `call`: somebody else is asked. Jobs that have ended meanwhile
+        fall out here. However long Redis is away: `stopped` waits so many seconds, and says whether to give up; then
+        nothing may run."""
         claimed = Claimed()
         works = list(dict.fromkeys(unit.work for unit in units if not unit.work.ended))
-        verdicts = self._verdicts(works, stopped) if works else None
+        verdicts = self._verdicts(works, stopped, call=call) if works else None
         if verdicts is None:
             return claimed
+        with self._lock:
+            self._apply([(work, verdict) for work, verdict in zip(works, verdicts, strict=True)], claimed)
+        aside = {*claimed.suspects, *claimed.paused}
+        claimed.units = [unit for unit in units if not unit.work.ended and unit.work not in aside]
+        return claimed
+
+    def _apply(self, told: list[tuple[Work, scripts.Verdict]], claimed: Claimed) -> None:
         started = []
-        for work, verdict in zip(works, verdicts, strict=True):
+        for work, verdict in told:
+            if work.ended:
+                continue  # another thread was told first
             if verdict.status == "run":
                 if not work.claimed:
                     started.append(work)
@@ -66,9 +78,6 @@ class Claimer:
             else:
                 self._skip(work, verdict)
         self._reporter.started(started)
-        aside = {*claimed.suspects, *claimed.paused}
-        claimed.units = [unit for unit in units if not unit.work.ended and unit.work not in aside]
-        return claimed
 
     def _begin(self, work: Work, verdict: scripts.Verdict) -> None:
         if not work.claimed:
@@ -84,18 +93,21 @@ class Claimer:
             logger.error(Event.JOB_FAILED, **work.names, model=str(work.ref), code=verdict.code)
         self._finisher.skip(work, verdict)
 
-    def _verdicts(self, works: list[Work], stopped: Callable[[float], bool]) -> list[scripts.Verdict] | None:
+    def _verdicts(
+        self, works: list[Work], stopped: Callable[[float], bool], *, call: bool
+    ) -> list[scripts.Verdict] | None:
         """None: given up. Claiming again is harmless."""
-        call = scripts.claim(
+        asked = scripts.claim(
             [work.job_id for work in works],
             process=self._process,
             worker=self._worker,
             max_attempts=self._max_attempts,
             solo=works[0].alone,
+            call=call,
         )
         while True:
             try:
-                verdicts: list[scripts.Verdict] = scripts.one(scripts.run(self._client, [call]))
+                verdicts: list[scripts.Verdict] = scripts.one(scripts.run(self._client, [asked]))
                 return verdicts
             except redis.RedisError as error:
                 logger.warning(Event.REDIS_LOST, step="claim", error=error)

@@ -46,6 +46,7 @@ from worker.work import Unit, Work
 logger = get_logger("worker")
 
 _INTAKE_ROOM = 64
+_CALL_GRACE_S = 10.0  # so much later than its client a call that takes too long is given up
 _CELERYS_OWN = "celery"  # the queue of a stock worker that was told of no other
 _LAST_WORDS_S = 3.0  # for what must be said to Celery or Redis at the end, where they may be away
 
@@ -211,7 +212,7 @@ class Engine:
             self.reporter.forget(work)
 
     def _give_back(self, works: list[Work]) -> None:
-        """To their lists, the oldest nearest to its turn. Device thread."""
+        """To their lists, the oldest nearest to its turn. A runner's thread."""
         order = {tag: number for number, tag in enumerate(self.holdings.tags())}
         logger.info(Event.JOBS_PAUSED, jobs=len(works), models=sorted({str(work.ref) for work in works}))
         for work in sorted(works, key=lambda work: order.get(work.tag, 0)):
@@ -254,9 +255,8 @@ class Engine:
             self._end_late(run)
         for runner, run in self._runners.calls():
             self._end_late(run)
-            if _overdue(run):
+            if time.monotonic() - run.asked_at > run.works[0].patience_s + _CALL_GRACE_S and runner.abandon(run):
                 logger.error(Event.CALL_OVERDUE, model=str(run.works[0].ref), jobs=[work.names for work in run.works])
-                runner.abandon(run)
                 for work in run.works:
                     if not work.ended:
                         self._finisher.end(work, timed_out(work.patience_s))

@@ -27,8 +27,8 @@ may tell its callers how far it is: `self.progress(position, 0.4, "page 2 of 5")
 (`concurrency = 16`) is asked so often at a time, beside the device.
 
 Threads: `load` and the warm-up run in the main thread before the worker is ready; `prepare` in a small pool of CPU
-threads, `predict` always in the one device thread, `finish` in the finish thread. So `prepare` and `finish` must not
-touch what `predict` changes.
+threads, `predict` in the one device thread (with `concurrency` in threads of its own), `finish` in the finish thread.
+So `prepare` and `finish` must not touch what `predict` changes.
 """
 
 from __future__ import annotations
@@ -80,12 +80,17 @@ class DeviceLost(Exception):
 
 class TryLater(Exception):
     """Raise it in `predict` when whom the handler asks cannot serve now: the items wait and are tried again, as long as
-    their jobs' deadlines allow. With `after_s` this version asks for nothing more until then; without it is a failure
-    of the moment: each item is tried `retries` times more, after pauses that grow, and then fails with `code`."""
+    their jobs' deadlines allow. With `after_s` (a day at most) nothing more is asked until then: of a handler with
+    `concurrency` by the whole version, else of these items. Without it is a failure of the moment: each item is tried
+    `retries` times more, after pauses that grow, and then fails with `code`."""
 
     def __init__(self, message: str, *, after_s: float | None = None, code: str = "provider_error") -> None:
         super().__init__(message)
         self.message, self.after_s, self.code = message, after_s, code
+
+
+class NotYet(TryLater):
+    """What this service itself does not ask more often: `after_s` is when it will, and nobody has refused anything."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -210,7 +210,9 @@ def _allowance(version: VersionSpec, settings: Settings) -> Any:
         return None
     from worker.providers.allowance import Allowance
 
-    return Allowance(connect(settings), version.source, rate)
+    options = version.provider_options()
+    account = (version.source, options.base_url or "", options.api_key_env, options.region or "")
+    return Allowance(connect(settings), account, rate)
 
 
 def _own(path: str, base: Path | None) -> type[AnyHandler]:

@@ -21,7 +21,7 @@ from shared.tracing import NO_SPAN, Span
 from worker.batcher import Batcher
 from worker.claims import Claimer
 from worker.finisher import Finisher
-from worker.handler import Answered, DeviceLost, ItemError, Listener, TryLater
+from worker.handler import Answered, DeviceLost, ItemError, Listener, NotYet, TryLater
 from worker.metrics import WorkerMetrics
 from worker.models import LoadedModel
 from worker.predict import predict
@@ -31,16 +31,20 @@ from worker.work import Unit, Work
 
 logger = get_logger("worker")
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0  # before another try of what failed for a moment
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0  # before another try, where nobody says when
+_MOST_S = 86_400.0
 _LOOK_S = 5.0  # between two looks whether jobs that wait for another try have ended meanwhile
 
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """A batch under way, since `begun` (monotonic). `abandoned`: nobody waits for what comes of it any more."""
+    """A batch under way in `thread`, since `begun` (monotonic); `asked_at`: since when its handler's `predict`, which
+    is called more than once where the batch is halved. `abandoned`: nobody waits for what comes of it any more."""
 
     begun: float
+    asked_at: float
     units: list[Unit]
+    thread: threading.Thread
     span: Span = NO_SPAN
     abandoned: bool = False
 
@@ -76,6 +80,7 @@ class Runner:
         self._later: list[tuple[float, int, Unit]] = []  # a heap: units and when they are tried again
         self._numbers = itertools.count()
         self._held_until = float("-inf")
+        self._refusals = 0  # in a row, of whom is asked
         self._put_off: dict[Unit, None] = {}  # what waits for another try, here or in the batcher
         self._look_at = float("-inf")
         self._stopping = False
@@ -124,15 +129,19 @@ class Runner:
         with self._condition:
             return list(self._runs)
 
-    def abandon(self, run: Run) -> None:
-        """It may take for ever: another thread does what its own would have done next."""
+    def abandon(self, run: Run) -> bool:
+        """It may take for ever: another thread does what its own would have done next. False: it has ended just now."""
         with self._condition:
-            if run in self._runs:
-                run.abandoned = True
-                self._runs.remove(run)
+            if run not in self._runs:
+                return False
+            run.abandoned = True
+            self._runs.remove(run)
+            self._threads.remove(run.thread)  # nobody joins it
+            if not self._stopping:
                 thread = vital_thread(self._name, self._loop)
-                self._threads.append(thread)
                 thread.start()
+                self._threads.append(thread)
+            return True
 
     def _loop(self) -> None:
         while True:
@@ -153,10 +162,12 @@ class Runner:
     def _next(self) -> list[Unit]:
         now = self._clock()
         while self._later and self._later[0][0] <= now:
-            self._batcher.put([heapq.heappop(self._later)[2]])
+            self._batcher.put_back([heapq.heappop(self._later)[2]])
         units = self._batcher.take() if self._held_until <= now else []
         for unit in units:
             self._put_off.pop(unit, None)
+        if units and (self._batcher or self._later):
+            self._condition.notify()  # who waits may wait for what has become due only now
         return units
 
     def _is_time_to_look(self) -> bool:
@@ -187,12 +198,13 @@ class Runner:
         if alone:
             # If this one kills the process, no other job's start may look like a crash: their outcomes stand first.
             self._finisher.flush()
-        units = self._claim(units)
-        if not units:
-            return True
         model = units[0].work.model
         assert model is not None  # noqa: S101  # prepared work has its model
-        run, halved = Run(self._clock(), units), model.halved_batches
+        units = self._claim(units, call=model.concurrency > 0)
+        if not units:
+            return True
+        now, halved = self._clock(), model.halved_batches
+        run = Run(now, now, units, threading.current_thread())
         with self._condition:
             self._runs.append(run)
         self._before()
@@ -220,6 +232,7 @@ class Runner:
         names = [unit.work.names for unit in run.units]
 
         def listen(start: int, stop: int) -> Listener:
+            run.asked_at = self._clock()
             return self._listener(run.units[start:stop])
 
         try:
@@ -236,21 +249,24 @@ class Runner:
         done: list[tuple[Unit, Any]] = []
         counted = self._metrics.of(model.ref)
         for unit, output in zip(units, outputs, strict=True):
+            if isinstance(output, TryLater):
+                counted.put_off(output.code)
+                if not self._again(unit, output, model):
+                    done.append((unit, ItemError(output.message, code=output.code)))
+                continue
+            self._refusals = 0
             if isinstance(output, Answered):
                 unit.prepared.tokens = output.read + output.written
                 counted.spent(output)
                 done.append((unit, output.output))
-            elif isinstance(output, TryLater):
-                counted.put_off(output.code)
-                if not self._again(unit, output, model):
-                    done.append((unit, ItemError(output.message, code=output.code)))
             else:
                 done.append((unit, output))
         return [unit for unit, _ in done], [output for _, output in done]
 
     def _again(self, unit: Unit, why: TryLater, model: LoadedModel) -> bool:
         """False: it was tried often enough."""
-        logger.warning(Event.CALL_PUT_OFF, **unit.work.names, model=str(model.ref), code=why.code, after_s=why.after_s)
+        log = logger.debug if isinstance(why, NotYet) else logger.warning
+        log(Event.CALL_PUT_OFF, **unit.work.names, model=str(model.ref), code=why.code, after_s=why.after_s)
         now = self._clock()
         with self._condition:
             if why.after_s is None:
@@ -260,17 +276,26 @@ class Runner:
             if not self._put_off:
                 self._look_at = now + _LOOK_S
             self._put_off[unit] = None
-            if why.after_s is not None:
-                self._held_until = max(self._held_until, now + why.after_s)
-                self._batcher.put([unit])
+            if why.after_s is not None and model.concurrency:
+                self._hold(now, why)
+                self._batcher.put_back([unit])
                 return True
-            pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (unit.tries - 1)) * random.uniform(0.5, 1.0)
+            pause_s = min(_MOST_S, why.after_s) if why.after_s is not None else _pause_s(unit.tries)
             heapq.heappush(self._later, (now + pause_s, next(self._numbers), unit))
             return True
 
-    def _claim(self, units: list[Unit]) -> list[Unit]:
+    def _hold(self, now: float, why: TryLater) -> None:
+        """Nothing more is asked until it says; who says `at once` again and again is asked less and less often."""
+        after_s = min(_MOST_S, why.after_s or 0.0)
+        if not isinstance(why, NotYet):
+            if self._held_until <= now:
+                self._refusals += 1
+            after_s = max(after_s, _pause_s(self._refusals))
+        self._held_until = max(self._held_until, now + after_s)
+
+    def _claim(self, units: list[Unit], *, call: bool) -> list[Unit]:
         """The units that may run now. Suspects go back to wait alone."""
-        claimed = self._claimer.claim(units, self._stopped)
+        claimed = self._claimer.claim(units, self._stopped, call=call)
         if suspects := claimed.suspects:
             self.put(unit for unit in units if unit.work in suspects)
             with self._condition:  # what else of theirs waits, in the lane of the innocent
@@ -301,3 +326,8 @@ class Runner:
             self._later = [entry for entry in self._later if not unwanted(entry[2])]
             heapq.heapify(self._later)
         return gone + self._batcher.discard(unwanted)
+
+
+def _pause_s(tries: int) -> float:
+    """0.5, 1, 2 ... 30 s, and up to half of that less: many do not come again at the same moment."""
+    return float(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(tries - 1, 16)) * random.uniform(0.5, 1.0))

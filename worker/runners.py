@@ -19,6 +19,7 @@ class Runners:
         self._device = make(before=before)
         self._callers: dict[Place, Runner] = {}
         self._lock = threading.Lock()
+        self._stopped = False
 
     def start(self) -> None:
         """Once."""
@@ -30,7 +31,8 @@ class Runners:
 
     def drop(self, work: Work) -> None:
         """Forget what waits of a job that is no longer ours."""
-        self._of(work).drop(work)
+        for runner in self._all():
+            runner.drop(work)
 
     def waiting(self) -> int:
         """How many units wait."""
@@ -62,6 +64,8 @@ class Runners:
     def stop(self, timeout: float) -> bool:
         """Take nothing more, finish what is under way; False if it took longer than `timeout` seconds."""
         end = time.monotonic() + timeout
+        with self._lock:
+            self._stopped = True
         runners = self._all()
         for runner in runners:
             runner.close()
@@ -80,5 +84,8 @@ class Runners:
             runner = self._callers.get(place)
             if runner is None:
                 runner = self._callers[place] = self._make(name=f"calls {place.ref}", threads=model.concurrency)
-                runner.start()
+                if self._stopped:
+                    runner.close()  # what comes now waits, and is given back with the rest
+                else:
+                    runner.start()
             return runner

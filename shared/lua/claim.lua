@@ -2,9 +2,11 @@
 -- A worker is about to run these jobs: queued -> running, one attempt more. Jobs that need no run are told.
 -- A start that neither finished nor was given back, by a worker that is gone, is a crash. A job with a crash is a
 -- suspect: it runs alone from then on, and only crashes of solo starts count toward max_attempts.
+-- A call only asks somebody else, beside what else runs: a crash in the middle of it is hardly its fault. It makes no
+-- suspect, and only many of them (three times max_attempts, and one) end the job.
 -- A job whose items make several batches is claimed before each: that is one attempt, and it can still be canceled.
 -- KEYS  none
--- ARGV  1 worker's process id, 2 worker's name, 3 max attempts, 4 '1' if this is a solo start, 5 ISO time for
+-- ARGV  1 worker's process id, 2 worker's name, 3 max attempts, 4 '0' in company, '1' a solo start, '2' a call, 5 ISO time for
 --       outcomes written here, 6... job ids
 -- RETURNS for each id {verdict, attempt, started_at, queued_at, the code of a failure written here}: 'run' | 'suspect' (run it alone; not started) |
 --         'ended' (has an outcome, perhaps written here; third is the state) | 'missing' |
@@ -32,22 +34,25 @@ local function claim(id)
   local runner, suspect, queued_at = job[3], job[6], job[12] or job[11]
   if runner == worker and state == 'running' then return { 'run', attempt, job[10], queued_at } end
   if runner and runner ~= worker and redis.call('EXISTS', WORKER .. runner) == 0 then
-    suspect = '1'
-    redis.call('HSET', key, 'suspect', '1')
+    local called = job[4] == '2'
+    if not called then
+      suspect = '1'
+      redis.call('HSET', key, 'suspect', '1')
+    end
     redis.call('HDEL', key, 'runner')
-    if job[4] == '1' then
+    if called or job[4] == '1' then
       local crashes = redis.call('HINCRBY', key, 'crashes', 1)
       local held = redis.call('HGET', UNACKED, id)
-      if crashes >= limit and held then
+      if crashes >= (called and 3 * limit + 1 or limit) and held then
         local list, message = string.match(held, '^([^\n]*)\n(.*)$')
         end_job(id, 'failed', 'attempts_exhausted', failed_meta(id, 'attempts_exhausted',
-          'the worker process died each of the ' .. crashes .. ' times it ran this job alone', iso))
+          'the worker process died each of the ' .. crashes .. ' times it ran this job' .. (called and '' or ' alone'), iso))
         dead_letter('attempts_exhausted', id, list, message)
         return { 'ended', attempt, 'failed', '0', 'attempts_exhausted' }
       end
     end
   end
-  if suspect and solo ~= '1' then return { 'suspect', attempt, '' } end
+  if suspect and solo == '0' then return { 'suspect', attempt, '' } end
   if paused[string.match(job[8] or '', '^(.*)@')] then return { 'paused', attempt, '' } end
   if state == 'queued' then
     local counters = COUNTERS .. job[8]

@@ -182,9 +182,10 @@ def test_what_trying_again_does_not_mend(
     status, error = refusal
     proxy.always = Answer(status, json.dumps({"error": error}).encode())
     with service(redis_url, models_file(tmp_path, proxy)) as http:
-        job = ended(http, submit(http, "a"))
-        assert job["error"]["code"] == "provider_error"
-        assert error["message"] in job["error"]["message"]
+        answer = http.post("/inference", json={"model_type": "cloud", "data": {"texts": TEXTS}})
+        assert (answer.status_code, answer.json()["code"]) == (502, "provider_error")
+        told = error["message"] in answer.json()["detail"]
+        assert told == (status != 401), "of our account callers are told no more than that"
     assert len(proxy.seen) == 1
 
 
@@ -217,6 +218,15 @@ def test_a_provider_that_says_nothing(redis_url: str, tmp_path: Path, proxy: Fau
         assert http.post("/inference", json={"model_type": "echo", "data": 1}).json()["output"] == 1
         for job in threads.map(lambda job_id: ended(http, job_id), silent):
             assert (job["state"], job["error"]["code"]) == ("failed", "timeout")
+
+
+def test_who_did_not_answer_in_time_is_asked_again(
+    redis_url: str, tmp_path: Path, proxy: FaultyProxy, store: redis.Redis
+) -> None:
+    proxy.faults.extend([Silence()] * 2)
+    with service(redis_url, models_file(tmp_path, proxy, timeout_s=1, retries=2)) as http:
+        assert ended(http, submit(http, "a"))["state"] == "succeeded"
+    assert len(proxy.seen) == 3
 
 
 def test_the_worker_is_killed_in_the_middle_of_a_call(
@@ -266,6 +276,27 @@ def test_all_workers_together_keep_to_the_rate(
     assert len(times) == len(TEXTS), "nothing was asked twice"
     # A sliding window of two counters lets through a little more at its edges, and a call takes a moment to arrive.
     assert times[-1] - times[0] >= (len(TEXTS) - 2 * 4) / 4
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(200, b"<html>a gateway's page</html>", {"content-type": "text/html"}),
+        Answer(200, b'{"data": "none"}'),
+        Answer(200, b'{"object": "list", "data": []}'),
+        Answer(200, b"{"),
+    ],
+)
+def test_an_answer_that_is_none(
+    answer: Answer, redis_url: str, tmp_path: Path, proxy: FaultyProxy, store: redis.Redis
+) -> None:
+    proxy.always = answer
+    with service(redis_url, models_file(tmp_path, proxy)) as http:
+        told = http.post("/inference", json={"model_type": "cloud", "data": {"texts": TEXTS}}).json()
+        assert told["code"] == "handler_contract"
+        assert len(proxy.seen) == 1
+        body = {"model": "gpt", "messages": [{"role": "user", "content": "hi"}]}
+        assert http.post("/v1/chat/completions", json=body).json()["error"]["code"] == "handler_contract"
 
 
 def test_the_fallback_of_a_model_that_nobody_serves(

@@ -100,7 +100,7 @@ def running(threads: int = 1, **more: Any) -> Iterator[tuple[Runner, dict[Any, A
 
 
 def runner_of(delivered: Delivered, **more: Any) -> Runner:
-    claimer: Any = SimpleNamespace(claim=lambda units, stopped: Claimed(list(units)))
+    claimer: Any = SimpleNamespace(claim=lambda units, stopped, call=False: Claimed(list(units)))
     finisher: Any = delivered
     metrics = WorkerMetrics("w", Device("cpu"))
     return Runner(
@@ -188,7 +188,7 @@ def test_who_was_canceled_need_not_wait_for_the_provider() -> None:
         asked.extend(batch)
         raise TryLater("busy", after_s=3600)
 
-    def claim(units: list[Unit], stopped: Any) -> Claimed:
+    def claim(units: list[Unit], stopped: Any, call: bool = False) -> Claimed:
         for unit in units:
             unit.work.ended = unit.work.ended or unit.work.job_id in over
         return Claimed([unit for unit in units if not unit.work.ended])
@@ -226,6 +226,89 @@ def test_of_a_halved_batch_only_what_was_refused_waits() -> None:
     assert calls[0] == ["bad", 1, 2, 3]
 
 
+def test_who_says_at_once_is_asked_less_and_less_often() -> None:
+    now, asked = [0.0], []
+
+    def ask(batch: list[Any]) -> list[Any]:
+        asked.append(now[0])
+        raise TryLater("busy", after_s=0)
+
+    with running(clock=lambda: now[0]) as (runner, _):
+        runner.put(units_of(model_of(Asks(ask, concurrency=1, retries=0)), "a"))
+        for second in (0.0, 0.5, 1.5, 3.5):  # pauses of up to 0.5, 1 and 2 s
+            now[0] = second
+            runner.put(units_of(model_of(Asks(lambda batch: batch)), f"wakes it at {second}"))
+            wait_until(lambda: asked and asked[-1] == now[0])
+    assert len(asked) == 4
+
+
+def test_what_asks_from_the_device_holds_up_nobody_else() -> None:
+    def ask(batch: list[Any]) -> list[Any]:
+        raise TryLater("busy", after_s=3600)
+
+    with running() as (runner, outputs):
+        runner.put(units_of(model_of(Asks(ask)), "waits"))
+        runner.put(units_of(model_of(Asks(lambda batch: batch)), "other"))
+        wait_until(lambda: "other" in outputs)
+        wait_until(lambda: runner.waiting() == 1)
+
+
+def test_what_is_due_again_does_not_wait_for_another() -> None:
+    """Two of one call that failed for a moment: each is tried by a thread of its own."""
+    together, first = threading.Barrier(2), [True]
+
+    def ask(batch: list[Any]) -> list[Any]:
+        if first[0]:
+            first[0] = False
+            raise TryLater("gone for a moment")
+        together.wait(10)
+        return batch
+
+    model = model_of(Asks(ask, concurrency=2))
+    with running(threads=2) as (runner, outputs):
+        units = units_of(model, "a", "b", size=2)
+        runner.put(units)
+        wait_until(lambda: runner.waiting() == 2)
+        for unit in units:
+            unit.budget = Budget(1, 1000)
+        wait_until(lambda: len(outputs) == 2)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Answered(1, read=-1),
+        Answered(1, read=None),  # type: ignore[arg-type]  # as a remote answer has it
+        Answered(1, cost=float("nan")),
+        TryLater("", after_s="5"),  # type: ignore[arg-type]  # likewise
+        TryLater("", after_s=float("inf")),
+    ],
+)
+def test_what_cannot_be_counted_fails_its_item(wrong: Any) -> None:
+    def ask(batch: list[Any]) -> list[Any]:
+        if isinstance(wrong, TryLater):
+            raise wrong
+        return [wrong]
+
+    with running() as (runner, outputs):
+        runner.put(units_of(model_of(Asks(ask, concurrency=1)), "a"))
+        wait_until(lambda: "a" in outputs)
+    assert outputs["a"].code == "handler_contract"
+
+
+def test_a_call_that_is_refused_as_a_whole_is_asked_once() -> None:
+    asked: list[Any] = []
+
+    def ask(batch: list[Any]) -> list[Any]:
+        asked.append(batch)
+        raise ItemError("no account", code="provider_error")
+
+    with running() as (runner, outputs):
+        runner.put(units_of(model_of(Asks(ask, concurrency=1)), *range(8), size=8))
+        wait_until(lambda: len(outputs) == 8)
+    assert (len(asked), {error.code for error in outputs.values()}) == (1, {"provider_error"})
+
+
 def test_what_it_cost_is_counted() -> None:
     model = model_of(Asks(lambda batch: [Answered(one, read=10, written=5, cost=0.25) for one in batch], concurrency=1))
     delivered = Delivered()
@@ -261,7 +344,8 @@ def test_a_call_that_never_ends_is_given_up_and_another_thread_goes_on() -> None
         runner.put(units_of(model, "next"))
         (run,) = runner.runs()
         assert [work.job_id for work in run.works] == ["stuck"]
-        runner.abandon(run)
+        assert runner.abandon(run)
+        assert not runner.abandon(run), "once"
         wait_until(lambda: "next" in outputs)
         release.set()
     assert outputs == {"next": "next"}, "what comes of the other is dropped"

@@ -58,6 +58,23 @@ def test_crashes_count_only_alone_and_end_in_the_dead_letters(store: redis.Redis
     assert b'"delivery_tag":"a"' in letter[b"raw"]
 
 
+def test_crashes_in_the_middle_of_a_call_are_hardly_its_fault(store: redis.Redis) -> None:
+    """It is no suspect, and runs again beside others; but not for ever."""
+    _submit(store, "a")
+    verdicts = []
+    for number in range(11):
+        scripts.run(store, [scripts.drain([LIST], [1], process=f"gone-{number}")])
+        call = scripts.claim(["a"], process=f"gone-{number}", worker="w", max_attempts=3, call=True)
+        verdicts.append(scripts.one(scripts.run(store, [call]))[0].status)
+        if verdicts[-1] == "run":
+            _ask(store)
+            store.zadd(keys.LEASES, {"a": 1})
+            scripts.run(store, [scripts.restore_expired(lease_ms=60_000, heartbeat_ms=60_000)])
+            assert not store.hexists(keys.JOB + "a", "suspect")
+    assert verdicts == ["run"] * 10 + ["ended"]
+    assert store.hget(keys.JOB + "a", "code") == b"attempts_exhausted"
+
+
 @pytest.mark.parametrize("linked", [True, False])
 def test_a_linked_jobs_message_comes_again_until_it_is_acknowledged(store: redis.Redis, linked: bool) -> None:
     """Its outcome stands, and what hangs on it may not know: worker/links.py."""

@@ -54,7 +54,7 @@ class Model:
     state: State = State.QUEUED
     attempt: int = 0
     runner: str = ""
-    solo: bool = False
+    how: str = ""
     suspect: bool = False
     crashes: int = 0
     marked: bool = False  # canceled while it ran
@@ -253,14 +253,15 @@ class Machine(RuleBasedStateMachine):
             self._pass_deadline(due)
 
     @precondition(lambda self: any(self.held[name] for name in self.living))
-    @rule(name=process, solo=st.booleans())
-    def claim(self, name: str, solo: bool) -> None:
-        mine = [tag for tag in dict.fromkeys(self.held[name]) if tag in self.jobs][: 1 if solo else None]
+    @rule(name=process, how=st.sampled_from(["", "solo", "call"]))
+    def claim(self, name: str, how: str) -> None:
+        mine = [tag for tag in dict.fromkeys(self.held[name]) if tag in self.jobs][: 1 if how == "solo" else None]
         if name not in self.living or not mine:
             return
-        call = scripts.claim(mine, process=name, worker=name, max_attempts=MAX_ATTEMPTS, solo=solo)
+        solo, call_ = how == "solo", how == "call"
+        call = scripts.claim(mine, process=name, worker=name, max_attempts=MAX_ATTEMPTS, solo=solo, call=call_)
         for job_id, verdict in zip(mine, self.run(call), strict=True):
-            expected = self._expect_claim(job_id, name, solo)
+            expected = self._expect_claim(job_id, name, how)
             assert verdict.status == expected
             if expected == "ended":
                 assert verdict.state is self.jobs[job_id].state
@@ -276,7 +277,7 @@ class Machine(RuleBasedStateMachine):
                 assert created_at is not None
                 assert int(created_at) <= verdict.queued_at <= verdict.started_at
 
-    def _expect_claim(self, job_id: str, name: str, solo: bool) -> str:
+    def _expect_claim(self, job_id: str, name: str, how: str) -> str:
         job = self.jobs[job_id]
         if job.state.terminal:
             return "ended"
@@ -291,16 +292,16 @@ class Machine(RuleBasedStateMachine):
         if job.runner == name and job.state is State.RUNNING:
             return "run"
         if job.runner and job.runner != name and job.runner not in self.living:
-            job.suspect, job.runner = True, ""
-            job.crashes += job.solo
-            if job.solo and job.crashes >= MAX_ATTEMPTS:
+            job.suspect, job.runner = job.suspect or job.how != "call", ""
+            job.crashes += bool(job.how)
+            if job.how and job.crashes >= (3 * MAX_ATTEMPTS + 1 if job.how == "call" else MAX_ATTEMPTS):
                 self._end(job_id, State.FAILED)
                 return "ended"
-        if job.suspect and not solo:
+        if job.suspect and not how:
             return "suspect"
         if job.ref in self.paused:
             return "paused"
-        job.state, job.attempt, job.runner, job.solo = State.RUNNING, job.attempt + 1, name, solo
+        job.state, job.attempt, job.runner, job.how = State.RUNNING, job.attempt + 1, name, how
         return "run"
 
     @precondition(lambda self: any(self.held[name] for name in self.living))

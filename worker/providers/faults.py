@@ -12,21 +12,25 @@ PROVIDER_ERROR = "provider_error"
 _BUSY_S = 5.0  # where a provider that is busy does not say for how long
 _LONGEST_S = 3600.0
 _INPUT = frozenset((400, 413, 415, 422))
-_PASSING = frozenset((408, 409, 425, 500, 502, 503, 504, 520, 522, 524, 529))
+_PASSING = frozenset((408, 409, 425))  # and from 500 on, but for:
+_LASTING = frozenset((501, 505))
+_OURS = frozenset((401, 402, 403, 407))  # what is wrong is our account, of which callers are told no more
 
 
 def refused(who: str, status: int, message: str, headers: Mapping[str, str], *, final: bool = False) -> Exception:
     """To be raised in `predict`, for an answer with this status. `final`: the provider's own words say that trying
     again is of no use. A `Retry-After` is honoured as RFC 9110 (10.2.3) has it, OpenAI's `retry-after-ms` too."""
     told = f"{who} answered {status}: {message}"
-    if status in _INPUT:
+    if status in _OURS:
+        return ItemError(f"{who} does not let this service in ({status})", code=PROVIDER_ERROR)
+    if status in _INPUT and not final:
         return ItemError(told, code="invalid_input")
     if final or headers.get("x-should-retry") == "false":
         return ItemError(told, code=PROVIDER_ERROR)
     after_s = retry_after_s(headers)
     if status == 429:
         return TryLater(told, after_s=_BUSY_S if after_s is None else after_s, code="rate_limited")
-    if status in _PASSING:
+    if status in _PASSING or (status >= 500 and status not in _LASTING):
         return TryLater(told, after_s=after_s, code=PROVIDER_ERROR)
     return ItemError(told, code=PROVIDER_ERROR)
 

@@ -29,18 +29,19 @@ class _OpenAI(ProviderHandler):
             import httpx2 as transport  # openai 3
         except ImportError:
             import httpx as transport  # type: ignore[no-redef]
-        from openai import APIConnectionError, OpenAI
+        from openai import APIError, OpenAI
 
         name = self.options.api_key_env
         key = os.environ.get(name, "")
         if not key:
             raise ConfigError(f"{self.who} needs its API key in the environment: {name} is not set")
         timeout: Any = transport.Timeout(self.timeout_s, connect=CONNECT_S)
-        self._lost: tuple[type[Exception], ...] = (transport.HTTPError, transport.StreamError, APIConnectionError)
+        self._lost: tuple[type[Exception], ...] = (transport.HTTPError, transport.StreamError, APIError)
         self.client = OpenAI(api_key=key, base_url=self.options.base_url, timeout=timeout, max_retries=0)
 
     def unload(self) -> None:
         """Closes the connections."""
+        super().unload()
         self.client.close()
 
     @contextmanager
@@ -57,8 +58,10 @@ class _OpenAI(ProviderHandler):
             raise refused(
                 self.who, error.status_code, _words(error), error.response.headers, final=error.code in _FINAL
             ) from None
-        except APIError as error:  # an error in a stream that had begun well
+        except APIError as error:  # an answer that is none
             raise ItemError(f"{self.who}: {_words(error)}", code=PROVIDER_ERROR) from None
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
+            raise broken(self.who, f"gave what is no answer: {type(error).__name__}") from None
 
 
 def _words(error: Any) -> str:
@@ -143,6 +146,8 @@ class OpenAIChat(_OpenAI):
 
     def _streamed(self, messages: Any, more: dict[str, Any]) -> ChatAnswer:
         """Nothing is tried again once a piece is out: it cannot be taken back."""
+        from openai import APIStatusError
+
         growing = _Growing()
         try:
             with self.client.chat.completions.create(
@@ -151,10 +156,12 @@ class OpenAIChat(_OpenAI):
                 for chunk in stream:
                     if text := growing.add(chunk):
                         self.say(0, text)
+        except APIStatusError:
+            raise  # there is no stream
         except self._lost as error:
             growing.lost = error
         if growing.finish_reason is None:
-            if not growing.begun:
+            if not growing.content:
                 lost = growing.lost or EOFError()
                 raise unreachable(self.who, lost, timeout="Timeout" in type(lost).__name__) from None
             told = f"{self.who} broke its stream off after {len(growing.content)} characters"
@@ -167,7 +174,6 @@ class _Growing:
 
     def __init__(self) -> None:
         self.content = ""
-        self.begun = False
         self.finish_reason: str | None = None
         self.usage: Any = None
         self.lost: Exception | None = None
@@ -186,7 +192,6 @@ class _Growing:
         self._refusal += choice.delta.refusal or ""
         for part in choice.delta.tool_calls or ():
             self._call(part)
-        self.begun = self.begun or bool(text or self._refusal or self._calls)
         return text
 
     def _call(self, part: Any) -> None:

@@ -16,6 +16,7 @@ from worker.providers.faults import broken
 
 CONNECT_S = 5.0
 _CHARACTERS_A_TOKEN = 4  # of English text; what a call will take is only estimated
+_IMAGE_TOKENS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +42,20 @@ class ProviderHandler(Handler[Any, Any]):
 
     def prepare(self, item: Any, parameters: Any) -> Prepared:
         """Items with other parameters are another call."""
-        given = parameters.model_dump(mode="json", exclude_none=True)
+        given = parameters.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+        given.pop("stream", None)  # an answer of an endpoint comes whole
         asked = item.model_dump(mode="json", exclude_none=True) if isinstance(item, BaseModel) else item
         return Prepared(Ask(asked, given), group=json.dumps(given, sort_keys=True))
 
     def enter(self, asked: Any, written: int = 0) -> None:
         """Before each call: `written` are the tokens that it may give at most. Raises TryLater."""
         if self._allowance is not None:
-            characters = len(json.dumps(asked, ensure_ascii=False))
-            self._allowance.take(max(1, characters // _CHARACTERS_A_TOKEN) + written)
+            self._allowance.take(_tokens(asked) + written)
+
+    def unload(self) -> None:
+        """Closes what counts its rate."""
+        if self._allowance is not None:
+            self._allowance.close()
 
     def cost(self, read: int, written: int) -> float:
         """By the prices of models.yaml."""
@@ -64,6 +70,17 @@ class ProviderHandler(Handler[Any, Any]):
             fault = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in fault["loc"])
             raise broken(self.who, f"gave what is no output of {self.io.name}: {where} {fault['msg']}") from None
+
+
+def _tokens(asked: Any) -> int:
+    """About how many: of text by its length, of an image in it a thousand."""
+    if isinstance(asked, str):
+        return _IMAGE_TOKENS if asked.startswith("data:") else len(asked) // _CHARACTERS_A_TOKEN + 1
+    if isinstance(asked, dict):
+        return sum(map(_tokens, asked.values()))
+    if isinstance(asked, list):
+        return sum(map(_tokens, asked))
+    return 1
 
 
 def shares(total: int, weights: Sequence[int]) -> list[int]:

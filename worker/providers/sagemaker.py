@@ -9,9 +9,9 @@ import json
 from typing import Any
 
 from shared.errors import ConfigError
-from worker.handler import Context
+from worker.handler import Context, ItemError
 from worker.providers.bodies import answer_of, body_of
-from worker.providers.faults import broken, refused, unreachable
+from worker.providers.faults import PROVIDER_ERROR, broken, refused, unreachable
 from worker.providers.provider import CONNECT_S, Ask, ProviderHandler
 
 _THROTTLED = frozenset(("ThrottlingException", "Throttling", "TooManyRequestsException", "ModelNotReadyException"))
@@ -45,6 +45,7 @@ class SageMakerEndpoint(ProviderHandler):
 
     def unload(self) -> None:
         """Closes the connections."""
+        super().unload()
         self.client.close()
 
     def predict(self, batch: list[Ask]) -> list[Any]:
@@ -60,7 +61,15 @@ class SageMakerEndpoint(ProviderHandler):
         return [self.checked(answer_of(self.options.body, answer))]
 
     def _invoke(self, body: bytes) -> bytes:
-        from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, ReadTimeoutError
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            ConnectTimeoutError,
+            CredentialRetrievalError,
+            NoCredentialsError,
+            ParamValidationError,
+            ReadTimeoutError,
+        )
         from urllib3.exceptions import HTTPError
 
         try:
@@ -72,6 +81,8 @@ class SageMakerEndpoint(ProviderHandler):
             raise self._refused(error.response) from None
         except (ReadTimeoutError, ConnectTimeoutError) as error:
             raise unreachable(self.who, error, timeout=True) from None
+        except (CredentialRetrievalError, NoCredentialsError, ParamValidationError) as error:
+            raise ItemError(f"{self.who}: {type(error).__name__}", code=PROVIDER_ERROR) from None
         except (BotoCoreError, HTTPError) as error:
             raise unreachable(self.who, error, timeout=False) from None
         return read

@@ -69,6 +69,8 @@ class VertexEndpoint(ProviderHandler):
         except (RequestException, TransportError) as error:
             raise unreachable(self.who, error, timeout=False) from None
         except GoogleAuthError as error:
+            if error.retryable:
+                raise unreachable(self.who, error, timeout=False) from None
             raise ItemError(f"{self.who}: no access token: {error}", code=PROVIDER_ERROR) from None
         try:
             data = answer.json()
