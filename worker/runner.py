@@ -265,8 +265,11 @@ class Runner:
 
     def _again(self, unit: Unit, why: TryLater, model: LoadedModel) -> bool:
         """False: it was tried often enough."""
-        log = logger.debug if isinstance(why, NotYet) else logger.warning
-        log(Event.CALL_PUT_OFF, **unit.work.names, model=str(model.ref), code=why.code, after_s=why.after_s)
+        told = {**unit.work.names, "model": str(model.ref), "code": why.code, "after_s": why.after_s}
+        if isinstance(why, NotYet):
+            logger.debug(Event.CALL_PUT_OFF, **told)
+        else:
+            logger.warning(Event.CALL_PUT_OFF, **told)
         now = self._clock()
         with self._condition:
             if why.after_s is None:
