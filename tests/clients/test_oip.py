@@ -25,7 +25,7 @@ def test_triton(ask: Ask, tmp_path: Path) -> None:
         "server": "ml-service",
         "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
         "statistics": 1,
-        "index": ["bert", "by-ids", "cnn", "org/echo"],
+        "index": ["bert", "by-ids", "cnn", "llama", "org/echo", "parrot"],
         "unloaded": False,
         "loaded": True,
         "embedding": ["42", [2, 384], "float32"],
