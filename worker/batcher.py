@@ -85,15 +85,16 @@ class Batcher(Generic[U]):
         for unit in units:
             turn = max(self._turn, self._served.get(unit.owner, 0.0))
             self._served[unit.owner] = turn + unit.cost / unit.weight
-            entry = (unit.priority, turn, next(self._numbers), now)
-            bisect.insort(self._lanes.setdefault(unit.lane, []), (entry, unit), key=lambda waiting: waiting[0])
+            self._insert((unit.priority, turn, next(self._numbers), now), unit)
 
     def put_back(self, units: Iterable[U]) -> None:
         """They were taken, and could not run: they are before all others of their priority, and cost no turn again."""
         now = self._clock()
         for unit in units:
-            entry = (unit.priority, 0.0, next(self._numbers) - _BEFORE, now)
-            bisect.insort(self._lanes.setdefault(unit.lane, []), (entry, unit), key=lambda waiting: waiting[0])
+            self._insert((unit.priority, 0.0, next(self._numbers) - _BEFORE, now), unit)
+
+    def _insert(self, entry: _Entry, unit: U) -> None:
+        bisect.insort(self._lanes.setdefault(unit.lane, []), (entry, unit), key=lambda waiting: waiting[0])
 
     def take(self) -> list[U]:
         """The next batch; empty when nothing waits, or when a lane still waits for company (see `ready_in`)."""

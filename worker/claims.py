@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import redis
@@ -56,12 +56,12 @@ class Claimer:
         if verdicts is None:
             return claimed
         with self._lock:
-            self._apply([(work, verdict) for work, verdict in zip(works, verdicts, strict=True)], claimed)
+            self._apply(zip(works, verdicts, strict=True), claimed)
         aside = {*claimed.suspects, *claimed.paused}
         claimed.units = [unit for unit in units if not unit.work.ended and unit.work not in aside]
         return claimed
 
-    def _apply(self, told: list[tuple[Work, scripts.Verdict]], claimed: Claimed) -> None:
+    def _apply(self, told: Iterable[tuple[Work, scripts.Verdict]], claimed: Claimed) -> None:
         started = []
         for work, verdict in told:
             if work.ended:

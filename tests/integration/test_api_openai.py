@@ -35,13 +35,6 @@ async def api(redis_url: str, tmp_path: Path) -> AsyncIterator[Api]:
         yield running
 
 
-@pytest.fixture
-async def hands(api: Api) -> AsyncIterator[Hands]:
-    found = Hands.on(api.parts.settings)
-    yield found
-    await found.client.aclose()
-
-
 async def call(api: Api, body: Any, **headers: str) -> httpx.Response:
     return await api.client.post("/v1/embeddings", json=body, headers=headers)
 
