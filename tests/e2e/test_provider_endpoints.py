@@ -116,6 +116,7 @@ def test_what_its_refusals_mean(
         sagemaker.faults.append(refusal(400, "ValidationError", Message="no such endpoint"))
         told = ask(http, {"a": 1})
         assert (told["status"], told["code"]) == (502, "provider_error")
+        assert "ValidationError" in told["detail"], "it is no matter of our account"
         assert len(sagemaker.seen) == 5, "neither was tried again"
         sagemaker.faults.append(HangUp())
         assert ask(http, {"a": 1})["status"] == 200

@@ -97,5 +97,5 @@ class SageMakerEndpoint(ProviderHandler):
             status = response.get("OriginalStatusCode", status)
             told = response.get("OriginalMessage", told)
         elif status == 400:  # of our own making: no such endpoint, a body too large for it
-            status = 403
+            status = 404
         return refused(self.who, status, f"{code}: {told}"[:1000], about.get("HTTPHeaders", {}))
