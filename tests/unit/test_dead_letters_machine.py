@@ -58,15 +58,16 @@ class WithLetters(Machine):
     @precondition(lambda self: any(self.held[name] for name in self.living))
     @rule(name=process, n=anything)
     def kill(self, name: str, n: int) -> None:
-        """Each process that runs this job alone dies of it, until it has ended."""
-        mine = [tag for tag in self._filed_of(name, self.held[name]) if tag in self.jobs]
+        """Each process that runs this job alone dies of it, until it has ended; of a paused model none runs."""
+        filed = self._filed_of(name, self.held[name])
+        mine = [tag for tag in filed if tag in self.jobs and self.jobs[tag].ref not in self.paused]
         if name not in self.living or not mine:
             return
         job_id = mine[n % len(mine)]
         for number in range(2 + MAX_ATTEMPTS):
             gone = self.filed[job_id] = f"gone-{number}"
             self.client.hset(keys.HOLDERS, job_id, gone)  # redelivered to it
-            expected = self._expect_claim(job_id, gone, True)
+            expected = self._expect_claim(job_id, gone, "solo")
             call = scripts.claim([job_id], process=gone, worker="w", max_attempts=MAX_ATTEMPTS, solo=True)
             (verdict,) = self.run(call)
             assert verdict.status == expected
