@@ -47,7 +47,8 @@ class Model:
     lines: list[str] = field(default_factory=list)  # as in a slice
     state: dict[int, State] = field(default_factory=dict)  # of the lines that have begun
     marked: set[int] = field(default_factory=set)  # canceled while they ran
-    cut: str = ""
+    cut: str = ""  # why no further line begins
+    canceled: bool = False  # before it had ended; its lines may have been cut by the deadline before that
     due: bool = False
 
     def waiting(self) -> list[int]:
@@ -236,7 +237,7 @@ class Machine(RuleBasedStateMachine):
         cut = 0 if model.cut else len(model.waiting())
         assert self.run(batches.cancel_batch(name)) == (state, 0 if state.terminal else cut)
         if not state.terminal:
-            model.cut = model.cut or "canceled"
+            model.cut, model.canceled = model.cut or "canceled", True
             assert self._view(name).state == "canceled"
         self._sync(None)
 
@@ -416,7 +417,7 @@ class Machine(RuleBasedStateMachine):
             assert seen.counts.model_dump() == model.counts()
             assert (seen.finished_at is not None) == model.ended
             if model.ended:
-                assert seen.state == ("canceled" if model.cut == "canceled" else "completed")
+                assert seen.state == ("canceled" if model.canceled else "completed")
             else:
                 assert seen.state != "completed"
 
