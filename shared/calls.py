@@ -22,6 +22,7 @@ import redis.asyncio
 from redis.exceptions import NoScriptError
 
 from shared import keys
+from shared.lua_linker import linked
 
 T = TypeVar("T")
 
@@ -94,12 +95,13 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """`lua/<name>.lua`, behind the preludes. The shebang stays the first line: Redis reads the flags from it."""
+    """`lua/<name>.lua`, behind what it needs of the preludes. The shebang stays the first line: Redis reads the flags
+    from it."""
     folder = files("shared") / "lua"
     shebang, _, body = (folder / f"{name}.lua").read_text().partition("\n")
     constants = "".join(f"local {name} = '{getattr(keys, name)}'\n" for name in _CONSTANTS)
     before = "".join((folder / part).read_text() for part in _BEFORE)
-    text = f"{shebang}\n{constants}{before}{body}"
+    text = f"{shebang}\n{linked(constants + before, body)}"
     return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 

@@ -177,6 +177,8 @@ def nearest_priority(number: object) -> int:
     """A number as one of ours; none given means normal, and so does what is no number."""
     if not isinstance(number, int):
         return NORMAL
+    if number in PRIORITIES:
+        return number
     return max(p for p in PRIORITIES if p <= max(0, number))
 
 

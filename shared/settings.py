@@ -148,6 +148,8 @@ class Settings(BaseSettings):
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = Field(None, ge=0, le=65535)
     """Where Prometheus reads a worker; 0: any free port; None: nowhere."""
+    task_events: bool = True
+    """Celery's events of each job, which Flower's list of tasks is made of."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "text"] = "json"

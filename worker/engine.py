@@ -147,6 +147,7 @@ class Engine:
         self._finisher.start()
         self._progress.start()
         self._pieces.start()
+        self._preparer.start()
         self._runners.start()
 
     def accept(self, request: Any) -> None:

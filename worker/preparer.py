@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import redis
@@ -23,6 +22,7 @@ from worker.handler import ItemError, Prepared
 from worker.links import RETRY_S
 from worker.metrics import WorkerMetrics
 from worker.models import LoadedModel
+from worker.vital import vital_thread
 from worker.work import Item, Unit, Work
 
 logger = get_logger("worker")
@@ -45,7 +45,14 @@ class Preparer:
         self._client, self._put, self._finisher, self._metrics = client, put, finisher, metrics
         self._adopt, self._fetcher = adopt, fetcher
         self._stopping = threading.Event()
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
+        # No executor: what it makes for each task takes longer than to prepare a short text.
+        self._inbox: queue.SimpleQueue[tuple[Callable[[Work], None], Work] | None] = queue.SimpleQueue()
+        self._threads = [vital_thread(f"prepare_{number}", self._loop) for number in range(threads)]
+
+    def start(self) -> None:
+        """Once."""
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, work: Work, *, adopt: bool = False) -> None:
         """Prepare a job, or adopt a plain Celery producer's."""
@@ -55,15 +62,20 @@ class Preparer:
             self._submit(work, adopt=adopt)
 
     def _submit(self, work: Work, *, adopt: bool = False) -> None:
-        with contextlib.suppress(RuntimeError):  # stopped meanwhile: it is held, and goes back with the rest
-            self._pool.submit(self._guard, self._adopt if adopt else self._prepare, work)
+        self._inbox.put((self._adopt if adopt else self._prepare, work))
 
     def stop(self) -> None:
         """What has not begun never will; it is still held and is given back. What has begun is not waited for: nobody
         takes its units any more."""
         self._stopping.set()
         self._fetcher.stop()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for _ in self._threads:
+            self._inbox.put(None)
+
+    def _loop(self) -> None:
+        while (asked := self._inbox.get()) is not None:
+            if not self._stopping.is_set():
+                self._guard(*asked)
 
     def _guard(self, action: Callable[[Work], None], work: Work) -> None:
         origin.begin(origin.Origin(work.request_id, work.job_id))

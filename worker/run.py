@@ -19,7 +19,9 @@ from celery.worker import state as celery_state
 
 from shared import health, keys, tracing
 from shared.catalog import load_catalog
+from shared.garbage import settle_memory
 from shared.logs import Event, flush_logs, get_logger
+from shared.messages import TASK
 from shared.payload_store import open_payloads
 from shared.queue import make_celery, queue
 from shared.registry_store import RegistryStore
@@ -131,10 +133,10 @@ def run(settings: Settings) -> int:
 
     def ready() -> None:
         if not presence.started:
+            settle_memory()
             presence.start()
             pulse.start()
-            served = [str(place.ref) for place in shelf.places()]
-            logger.info(Event.WORKER_READY, worker=settings.worker_name, models=served)
+            logger.info(Event.WORKER_READY, worker=settings.worker_name, models=[str(p.ref) for p in shelf.places()])
 
     try:
         return consume(settings, device.node(settings.worker_name), shelf, engine, ready=ready, nudge=presence.nudge)
@@ -171,6 +173,7 @@ def consume(
     install_controls()
     app = make_celery(settings, backend=outcome_backend(connect(settings)))
     app.conf.task_routes = (engine.route,)
+    app.tasks[TASK].Strategy = "worker.strategy:batching"
     engine.attach(app)
     app.conf.broker_url = app.conf.broker_url.partition(";")[0]  # our transport asks all sentinels at each try itself
     refs = [place.ref for place in shelf.places()]
@@ -192,7 +195,7 @@ def consume(
         pool=pool,
         concurrency=1,
         loglevel="WARNING",
-        task_events=True,
+        task_events=settings.task_events,
         without_gossip=True,
         without_mingle=True,
         quiet=True,
