@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from functools import cache
 from pathlib import Path
 
 from prometheus_client import (
@@ -107,6 +108,9 @@ class Measure:
 
     def __init__(self, app: ASGIApp, measures: Measures) -> None:
         self._app, self._measures = app, measures
+        # prometheus-client would look each up by its labels, under a lock; there are few.
+        self._requests = cache(measures.requests.labels)
+        self._seconds = cache(measures.seconds.labels)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI's contract
         if scope["type"] != "http":
@@ -126,8 +130,8 @@ class Measure:
         finally:
             route = getattr(scope.get("route"), "path", OTHER)
             method = scope["method"] if scope["method"] in _METHODS else OTHER
-            self._measures.requests.labels(route, method, status).inc()
-            self._measures.seconds.labels(route).observe(time.perf_counter() - begun)
+            self._requests(route, method, status).inc()
+            self._seconds(route).observe(time.perf_counter() - begun)
             refused = state.get("refused")
             if refused is not None and method == "POST":
                 self._measures.refusals.labels(refused).inc()

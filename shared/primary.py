@@ -19,6 +19,7 @@ from redis.exceptions import MasterDownError, ReadOnlyError
 from shared.follower import Follower
 
 _DEMOTED = (ReadOnlyError, MasterDownError)
+_PACKER = redis.connection.HiredisRespSerializer()
 
 
 def primary(base: type[Any], follower: Follower | None = None) -> type[Any]:
@@ -79,6 +80,11 @@ class _Followed(redis.sentinel.SentinelManagedConnection):
 
 class _AsyncPrimary(redis.asyncio.connection.AbstractConnection):
     _demoted_at = _connected_at = float("-inf")
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        """In C, as redis-py itself does for connections that are not asynchronous: a submit has forty arguments."""
+        packed: list[bytes] = _PACKER.pack(*args)
+        return packed
 
     async def connect(self) -> None:
         if self.is_connected and self._connected_at < type(self)._demoted_at:

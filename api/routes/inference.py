@@ -12,13 +12,14 @@ from api.deps import services
 from api.docs import BINARY, INFERENCE_BODY, problems
 from api.errors import job_url, problem
 from api.jobs import prefixed
+from api.plain_route import PlainRoute
 from api.prefer import parse_prefer
 from api.routes.jobs import accepted, idempotency_key
 from api.routes.output import Stored, in_octets
 from api.schemas import InferenceAnswer
 from shared.errors import InvalidInput, NotAcceptable
 
-router = APIRouter()
+router = APIRouter(route_class=PlainRoute)
 
 
 @router.post(

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom,no-cluster
 -- Messages leave their lists and are filed as unacked, under their holder, in the same step, so a worker that dies loses
 -- none. Where keys have lanes beside a list (see the prelude) these take turns, each by its weight.
--- The final LLENs are not only for the answer: with client-side tracking on, they subscribe this connection to the
--- next change of any of the lists, whoever pushes.
+-- The LLENs are not only for the answer: with client-side tracking on, they subscribe this connection to the next change
+-- of any of the lists, whoever pushes.
 -- Of a paused model nothing is taken; that its pause is read here makes its end wake this connection.
 -- A message of a newer version than this worker knows is parked for the workers that do: never failed, never a loop.
 -- KEYS  the lists, the most urgent first
@@ -65,28 +65,33 @@ local function take_in_turns(list, room)
   end
 end
 
+-- How many messages wait in the place of a list; whether keys have lanes beside it.
+local function waiting(list)
+  local turns = redis.call('EXISTS', TURNS .. list) == 1
+  return turns and length_of(list) or redis.call('LLEN', list), turns
+end
+
 for i, list in ipairs(KEYS) do
   local room = tonumber(ARGV[i])
-  if room > 0 and not is_paused(list) then
-    if redis.call('EXISTS', TURNS .. list) == 1 then
-      take_in_turns(list, room)
-    else
-      for _, raw in ipairs(redis.call('RPOP', list, room) or {}) do file(list, raw) end
+  if not is_paused(list) then
+    local length, turns = waiting(list)
+    if room > 0 and length > 0 then
+      if turns then
+        take_in_turns(list, room)
+      else
+        for _, raw in ipairs(redis.call('RPOP', list, room)) do file(list, raw) end
+      end
+      length, turns = waiting(list) -- our own change has ended the tracking of it
     end
-  end
-end
-for i, list in ipairs(KEYS) do
-  local paused = is_paused(list)
-  local turns = not paused and redis.call('EXISTS', TURNS .. list) == 1
-  local length = paused and 0 or turns and length_of(list) or redis.call('LLEN', list)
-  if tonumber(ARGV[i]) >= 0 then
-    out[1] = out[1] + length
-  elseif length > 0 then
-    table.insert(out[2], list)
-  end
-  if turns and length == 0 then -- nobody competes: nobody owes
-    redis.call('DEL', TURNS .. list)
-    redis.call('EXISTS', TURNS .. list) -- our own change has ended the tracking of it
+    if room >= 0 then
+      out[1] = out[1] + length
+    elseif length > 0 then
+      table.insert(out[2], list)
+    end
+    if turns and length == 0 then -- nobody competes: nobody owes
+      redis.call('DEL', TURNS .. list)
+      redis.call('EXISTS', TURNS .. list) -- as above
+    end
   end
 end
 return out
