@@ -103,7 +103,9 @@ class TextEmbedding(Handler[EmbeddingItem, Any]):
         except (TypeError, AttributeError) as error:
             reason = str(error)
         else:
-            for packed.attend in attentions(ctx.device):
+            ways = attentions(ctx.device, biased=packed.biased)
+            reason = "" if ways else "no kernel of a GPU adds a bias to scores"
+            for packed.attend in ways:
                 with torch.inference_mode():
                     reason = agrees(packed, padded, probes, LEAST_COSINE[ctx.dtype])
                 if not reason:
