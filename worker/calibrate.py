@@ -19,6 +19,7 @@ Ended = Literal["top", "slower", "memory", "time"]
 
 ENOUGH = 0.97  # of the best throughput
 FALLS = 0.9  # of the best so far: less than this, twice, and larger batches are not tried
+RIVALS = 0.7  # of the best: what is less is not tried again; a single run may be off by so much
 ROUNDS = 5  # so often each budget that may be the best runs at most
 TYPICAL_COST = 256  # of the item that batches are made of, at most: long texts are rare
 
@@ -82,7 +83,7 @@ def search(
 
     ended = climb()
     for _ in range(ROUNDS - 1):
-        rivals = [rung for rung in best_s if rate(rung) >= FALLS * most()]
+        rivals = [rung for rung in best_s if rate(rung) >= RIVALS * most()]
         able = [rung for rung in rivals if has_time(rung)]
         if len(rivals) < 2 or not able:
             break

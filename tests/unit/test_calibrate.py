@@ -56,7 +56,7 @@ def test_the_smallest_that_is_about_as_fast_as_the_fastest() -> None:
 
 
 def test_slower_ones_end_the_climb_and_are_told() -> None:
-    falling = World(lambda cost, _: {256: 0.05, 512: 0.1, 1024: 0.25, 2048: 1.0}[cost])
+    falling = World(lambda cost, _: {256: 0.05, 512: 0.1, 1024: 0.5, 2048: 1.0}[cost])
     found = falling.search()
     assert (found.budget, found.ended) == (256, "slower")
     assert max(falling.ran) == 1024
@@ -87,6 +87,8 @@ def test_a_moments_disturbance_does_not_decide() -> None:
     world = World(lambda cost, time: cost * (1e-4 if time else 3e-4))  # each first time is slow
     found = world.search()
     assert (found.budget, found.ended) == (256, "top")
+    small = World(lambda cost, time: cost * (1.4e-4 if (cost, time) == (256, 0) else 1e-4))
+    assert small.search().budget == 256
     one = World(lambda cost, time: cost * (4e-4 if (cost, time) == (512, 0) else 1e-4))
     assert one.search().ended == "top"
 
