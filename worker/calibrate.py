@@ -123,6 +123,8 @@ def calibrate(
     chunk = _typical(chunks)
     cost = max(1, chunk.cost)
     rungs = ladder(cost, max_size=max_size, most_cost=most_cost)
+    if cost > 1:
+        rungs = rungs[1:]  # callers' items differ in cost: a budget of one large one would seldom be full
     if len(rungs) < 2:
         return None
 

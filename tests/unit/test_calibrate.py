@@ -171,13 +171,13 @@ def test_batches_are_of_the_costliest_usual_item_and_the_handler_hears() -> None
     assert found
     assert found.budget == 1600, "each batch takes one tick: the larger the better"
     assert {200} == {cost for cost, _ in handler.seen}
-    assert {count for _, count in handler.seen} == {1, 2, 4, 8}
+    assert {count for _, count in handler.seen} == {2, 4, 8}, "a budget of one large item would seldom be full"
     assert handler.told[-1] == 1600
-    assert handler.told[:4] == [200, 400, 800, 1600]
+    assert handler.told[:3] == [400, 800, 1600]
 
 
 def test_nothing_to_choose_from_changes_nothing() -> None:
-    for more in ({"max_size": 1}, {"most_cost": 300}):
+    for more in ({"max_size": 1}, {"max_size": 2}, {"most_cost": 300}):
         handler = Sized()
         assert run(handler, **more) is None
         assert not handler.seen and not handler.told  # noqa: PT018
@@ -186,7 +186,7 @@ def test_nothing_to_choose_from_changes_nothing() -> None:
 
 def test_a_batch_that_the_memory_does_not_hold_is_no_error_and_others_are() -> None:
     small = type("Small", (Sized,), {"memory": 500})()
-    found = run(small)
+    found = run(small)  # 8 items do not fit, nor do 4
     assert found
     assert (found.budget, found.ended) == (400, "memory")
     assert small.told[-1] == 400
@@ -210,7 +210,7 @@ def load(kind: type[AnyHandler], task: str | None = None, calibrate_s: float = 0
 def test_minilm_is_calibrated_as_it_loads_and_its_card_and_log_tell(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "ml.worker"):
         model = load(TextEmbedding, "text-embedding", batch="auto")
-    rungs = ladder(256, max_size=64, most_cost=8192)
+    rungs = ladder(256, max_size=64, most_cost=8192)[1:]
     assert model.max_cost in rungs
     assert model.handler.pass_tokens == model.max_cost  # type: ignore[attr-defined]
     card = orjson.loads(orjson.dumps(model.card()))
