@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from shared.catalog import Ref, load_catalog
+from shared.catalog import Ref, VersionSpec, load_catalog
 from shared.settings import Settings
 from worker.models import LoadedModel, handler_class, load_model
 
@@ -25,14 +25,12 @@ class Run:
     vectors: Any
 
 
-def load(models_file: Path, name: str, device: str, *, packed: bool = True) -> LoadedModel:
-    """The newest version of `name`, by the worker's own loader."""
+def load(models_file: Path, name: str, device: str, **fields: Any) -> LoadedModel:
+    """The newest version of `name`, with other `fields` of it where they are given, by the worker's own loader."""
     catalog = load_catalog(models_file)
     ref = catalog.resolve(name)
     spec = catalog.spec(name)
-    version = spec.versions[ref.version]
-    if not packed:
-        version = version.model_copy(update={"packed": False})
+    version = VersionSpec.model_validate(spec.versions[ref.version].model_dump() | fields)
     kind = handler_class(spec, version, base=models_file.parent)
     # Locks of its own: it takes turns with the service's worker, so it has all cores, as that one has.
     with tempfile.TemporaryDirectory(prefix="ml-bench-") as locks:

@@ -11,9 +11,11 @@ Input and output are those of the built-in task (`io = IMAGE_CLASSIFICATION`): o
 from typing import Any, ClassVar
 
 from shared.tasks import IMAGE_CLASSIFICATION, ImageItem, TopK
+from worker.compile import compiled
 from worker.handler import Context, Handler, Prepared
 from worker.handlers.images import pixels_of, sample_image
 from worker.handlers.vision import load_state, top_labels
+from worker.quantize import quantized
 from worker.sources import weights_file
 
 
@@ -26,19 +28,21 @@ class ImageNetLite0(Handler[ImageItem, Any]):
     def load(self, ctx: Context) -> None:
         """timm's architecture with the package's weights."""
         import timm
+        import torch
         from torchvision.models._meta import _IMAGENET_CATEGORIES
 
-        self.device = ctx.device
-        self.model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        own = self.model.state_dict()
+        self.device, self.dtype = ctx.device, getattr(torch, ctx.dtype)
+        model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        own = model.state_dict()
         # The package names its entries otherwise, but has them in the same order; counters of batches are not weights.
         names = [name for name in own if not name.endswith("num_batches_tracked")]
         state = load_state(weights_file(ctx.source))
         values = [value for name, value in state.items() if not name.endswith("num_batches_tracked")]
         weights = dict(zip(names, values, strict=True))
-        self.model.load_state_dict(own | weights)  # raises where a shape differs
-        self.model.eval().requires_grad_(False).to(self.device)
-        self.transform = timm.data.create_transform(**timm.data.resolve_data_config(model=self.model))
+        model.load_state_dict(own | weights)  # raises where a shape differs
+        model.eval().requires_grad_(False).to(self.device, self.dtype)
+        self.transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
+        self.model = compiled(quantized(model, ctx.quantize), ctx.compile, ctx.device)
         self.labels = list(_IMAGENET_CATEGORIES)
 
     def prepare(self, item: ImageItem, parameters: TopK) -> Prepared:
@@ -47,11 +51,12 @@ class ImageNetLite0(Handler[ImageItem, Any]):
         return Prepared(pixels, group=tuple(pixels.shape))
 
     def predict(self, batch: list[Any]) -> list[Any]:
-        """Probabilities, [1000] each."""
+        """Probabilities, float32 [1000] each."""
         import torch
 
         with torch.inference_mode():
-            return list(self.model(torch.stack(batch).to(self.device)).softmax(dim=1).cpu())
+            pixels = torch.stack(batch).to(self.device, self.dtype)
+            return list(self.model(pixels).float().softmax(dim=1).cpu())
 
     def finish(self, outputs: list[Any], item: ImageItem, parameters: TopK) -> dict[str, Any]:
         """The `top_k` best labels."""

@@ -77,12 +77,21 @@ class _Spec(BaseModel):
 
 
 class BatchSpec(_Spec):
-    """How many items make a batch. `max_cost: auto` is 1024 tokens on a CPU and 16384 on a GPU (for tasks whose cost
-    is 1 an item, only `max_size` cuts). `max_wait_ms`: an idle device waits so long for company; 0 runs at once."""
+    """How many items make a batch. `max_cost: auto` is found by a trial at load (worker/calibrate.py); without one it
+    is 1024 tokens on a CPU and 16384 on a GPU (for tasks whose cost is 1 an item, only `max_size` cuts). `max_wait_ms`:
+    an idle device waits so long for company; 0 runs at once."""
 
     max_size: int = Field(64, ge=1, le=4096)
     max_cost: Literal["auto"] | int = "auto"
     max_wait_ms: float = Field(0, ge=0, le=10_000)
+
+
+def _batch(value: Any) -> Any:
+    return {} if value == "auto" else value
+
+
+# `auto` alone is what goes without saying.
+Batch = Annotated[BatchSpec, BeforeValidator(_batch, json_schema_input_type=Literal["auto"] | BatchSpec)]
 
 
 class Limits(_Spec):
@@ -191,7 +200,7 @@ class ModelSpec(_Spec):
     aliases: dict[VersionName, VersionName] = Field(default_factory=dict)
     load: Literal["preload", "lazy"] = "preload"
     keep_alive_s: float = Field(300, ge=0)
-    batch: BatchSpec = BatchSpec()
+    batch: Batch = BatchSpec()
     limits: Limits = Limits()
     celery: CelerySpec | None = None
     fallback: FallbackSpec | None = None

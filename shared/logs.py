@@ -31,6 +31,7 @@ class Event(enum.StrEnum):
     CONFIG_REFUSED = enum.auto()
     DEVICE_CLAIMED = enum.auto()
     MODEL_LOADING = enum.auto()
+    MODEL_CALIBRATED = enum.auto()
     MODEL_READY = enum.auto()
     MODEL_FAILED = enum.auto()
     MODEL_UNLOADED = enum.auto()

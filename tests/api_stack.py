@@ -116,7 +116,7 @@ def appear(store: redis.Redis, worker: str, *refs: str, state: str = "ready") ->
     for ref in refs:
         card: dict[str, Any] = {"worker": worker, "task": "custom", "state": state, "device": "cpu", "memory": {}}
         card |= dict(zip(("model", "version"), ref.split("@"), strict=True))
-        card |= {"limits": {"max_batch_size": 8}, "failed_batches": 0}
+        card |= {"limits": {"max_batch_size": 8}, "failed_batches": 0, "calibration": {"max_cost": 512}}
         card |= {"input_schema": {"type": "object"}, "output_schema": {}, "parameters_schema": {}, "example": {"a": 1}}
         store.set(keys.card_key(ref, worker), orjson.dumps(card), ex=60)
 

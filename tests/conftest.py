@@ -13,6 +13,7 @@ import pytest
 import redis
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("ML_CALIBRATE_S", "0")  # it would only delay them; tests/unit/test_calibrate.py asks for it
 
 from local.server import EmbeddedServer
 from shared import keys

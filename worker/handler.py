@@ -233,6 +233,10 @@ class Handler(Generic[In, Out]):
         """Further inputs to run before ready, beside `example`: the real range of shapes."""
         return []
 
+    def use_budget(self, max_cost: int) -> None:
+        """While `max_cost: auto` is calibrated at load (worker/calibrate.py), and then with what came of it: what a
+        batch costs at most. For a `predict` that cuts its batch into forwards of its own."""
+
     def unload(self) -> None:
         """Free what `load` took."""
 

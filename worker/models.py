@@ -21,6 +21,7 @@ from shared.providers import ProviderRate
 from shared.settings import Settings
 from shared.store import connect
 from shared.tasks import Task
+from worker.calibrate import Calibration, calibrate
 from worker.cpu import CpuShare
 from worker.handler import Context, Handler
 from worker.inprocess import plain, run_items, warm_items, warm_up
@@ -43,7 +44,8 @@ _ONNX = {
 }
 _VISION = "worker.handlers.vision:TorchvisionClassifier"
 _FILE_OPTIONS = ("weights", "labels")  # options that are paths, found like a source
-_AUTO_COST = {"cpu": 1024, "cuda": 16_384}
+_AUTO_COST = {"cpu": 1024, "cuda": 16_384}  # where nothing is calibrated
+_MOST_COST = {"cpu": 8192, "cuda": 65_536}  # that a calibration tries
 
 AnyHandler = Handler[Any, Any]
 
@@ -72,6 +74,7 @@ class LoadedModel:
     example_output: Any = None
     failed_batches: int = 0
     halved_batches: int = 0
+    calibration: Calibration | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -87,7 +90,7 @@ class LoadedModel:
             "failed_batches": self.failed_batches,
             "memory": {"host_bytes": self.host_bytes, "device_bytes": self.device_bytes},
             "timing": {"load_s": round(self.load_s, 3), "warm_s": round(self.warm_s, 3)},
-        }
+        } | ({"calibration": self.calibration.card()} if self.calibration else {})
 
 
 def handler_card(kind: AnyHandler | type[AnyHandler]) -> dict[str, Any]:
@@ -136,9 +139,9 @@ def load_model(
     settings: Settings,
     share: CpuShare | None = None,
 ) -> LoadedModel:
-    """Load and warm one version: its examples run alone, as one batch, and in batches up to the largest before it
-    counts as ready. `share`: this process's. Raises ConfigError, HandlerContract or whatever the handler's own `load`
-    and `predict` raise."""
+    """Load and warm one version: its examples run alone, as one batch, in batches of several sizes where `max_cost` is
+    to be found, and up to the largest before it counts as ready. `share`: this process's. Raises ConfigError,
+    HandlerContract or whatever the handler's own `load` and `predict` raise."""
     handler = kind()
     _prepare_torch(handler, share or CpuShare(settings.torch_threads, settings.lock_dir))
     context = Context(
@@ -170,6 +173,9 @@ def load_model(
     loaded = time.monotonic()
     outputs = warm_up(handler)
     max_size, max_cost = min(spec.batch.max_size, handler.max_size or spec.batch.max_size), _max_cost(spec, device)
+    calibration = _calibrated(ref, spec, handler, device, settings, max_size=max_size, otherwise=max_cost)
+    if calibration:
+        max_cost = calibration.budget
     if handler.uses_torch:
         max_size = warm_batches(handler, warm_items(handler), max_size=max_size, max_cost=max_cost)
         if max_size < spec.batch.max_size:
@@ -192,6 +198,7 @@ def load_model(
         host_bytes=max(0, host_bytes() - host),
         device_bytes=max(0, device_bytes(device) - on_device),
         example_output=plain(outputs[0]) if outputs else None,
+        calibration=calibration,
     )
     return model
 
@@ -288,6 +295,29 @@ def _options(version: VersionSpec, settings: Settings) -> dict[str, Any]:
     options = version.options
     paths = {name: resolve(str(options[name]), settings) for name in _FILE_OPTIONS if options.get(name)}
     return options | paths
+
+
+def _calibrated(
+    ref: Ref, spec: ModelSpec, handler: AnyHandler, device: str, settings: Settings, *, max_size: int, otherwise: int
+) -> Calibration | None:
+    """None where there is nothing to find: the file says it, the model runs elsewhere, or somebody waits for it."""
+    wanted = spec.batch.max_cost == "auto" and settings.calibrate_s > 0 and spec.load == "preload"
+    if not wanted or not handler.uses_torch or handler.concurrency:
+        return None
+    torch = sys.modules["torch"]
+    on_gpu = device.startswith("cuda")
+    found = calibrate(
+        handler,
+        warm_items(handler),
+        max_size=max_size,
+        most_cost=max(_MOST_COST["cuda" if on_gpu else "cpu"], max_size),
+        otherwise=otherwise,
+        limit_s=settings.calibrate_s,
+        settle=torch.cuda.synchronize if on_gpu else lambda: None,
+    )
+    if found:
+        logger.info(Event.MODEL_CALIBRATED, model=str(ref), **found.card())
+    return found
 
 
 def _max_cost(spec: ModelSpec, device: str) -> int:

@@ -19,8 +19,7 @@ def warm_batches(
     """Run batches of 2, 4, 8 ... of the costliest of `items` (as `handler.io.item`), up to `max_size` and `max_cost`,
     as long as patience lasts. The largest that may be used: `max_size`, or less where the device ran out of memory.
     Raises what `predict` raises."""
-    parameters = handler.io.parameters.model_validate(handler.example_parameters)
-    chunk = _costliest(handler, items, parameters)
+    chunk = max(prepared_chunks(handler, items), key=lambda chunk: chunk.cost, default=None)
     if chunk is None:
         return max_size
     most = max(1, min(max_size, max_cost // max(1, chunk.cost)))
@@ -37,9 +36,11 @@ def warm_batches(
     return max_size
 
 
-def _costliest(handler: Handler[Any, Any], items: Sequence[Any], parameters: Any) -> Prepared | None:
+def prepared_chunks(handler: Handler[Any, Any], items: Sequence[Any]) -> list[Prepared]:
+    """Of all `items` (as `handler.io.item`), with the examples' parameters."""
+    parameters = handler.io.parameters.model_validate(handler.example_parameters)
     chunks: list[Prepared] = []
     for item in items:
         prepared = handler.prepare(item, parameters)
         chunks += [prepared] if isinstance(prepared, Prepared) else prepared
-    return max(chunks, key=lambda chunk: chunk.cost, default=None)
+    return chunks

@@ -23,6 +23,8 @@ from shared.tasks import BUILT_IN
 
 router = APIRouter(prefix="/v1/models", dependencies=[needs(Scope.READ)])
 
+_OF_WORKER = ("worker", "device", "gpu", "state", "error", "memory", "calibration")  # of a version's card
+
 
 @router.get("", summary="All models", response_model=None, responses={200: {"model": ModelList}, **problems(401, 403)})
 async def list_models(request: Request) -> Response:
@@ -86,10 +88,7 @@ def _entry(
                 "version": version,
                 "ready": workers.ready(f"{name}@{version}"),
                 "traffic": weights.get(version, 0.0) / total,
-                "workers": [
-                    {key: card[key] for key in ("worker", "device", "gpu", "state", "error", "memory") if key in card}
-                    for card in cards
-                ],
+                "workers": [{key: card[key] for key in _OF_WORKER if key in card} for card in cards],
             }
         )
     shown = pin or max(weights, key=lambda version: weights[version])

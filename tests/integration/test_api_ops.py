@@ -168,6 +168,7 @@ async def test_models(api: Api, store: redis.Redis) -> None:
     assert isinstance(bert["created"], int)
     assert [(v["version"], v["ready"], v["traffic"]) for v in bert["versions"]] == [("1", 1, 1.0), ("2", 0, 0.0)]
     assert bert["versions"][0]["workers"][0]["device"] == "cpu"
+    assert bert["versions"][0]["workers"][0]["calibration"] == {"max_cost": 512}
     assert bert["input_schema"]["anyOf"]
     assert (models["own"]["task"], models["own"]["example"]) == ("custom", {"a": 1})
     assert models["own"]["input_schema"] == {"type": "object"}

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import forward, page, report
+from benchmarks import auto, forward, page, report
 from benchmarks.figures import mean_batch, median, percentile
 from benchmarks.machine import Meter, tree
 from benchmarks.report import clean
 from benchmarks.texts import LONGEST, SHORTEST, fingerprint, texts
+from worker.batcher import Batcher, Budget
 from worker.device import try_lock
 
 
@@ -101,3 +103,43 @@ def test_the_bare_forward_is_the_workers_own_and_has_all_cores(
     os.close(worker)
     assert torch.get_num_threads() == threads
     assert forward.run(model, ["one", "two"], 2).vectors.shape == (2, 384)
+
+
+@pytest.mark.parametrize(("max_cost", "max_size"), [(1, 64), (10, 64), (10, 2), (10**6, 64), (10**6, 3)])
+def test_budgets_cut_batches_as_the_worker_does(max_cost: int, max_size: int) -> None:
+    costs = [3, 4, 5, 1, 1, 12, 2, 9]
+    batcher: Batcher[_Unit] = Batcher(lambda: 0.0)
+    batcher.put(_Unit(place, cost, Budget(max_size, max_cost)) for place, cost in enumerate(costs))
+    theirs = []
+    while batch := batcher.take():
+        theirs.append([unit.place for unit in batch])
+    assert [list(places) for places in auto.batches(costs, max_cost, max_size)] == theirs
+
+
+def test_the_pictures_are_the_same_for_a_seed() -> None:
+    assert auto.pictures(3) == auto.pictures(4)[:3]
+    assert len(set(auto.pictures(8))) == 8
+
+
+def test_what_auto_found_stands_beside_the_best_by_hand() -> None:
+    def rows(*rates: float) -> list[dict[str, float]]:
+        return [{"rate": rate, "batch_ms": 10.0, "foreign_cores": 0.0} for rate in rates]
+
+    found = {
+        "rows": {"1": rows(10, 20, 30), "2": rows(40, 40, 40), "auto": rows(38, 39, 60)},
+        "found": [{"max_cost": 2}] * 3,
+    }
+    assert auto.swept("cnn", 8, found).splitlines()[-1] == "| **auto** (2, 2, 2) | 39.0 | 0.97 | 10 | 0.00 |"
+    versions = {
+        "float32": {"runs": rows(5), "max_cost": 4, "warm_s": 2.0, "outputs": "-"},
+        "compile: true": {"missing": "no C++ compiler"},
+    }
+    assert "| `compile: true` | - | - | - | no C++ compiler | - |" in auto.compared("cnn", 8, versions)
+
+
+@dataclass(frozen=True)
+class _Unit:
+    place: int
+    cost: int
+    budget: Budget
+    lane, priority, owner, weight = "", 0, "", 1

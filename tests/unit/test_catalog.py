@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.catalog import Catalog, Ref, load_catalog
+from shared.catalog import Catalog, ModelSpec, Ref, load_catalog
 from shared.errors import ConfigError, UnknownModel
 
 TEXT = """
@@ -83,6 +83,18 @@ def test_a_wrong_file_is_refused_with_line_and_field(tmp_path: Path, line: str, 
     with pytest.raises(ConfigError) as caught:
         _load(tmp_path, f"# one\nmodels:\n  m:\n{line}\n    versions: {{'1': {{}}}}\n")
     assert told in caught.value.message
+
+
+def test_batch_auto_is_what_goes_without_saying(tmp_path: Path) -> None:
+    head = "models:\n  m:\n    task: echo\n    versions: {'1': {}}\n"
+    files = ("", "    batch: auto\n", "    batch: {max_size: 64, max_cost: auto}\n")
+    plain, auto, long = (_load(tmp_path, head + more).spec("m") for more in files)
+    assert auto == long == plain
+    assert auto.build("1") == plain.build("1"), "nothing is loaded anew for it"
+    with pytest.raises(ConfigError, match=r"models\.m\.batch"):
+        _load(tmp_path, head + "    batch: automatic\n")
+    batch = ModelSpec.model_json_schema()["properties"]["batch"]
+    assert {"const": "auto", "type": "string"} in batch["anyOf"], "callers of the API are told"
 
 
 def test_a_missing_or_broken_file(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_near_meanings_are_near(minilm: TextEmbedding) -> None:
     assert cat @ bond < 0.3
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "mpnet", "modernbert"])
 def test_each_packed_architecture_agrees_with_its_own_forward(tmp_path: Path, kind: str) -> None:
     folder = models.encoder(tmp_path / kind, kind)
     handler = TextEmbedding()
@@ -108,29 +108,7 @@ def test_each_packed_architecture_agrees_with_its_own_forward(tmp_path: Path, ki
 
 
 def test_another_architecture_is_padded_sorted_by_length_and_in_order(tmp_path: Path) -> None:
-    folder = models.encoder(tmp_path / "mpnet", "mpnet")
-    handler = TextEmbedding()
-    handler.load(models.context(folder))
-    assert handler.padded
-    assert handler.max_length == 62  # MPNet's positions begin behind its padding's, which is 1
-    theirs = [unit(tokens.mean(axis=0)) for tokens in reference(folder, TEXTS, 62)]
-    np.testing.assert_allclose(vectors(handler, TEXTS), np.stack(theirs), atol=1e-4)
-
-
-def test_passes_of_a_padded_model_hold_texts_of_like_length(tmp_path: Path) -> None:
-    handler = TextEmbedding()
-    handler.load(models.context(models.encoder(tmp_path / "m", "mpnet")))
-    handler.pass_tokens = 100
-    batch = [[1] * n for n in (50, 3, 49, 4, 5)]
-    passes = list(handler._passes(batch))
-    assert passes == [[1, 3, 4], [2, 0]]
-
-
-def test_a_packed_forward_that_disagrees_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from worker.handlers import packed
-
-    folder = models.encoder(tmp_path / "bert")
-    monkeypatch.setitem(packed._READERS, "bert", lambda model: packed._bert_layers(model)[:1])
+    folder = models.encoder(tmp_path / "deberta", "deberta-v2")
     handler = TextEmbedding()
     handler.load(models.context(folder))
     assert handler.padded
@@ -138,18 +116,42 @@ def test_a_packed_forward_that_disagrees_is_not_used(tmp_path: Path, monkeypatch
     np.testing.assert_allclose(vectors(handler, TEXTS), np.stack(theirs), atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
-def test_the_jagged_attention_of_gpus_gives_the_same(minilm: TextEmbedding) -> None:
-    """The kernel differs there; the shapes and the order of what goes in and out are the same on a CPU."""
-    import torch
+@pytest.mark.parametrize("packed", [True, False])
+def test_positions_that_begin_behind_the_paddings_are_not_exceeded(tmp_path: Path, packed: bool) -> None:
+    folder = models.encoder(tmp_path / "mpnet", "mpnet")
+    handler = TextEmbedding()
+    handler.load(models.context(folder, options={"packed": packed}))
+    assert handler.padded is not packed
+    assert handler.max_length == 62  # MPNet's padding is 1
+    theirs = [unit(tokens.mean(axis=0)) for tokens in reference(folder, TEXTS, 62)]
+    np.testing.assert_allclose(vectors(handler, TEXTS), np.stack(theirs), atol=1e-4)
 
-    from worker.handlers.packed import Packing, _attend_each, _attend_jagged
 
-    torch.manual_seed(0)
-    qkv, lengths = torch.randn(17, 3, 4, 8), [5, 1, 11]
-    packing = Packing(lengths, torch.tensor([0, 5, 6, 17], dtype=torch.int32), 11)
-    with torch.inference_mode():
-        torch.testing.assert_close(_attend_jagged(qkv, packing), _attend_each(qkv, packing))
+def test_passes_of_a_padded_model_hold_texts_of_like_length(tmp_path: Path) -> None:
+    handler = TextEmbedding()
+    handler.load(models.context(models.encoder(tmp_path / "m"), options={"packed": False}))
+    handler.pass_tokens = 100
+    batch = [[1] * n for n in (50, 3, 49, 4, 5)]
+    passes = list(handler._passes(batch))
+    assert passes == [[1, 3, 4], [2, 0]]
+
+
+def test_a_packed_forward_that_disagrees_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from worker.handlers.packed.bert import bert
+    from worker.handlers.packed.encoder import READERS
+
+    def one_layer(model: Any) -> Any:
+        weights = bert(model)
+        weights.layers = weights.layers[:1]
+        return weights
+
+    folder = models.encoder(tmp_path / "bert")
+    monkeypatch.setitem(READERS, "bert", one_layer)
+    handler = TextEmbedding()
+    handler.load(models.context(folder))
+    assert handler.padded
+    theirs = [unit(tokens.mean(axis=0)) for tokens in reference(folder, TEXTS, 64)]
+    np.testing.assert_allclose(vectors(handler, TEXTS), np.stack(theirs), atol=1e-4)
 
 
 @pytest.mark.parametrize(

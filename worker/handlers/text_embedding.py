@@ -21,7 +21,7 @@ from worker.handlers.pooling import Recipe
 from worker.quantize import quantized
 
 _log = get_logger("worker")
-CPU_PASS = 1024  # tokens of one forward: more loses to the cache
+CPU_PASS = 1024  # tokens of one forward, if nothing is calibrated: more loses to the cache
 CPU_PADDED = 1.25  # of the texts' own tokens: one more forward costs less than so much padding
 GPU_PASS = 65_536
 LEAST_COSINE = {"float32": 0.9999, "float16": 0.999, "bfloat16": 0.99}
@@ -103,7 +103,9 @@ class TextEmbedding(Handler[EmbeddingItem, Any]):
         except (TypeError, AttributeError) as error:
             reason = str(error)
         else:
-            for packed.attend in attentions(ctx.device):
+            ways = attentions(ctx.device, biased=packed.biased)
+            reason = "" if ways else "no kernel of a GPU adds a bias to scores"
+            for packed.attend in ways:
                 with torch.inference_mode():
                     reason = agrees(packed, padded, probes, LEAST_COSINE[ctx.dtype])
                 if not reason:
@@ -187,6 +189,10 @@ class TextEmbedding(Handler[EmbeddingItem, Any]):
         if self.recipe.normalize if parameters.normalize is None else parameters.normalize:
             vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
         return {"embedding": np.ascontiguousarray(vector, dtype=np.float32)}
+
+    def use_budget(self, max_cost: int) -> None:
+        """A forward for a whole batch: a larger one is no faster, or the budget would be larger."""
+        self.pass_tokens = max_cost
 
     def warm(self) -> list[EmbeddingItem]:
         """Texts of 8, 16, 32 ... tokens up to what the model reads, whatever pieces its tokeniser makes of a word."""

@@ -1,0 +1,238 @@
+"""The budget that a trial at load finds: on devices that are functions, then with MiniLM."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from shared.catalog import ModelSpec, Ref
+from shared.settings import Settings
+from tests import models
+from worker.calibrate import ENOUGH, ROUNDS, Calibration, calibrate, ladder, search
+from worker.handler import Handler, Prepared
+from worker.handlers.text_embedding import TextEmbedding
+from worker.models import AnyHandler, LoadedModel, load_model
+
+RUNGS = [256, 512, 1024, 2048, 4096, 8192]
+
+
+class World:
+    """A device whose batch of a cost takes as long as it is told to; only it moves the clock."""
+
+    def __init__(self, seconds: Callable[[int, int], float | None]) -> None:
+        self.now, self._seconds = 100.0, seconds
+        self.ran: list[int] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    def measure(self, cost: int) -> float | None:
+        taken = self._seconds(cost, self.ran.count(cost))
+        self.ran.append(cost)
+        self.now += taken or 0.0
+        return taken
+
+    def search(self, rungs: list[int] = RUNGS, limit_s: float = 1e9, otherwise: int = 1024) -> Calibration:
+        return search(rungs, self.measure, clock=self.clock, limit_s=limit_s, otherwise=otherwise)
+
+
+def filling(full: int) -> Callable[[int, int], float]:
+    """What costs less than `full` takes as long as that."""
+    return lambda cost, _: 1e-4 * max(cost, full)
+
+
+def test_the_smallest_that_is_about_as_fast_as_the_fastest() -> None:
+    found = World(filling(1024)).search()
+    assert (found.budget, found.ended) == (1024, "top")
+    assert found.rates[512] == pytest.approx(5000)
+    assert found.rates[8192] == pytest.approx(10_000)
+
+
+def test_slower_ones_end_the_climb_and_are_told() -> None:
+    falling = World(lambda cost, _: {256: 0.05, 512: 0.1, 1024: 0.5, 2048: 1.0}[cost])
+    found = falling.search()
+    assert (found.budget, found.ended) == (256, "slower")
+    assert max(falling.ran) == 1024
+    assert falling.ran.count(1024) == 2, "only what is slow twice is slow"
+
+
+def test_a_device_that_never_fills_takes_the_ladders_top() -> None:
+    found = World(lambda cost, _: 0.5).search()
+    assert (found.budget, found.ended) == (8192, "top")
+
+
+def test_the_memory_ends_it() -> None:
+    found = World(lambda cost, _: 0.1 if cost < 2048 else None).search()
+    assert (found.budget, found.ended) == (1024, "memory")
+    assert World(lambda *_: None).search(otherwise=77) == Calibration(77, {}, "memory", 0.0)
+
+
+def test_the_time_ends_it_and_what_was_seen_decides() -> None:
+    seen = World(filling(256)).search(limit_s=0.2)
+    assert (seen.budget, seen.ended) == (256, "time")
+    rising = World(lambda cost, _: 0.3).search(limit_s=0.5, otherwise=1024)
+    assert (rising.budget, rising.ended) == (1024, "time")
+    assert rising.rates == {256: pytest.approx(256 / 0.3)}
+    assert World(lambda cost, _: 0.3).search(limit_s=0.5, otherwise=100).budget == 256
+
+
+def test_a_moments_disturbance_does_not_decide() -> None:
+    world = World(lambda cost, time: cost * (1e-4 if time else 3e-4))  # each first time is slow
+    found = world.search()
+    assert (found.budget, found.ended) == (256, "top")
+    small = World(lambda cost, time: cost * (1.4e-4 if (cost, time) == (256, 0) else 1e-4))
+    assert small.search().budget == 256
+    one = World(lambda cost, time: cost * (4e-4 if (cost, time) == (512, 0) else 1e-4))
+    assert one.search().ended == "top"
+
+
+@given(
+    st.lists(st.floats(0.001, 5.0), min_size=6, max_size=6),
+    st.floats(0.0, 20.0),
+    st.integers(0, 6),
+    st.integers(1, 10_000),
+)
+@example([1.0] * 6, 0.0, 6, 1024)
+def test_whatever_the_device_does(taken: list[float], limit_s: float, fits: int, otherwise: int) -> None:
+    """`taken`: seconds of each rung; the memory holds the first `fits`."""
+    table = dict(zip(RUNGS, taken, strict=True))
+    world = World(lambda cost, _: table[cost] if RUNGS.index(cost) < fits else None)
+    found = world.search(limit_s=limit_s, otherwise=otherwise)
+    assert found.budget in RUNGS or found.budget == otherwise
+    assert list(found.rates) == RUNGS[: len(found.rates)], "tried from the smallest on, none left out"
+    assert all(world.ran.count(rung) <= ROUNDS + 1 for rung in RUNGS)
+    if found.rates:
+        best = max(found.rates.values())
+        assert found.rates.get(found.budget, best) >= ENOUGH * best
+        assert found.budget == otherwise or all(
+            rate < ENOUGH * best for rung, rate in found.rates.items() if rung < found.budget
+        )
+        # One that was slower than the best lets hope may outlast the limit, and none begins after it.
+        assert found.seconds <= max(limit_s, table[256]) + 2 * max(taken)
+
+
+@given(st.integers(1, 5000), st.integers(1, 4096), st.integers(1, 70_000))
+def test_the_ladder(cost: int, max_size: int, most_cost: int) -> None:
+    rungs = ladder(cost, max_size=max_size, most_cost=most_cost)
+    assert rungs == sorted(set(rungs))
+    assert all(rung % cost == 0 and rung <= min(most_cost, max_size * cost) for rung in rungs)
+    assert bool(rungs) is (cost <= most_cost)
+    if rungs:
+        assert (rungs[0], rungs[-1]) == (cost, cost * min(max_size, most_cost // cost))
+
+
+def test_items_of_cost_1_and_a_size_that_is_no_power_of_two() -> None:
+    assert ladder(1, max_size=20, most_cost=8192) == [1, 2, 4, 8, 16, 20]
+
+
+class Size(BaseModel):
+    cost: int = 1
+
+
+class Sized(Handler[Size, Size]):
+    """Has memory for `memory` of cost; remembers what it ran and the budgets that it was told."""
+
+    example = [Size(cost=1), Size(cost=200), Size(cost=700)]
+    memory = 10**9
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+        self.told: list[int] = []
+
+    def prepare(self, item: Size, parameters: Any) -> Prepared:
+        return Prepared(item, cost=item.cost)
+
+    def use_budget(self, max_cost: int) -> None:
+        self.told.append(max_cost)
+
+    def predict(self, batch: list[Size]) -> list[Size]:
+        if sum(item.cost for item in batch) > self.memory:
+            raise MemoryError("no more")
+        self.seen.append((batch[0].cost, len(batch)))
+        return batch
+
+
+def run(handler: Sized, **more: Any) -> Calibration | None:
+    ticks = iter(range(10**6))
+    known = {"max_size": 8, "most_cost": 8192, "otherwise": 1024, "limit_s": 1e9, "clock": lambda: float(next(ticks))}
+    return calibrate(handler, handler.example, **known | more)
+
+
+def test_batches_are_of_the_costliest_usual_item_and_the_handler_hears() -> None:
+    handler = Sized()
+    found = run(handler)
+    assert found
+    assert found.budget == 1600, "each batch takes one tick: the larger the better"
+    assert {200} == {cost for cost, _ in handler.seen}
+    assert {count for _, count in handler.seen} == {2, 4, 8}, "a budget of one large item would seldom be full"
+    assert handler.told[-1] == 1600
+    assert handler.told[:3] == [400, 800, 1600]
+
+
+def test_nothing_to_choose_from_changes_nothing() -> None:
+    for more in ({"max_size": 1}, {"max_size": 2}, {"most_cost": 300}):
+        handler = Sized()
+        assert run(handler, **more) is None
+        assert not handler.seen and not handler.told  # noqa: PT018
+    assert run(type("Bare", (Sized,), {"example": []})()) is None
+
+
+def test_a_batch_that_the_memory_does_not_hold_is_no_error_and_others_are() -> None:
+    small = type("Small", (Sized,), {"memory": 500})()
+    found = run(small)  # 8 items do not fit, nor do 4
+    assert found
+    assert (found.budget, found.ended) == (400, "memory")
+    assert small.told[-1] == 400
+
+    class Odd(Sized):
+        def predict(self, batch: list[Size]) -> list[Size]:
+            raise RuntimeError("wrong shape")
+
+    with pytest.raises(RuntimeError, match="wrong shape"):
+        run(Odd())
+
+
+def load(kind: type[AnyHandler], task: str | None = None, calibrate_s: float = 0.3, **spec: Any) -> LoadedModel:
+    given = {"task": task} if task else {"handler": "a.py:B"}
+    source = {"source": models.minilm()} if task else {}
+    own = ModelSpec.model_validate({**given, "versions": {"1": source}, **spec})
+    settings = Settings(torch_threads=1, calibrate_s=calibrate_s)
+    return load_model(Ref("m", "1"), own, own.versions["1"], kind, device="cpu", settings=settings)
+
+
+def test_minilm_is_calibrated_as_it_loads_and_its_card_and_log_tell(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "ml.worker"):
+        model = load(TextEmbedding, "text-embedding", batch="auto")
+    rungs = ladder(256, max_size=64, most_cost=8192)[1:]
+    assert model.max_cost in rungs
+    assert model.handler.pass_tokens == model.max_cost  # type: ignore[attr-defined]
+    card = orjson.loads(orjson.dumps(model.card()))
+    assert card["limits"]["max_batch_cost"] == card["calibration"]["max_cost"] == model.max_cost
+    assert set(card["calibration"]["cost_per_s"]) <= set(map(str, rungs))
+    told = [record for record in caplog.records if record.getMessage() == "model_calibrated"]
+    assert [record.fields["max_cost"] for record in told] == [model.max_cost]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("fields", "more"),
+    [
+        ({"calibrate_s": 0}, {}),
+        ({"batch": {"max_cost": 100}}, {}),
+        ({"load": "lazy"}, {}),
+        ({}, {"uses_torch": False}),
+        ({}, {"concurrency": 2}),
+    ],
+)
+def test_what_is_not_calibrated(fields: dict[str, Any], more: dict[str, Any]) -> None:
+    model = load(type("Kind", (Sized,), more), **fields)
+    assert model.calibration is None
+    assert "calibration" not in model.card()
+    assert model.max_cost == (100 if "batch" in fields else 1024)
+    assert not model.handler.told  # type: ignore[attr-defined]

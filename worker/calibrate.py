@@ -1,0 +1,151 @@
+"""`max_cost: auto`: how large a batch has to be for this model on this device, found by a short trial at load.
+
+Throughput rises with a batch until the device is full, and may fall again: on a CPU a larger one leaves the cache. The
+smallest batch that is about as fast as the fastest is the best: it is done sooner.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from worker.handler import Handler, Prepared
+from worker.predict import is_out_of_memory
+from worker.warm import prepared_chunks
+
+Ended = Literal["top", "slower", "memory", "time"]
+
+ENOUGH = 0.97  # of the best throughput
+FALLS = 0.9  # of the best so far: less than this, twice, and larger batches are not tried
+RIVALS = 0.7  # of the best: what is less is not tried again; a single run may be off by so much
+ROUNDS = 5  # so often each budget that may be the best runs at most
+TYPICAL_COST = 256  # of the item that batches are made of, at most: long texts are rare
+
+
+@dataclass(slots=True, frozen=True)
+class Calibration:
+    """`budget` is the `max_cost` to use; `rates` tells cost a second of each that was tried, at its best; `ended` why
+    none larger was: the ladder's top, slower ones, the memory, or the time."""
+
+    budget: int
+    rates: dict[int, float]
+    ended: Ended
+    seconds: float
+
+    def card(self) -> dict[str, Any]:
+        """JSON data."""
+        rates = {str(budget): round(rate, 1) for budget, rate in self.rates.items()}
+        return {"max_cost": self.budget, "cost_per_s": rates, "ended": self.ended, "seconds": round(self.seconds, 3)}
+
+
+def search(
+    rungs: Sequence[int],
+    measure: Callable[[int], float | None],
+    *,
+    clock: Callable[[], float],
+    limit_s: float,
+    otherwise: int,
+) -> Calibration:
+    """The smallest of `rungs` (budgets that rise) whose throughput is about the best. Pure, but for `measure`: the
+    seconds of one batch of that cost, None where the memory does not hold it. The first rung runs in any case, no other
+    that would not end within `limit_s` of `clock`. `otherwise`: what is used, where it is larger, if the time ended
+    while throughput still rose. Raises what `measure` raises."""
+    begun = clock()
+    best_s: dict[int, float] = {}
+
+    def rate(rung: int) -> float:
+        return rung / max(best_s[rung], 1e-9)
+
+    def most() -> float:
+        return max(map(rate, best_s))
+
+    def has_time(rung: int) -> bool:
+        return clock() - begun + rung / most() <= limit_s
+
+    def run(rung: int) -> bool:
+        seconds = measure(rung)
+        if seconds is not None:
+            best_s[rung] = min(seconds, best_s.get(rung, seconds))
+        return seconds is not None
+
+    def climb() -> Ended:
+        for rung in rungs:
+            if best_s and not has_time(rung):
+                return "time"
+            if not run(rung):
+                return "memory"
+            # Once more: what runs for the first time, or beside somebody else's work, is slow for a moment.
+            if rate(rung) < FALLS * most() and (not has_time(rung) or (run(rung) and rate(rung) < FALLS * most())):
+                return "slower"
+        return "top"
+
+    ended = climb()
+    for _ in range(ROUNDS - 1):
+        rivals = [rung for rung in best_s if rate(rung) >= RIVALS * most()]
+        able = [rung for rung in rivals if has_time(rung)]
+        if len(rivals) < 2 or not able:
+            break
+        for rung in able:
+            if has_time(rung):
+                run(rung)
+    budget = min((rung for rung in best_s if rate(rung) >= ENOUGH * most()), default=otherwise)
+    if ended == "time" and budget == max(best_s):
+        budget = max(budget, otherwise)
+    return Calibration(budget, {rung: rate(rung) for rung in best_s}, ended, clock() - begun)
+
+
+def ladder(cost: int, *, max_size: int, most_cost: int) -> list[int]:
+    """Budgets for 1, 2, 4 ... items of that cost, up to `max_size` of them and to `most_cost`."""
+    most = min(max_size, most_cost // cost)
+    counts = [1 << step for step in range(most.bit_length())] if most > 0 else []
+    return [count * cost for count in (*counts, *([most] if counts and counts[-1] < most else []))]
+
+
+def calibrate(
+    handler: Handler[Any, Any],
+    items: Sequence[Any],
+    *,
+    max_size: int,
+    most_cost: int,
+    otherwise: int,
+    limit_s: float,
+    settle: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Calibration | None:
+    """Run batches of one of `items` (as `handler.io.item`; warm already) through `predict`, and let the handler use
+    what is found. `settle` waits for the device. None, and nothing is changed, where there is nothing to choose. Raises
+    what `predict` raises."""
+    chunks = prepared_chunks(handler, items)
+    if not chunks:
+        return None
+    chunk = _typical(chunks)
+    cost = max(1, chunk.cost)
+    rungs = ladder(cost, max_size=max_size, most_cost=most_cost)
+    if cost > 1:
+        rungs = rungs[1:]  # callers' items differ in cost: a budget of one large one would seldom be full
+    if len(rungs) < 2:
+        return None
+
+    def measure(budget: int) -> float | None:
+        handler.use_budget(budget)
+        begun = clock()
+        try:
+            handler.predict([chunk.item] * (budget // cost))
+            settle()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+        return clock() - begun
+
+    found = search(rungs, measure, clock=clock, limit_s=limit_s, otherwise=otherwise)
+    handler.use_budget(found.budget)
+    return found
+
+
+def _typical(chunks: Sequence[Prepared]) -> Prepared:
+    """The costliest that is not above TYPICAL_COST; the cheapest where all are."""
+    usual = [chunk for chunk in chunks if chunk.cost <= TYPICAL_COST]
+    return max(usual, key=lambda chunk: chunk.cost) if usual else min(chunks, key=lambda chunk: chunk.cost)
