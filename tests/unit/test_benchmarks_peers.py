@@ -89,12 +89,12 @@ def test_the_lone_requests_after_the_flood_stand_beside_the_fresh_ones(data: dic
 
 
 def test_the_sweep_marks_the_best_variant_of_each_level_and_what_is_used() -> None:
-    used = SYSTEMS["naive"].best["few"]
+    used = SYSTEMS["naive"].best["lone"]
     other = next(variant for variant in SYSTEMS["naive"].variants if variant != used)
     found = {"naive": {used: {"levels": [row("c1", 0.7)]}, other: {"levels": [row("c1", 0.6)]}}}
     lines = report.sweep(found).splitlines()
     assert lines[0] == "| system | variant | c1 | used for |"
-    assert lines[2].startswith(f"| FastAPI, inline | {used} | **0.70** | few")
+    assert lines[2].startswith(f"| FastAPI, inline | {used} | **0.70** | lone")
     assert lines[3] == f"| FastAPI, inline | {other} | 0.60 |  |"
 
 
