@@ -17,7 +17,7 @@ export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-update up dev test test-long test-clients fuzz openapi-test audit wheel-test test-redis7 slow lint types imports check format \
-	bench bench-wake bench-batches bench-auto bench-loss chaos soak \
+	bench bench-noop bench-peers bench-wake bench-batches bench-auto bench-loss chaos soak \
 	gpu compose-test alerts monitoring-test clean
 
 help: ## This list
@@ -107,6 +107,21 @@ format: $(STAMP) ## Let ruff write the style
 bench: $(STAMP) ## The figures of docs/benchmarks.md, on the CPU
 	@ML_DEVICE=cpu $(BIN)/python -m benchmarks.run $(ARGS)
 
+PEERS := $(basename $(notdir $(wildcard benchmarks/peers/requirements/*.txt)))
+bench-peers: $(STAMP) $(PEERS:%=.venv-peers/%/installed) ## Its peers beside it, each in a virtual environment of its own: docs/benchmarks/peers.md (about half an hour)
+	@ML_DEVICE=cpu $(BIN)/python -m benchmarks.peers $(ARGS)
+
+.venv-peers/%/installed: benchmarks/peers/requirements/%.txt
+	@echo "making .venv-peers/$*"
+	@$(PYTHON) -m venv .venv-peers/$*
+	@.venv-peers/$*/bin/python -m pip install --disable-pip-version-check --no-input -q \
+		$(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch==2.13.0
+	@.venv-peers/$*/bin/python -m pip install --disable-pip-version-check --no-input -q -r $<
+	@touch $@
+
+bench-noop: $(STAMP) ## What the plumbing costs, with a model that does nothing: docs/benchmarks/noop.md
+	@$(BIN)/python -m benchmarks.noop $(ARGS)
+
 bench-wake: $(STAMP) ## How fast idle workers wake: docs/benchmarks/wake.md
 	@$(BIN)/python -m benchmarks.wake $(ARGS)
 
@@ -141,6 +156,6 @@ monitoring-test: $(STAMP) ## A real Prometheus on a real stack: every query of t
 	@$(BIN)/python -m pytest -m slow tests/e2e/test_metrics.py $(ARGS)
 
 clean: ## Remove .venv and what the tools left (not .ml-service, which holds accepted jobs)
-	rm -rf .venv .venv-audit .venv-openapi .venv-clients build dist *.egg-info client/*.egg-info client/build .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf .venv .venv-audit .venv-openapi .venv-clients .venv-peers build dist *.egg-info client/*.egg-info client/build .pytest_cache .mypy_cache .ruff_cache \
 		.import_linter_cache .hypothesis demo.png demo-update.png
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -50,7 +50,7 @@ def quietly(bench: Bench, action: Callable[[], T]) -> tuple[T, Usage, int]:
     runs: list[tuple[Usage, T]] = []
     while not runs or (bench.patience_s > 0 and runs[-1][0].foreign > FOREIGN_LIMIT):
         _wait_for_quiet(bench)
-        meter = Meter(bench.stack.pid)
+        meter = Meter(*bench.stack.pids)
         result = action()
         usage = meter.read()
         runs.append((usage, result))
@@ -62,7 +62,7 @@ def quietly(bench: Bench, action: Callable[[], T]) -> tuple[T, Usage, int]:
 
 def _wait_for_quiet(bench: Bench) -> None:
     while bench.patience_s > 0:
-        meter = Meter(bench.stack.pid)
+        meter = Meter(*bench.stack.pids)
         time.sleep(LOOK_S)
         if meter.read().foreign <= FOREIGN_LIMIT:
             return

@@ -69,9 +69,9 @@ class Usage:
 class Meter:
     """Usage from its making to `read`."""
 
-    def __init__(self, stack: int) -> None:
-        """`stack` is the root of the service's processes."""
-        self._pids = tree(stack)
+    def __init__(self, *stack: int) -> None:
+        """`stack` are the roots of the service's processes."""
+        self._pids = [pid for root in stack for pid in tree(root)]
         self._before = self._look()
 
     def read(self) -> Usage:

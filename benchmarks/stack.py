@@ -22,10 +22,16 @@ START_S, STOP_S = 180.0, 90.0
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """`pid` is the root of its processes."""
+    """`pid` is the root of its processes, beside those of `others`."""
 
     url: str
     pid: int
+    others: tuple[int, ...] = ()
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """All roots."""
+        return (self.pid, *self.others)
 
 
 @contextlib.contextmanager

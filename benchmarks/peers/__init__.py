@@ -1,0 +1,1 @@
+"""The peers beside our own stack, in one run."""
