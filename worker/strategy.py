@@ -26,7 +26,8 @@ def batching(task: Any, app: Any, consumer: Any, **kwargs: Any) -> Any:
     def received(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> None:
         payload = _own_payload(message)
         if payload is None:
-            return stock(message, body, ack, reject, callbacks)
+            stock(message, body, ack, reject, callbacks)
+            return
         request = make(
             message,
             # Called in the main thread only (worker/report.py), so neither waits for another turn of the loop.
@@ -42,7 +43,7 @@ def batching(task: Any, app: Any, consumer: Any, **kwargs: Any) -> Any:
             decoded=True,
         )
         if request.id in revoked and request.revoked():
-            return None
+            return
         signals.task_received.send(sender=consumer, request=request)
         if eventer and eventer.enabled and task.send_events:
             eventer.send(
@@ -59,7 +60,6 @@ def batching(task: Any, app: Any, consumer: Any, **kwargs: Any) -> Any:
             )
         task_reserved(request)
         accept(request)
-        return None
 
     return received
 
