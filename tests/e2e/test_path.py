@@ -67,6 +67,14 @@ def test_the_embedding_means_something(http: httpx.Client) -> None:
     assert _cosine(alone["output"]["embedding"], one) > 0.99999
 
 
+@pytest.mark.parametrize("kind", ["datetime", "uuid", "bytes", "decimal"])
+def test_an_input_that_looks_like_one_of_kombus_types_stays_as_it_is(http: httpx.Client, kind: str) -> None:
+    """Kombu's JSON writes dates and the like as such objects, and reads them as those."""
+    data = {"__type__": kind, "__value__": "2026-01-02T03:04:05"}
+    answer = http.post("/inference", json={"model_type": "echo", "data": {"at": data}})
+    assert (answer.status_code, answer.json().get("output")) == (200, {"at": data})
+
+
 def test_many_callers_share_batches(http: httpx.Client) -> None:
     def call(n: int) -> dict[str, Any]:
         body = {"model_type": "echo", "data": {"n": n}, "parameters": {"sleep_ms": 30}}

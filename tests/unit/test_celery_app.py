@@ -15,3 +15,8 @@ def test_its_task_is_in_no_other_app_of_the_process() -> None:
     backend = Celery("backend", set_as_current=False)
     assert TASK in ours.tasks
     assert TASK not in backend.tasks
+
+
+def test_whether_jobs_have_events_is_a_setting() -> None:
+    assert make_celery(Settings()).conf.worker_send_task_events is True
+    assert make_celery(Settings(task_events=False)).conf.worker_send_task_events is False
