@@ -224,6 +224,7 @@ def without_redis(loud: Loud) -> None:
     assert loud.http.post("/v1/jobs", json={"model": "echo", "input": INPUT}).status_code == 503
     assert loud.http.post("/inference", json={"model_type": "echo", "data": INPUT}).status_code == 503
     loud.server.start()
+    loud.until(Event.REDIS_BACK)
     assert loud.ended(running)["state"] == "succeeded"
     with loud.store() as store:
         store.config_set("maxmemory", 1)
