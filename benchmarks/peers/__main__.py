@@ -116,11 +116,11 @@ def _rounds(
         for system in systems[turn:] + systems[:turn]:  # none is always the first after another
             found[system.name] = _one(bench, system, plan, folder / f"{number}{system.name}")
         data["rounds"].append(found)
+        if not options.quick:  # after each: they take ten minutes
+            page.keep(options.out / "peers.json", data)
+            draw(options.out / "peers.png", report.ratios(data), f"{data['when'][:10]}, {data['machine']['cpu']}")
+            page.put(options.out / "peers.md", COMMAND, report.whole(data))
     print(report.whole(data))
-    if not options.quick:
-        page.keep(options.out / "peers.json", data)
-        draw(options.out / "peers.png", report.ratios(data), f"{data['when'][:10]}, {data['machine']['cpu']}")
-        page.put(options.out / "peers.md", COMMAND, report.whole(data))
 
 
 def _one(bench: Bench, system: System, plan: Plan, folder: Path) -> dict[str, Any]:
