@@ -72,14 +72,19 @@ def succeeded(server: EmbeddedServer, model: str) -> int:
         return int(store.hget(f"{keys.COUNTERS}{model}@1", "succeeded") or 0)
 
 
-def killed_twice(url: str, server: EmbeddedServer, folder: Path, count: int, how: signal.Signals) -> None:
-    """And resumed: complete, in order, and nothing was asked for again that the service had."""
+def killed_twice(
+    url: str, server: EmbeddedServer, folder: Path, count: int, how: signal.Signals, *, batch_ms: int = 0
+) -> None:
+    """And resumed: complete, in order, and nothing was asked for again that the service had. `batch_ms`: how long each
+    64 lines take at least, so that a few do not end before they are killed."""
     source, out = write_inputs(folder, count), folder / "out.jsonl"
+    asked = ("echo", str(source), "-o", str(out), "--parameters", json.dumps({"sleep_ms": batch_ms}))
     before = succeeded(server, "echo")
-    for part in (1, 2):
-        process = begun(url, "echo", str(source), "-o", str(out))
+    for _ in range(2):
+        enough = lines(out) + count // 4
+        process = begun(url, *asked)
         wait_until(
-            lambda process=process, enough=part * count // 4: lines(out) >= enough or process.poll() is not None,
+            lambda process=process, enough=enough: lines(out) >= enough or process.poll() is not None,
             timeout_s=280,
         )
         process.send_signal(how)
@@ -90,18 +95,18 @@ def killed_twice(url: str, server: EmbeddedServer, folder: Path, count: int, how
         assert 0 < lines(out) < count, "it was killed in the middle"
     with out.open("ab") as file:
         file.write(b'{"index":')  # as if the disk had taken half a line
-    _, err = run(url, "bulk", "echo", str(source), "-o", str(out), patience_s=900)
+    _, err = run(url, "bulk", *asked, patience_s=900)
     assert "going on at" in err
     assert f"{count:,} lines: {count:,} succeeded, 0 failed" in err
     assert results(out) == [{"index": n, "state": "succeeded", "output": {"text": f"text {n}"}} for n in range(count)]
     assert succeeded(server, "echo") - before == count, "no input was worked on twice"
-    told = json.loads(run(url, "bulk", "echo", str(source), "-o", str(out), "--json")[0])
+    told = json.loads(run(url, "bulk", *asked, "--json")[0])
     assert (told["lines"], told["succeeded"], told["failed"]) == (count, count, 0)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_short_one_is_killed_twice(url: str, server: EmbeddedServer, tmp_path: Path, how: signal.Signals) -> None:
-    killed_twice(url, server, tmp_path, 600, how)
+    killed_twice(url, server, tmp_path, 600, how, batch_ms=100)
 
 
 @pytest.mark.slow
