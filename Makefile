@@ -17,7 +17,7 @@ export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-update up dev test test-long test-clients fuzz openapi-test audit wheel-test test-redis7 slow lint types imports check format \
-	bench bench-wake bench-batches bench-loss chaos soak \
+	bench bench-wake bench-batches bench-loss bench-limits chaos soak \
 	gpu compose-test alerts monitoring-test clean
 
 help: ## This list
@@ -112,6 +112,9 @@ bench-wake: $(STAMP) ## How fast idle workers wake: docs/benchmarks/wake.md
 
 bench-batches: $(STAMP) ## How fast batches are taken in and run: docs/benchmarks/batches.md
 	@$(BIN)/python -m benchmarks.batches $(ARGS)
+
+bench-limits: $(STAMP) ## Photographs, tail, memory, growth: docs/benchmarks/limits.md (ARGS="--only memory,growth")
+	@$(BIN)/python -m benchmarks.limits $(ARGS)
 
 bench-loss: $(STAMP) ## What stock Celery loses and we do not: docs/benchmarks/loss.md
 	@$(BIN)/python -m benchmarks.stock $(ARGS)
