@@ -22,11 +22,14 @@ def by_handler(models_file: Path, name: str) -> Any:
 def by_library(models_file: Path, name: str) -> Any:
     """The loaded model and its tokeniser."""
     import torch
-    from transformers import AutoModel, AutoTokenizer
 
     from shared.catalog import load_catalog
     from shared.settings import Settings
+    from worker.compat import install_torchvision_ops
     from worker.sources import resolve
+
+    install_torchvision_ops()  # which transformers wants, and this torchvision may lack
+    from transformers import AutoModel, AutoTokenizer
 
     catalog = load_catalog(models_file)
     version = catalog.spec(name).versions[catalog.resolve(name).version]
