@@ -65,7 +65,8 @@ def _table(data: dict[str, Any], name: str, step: str, costs: Sequence[tuple[str
         [told, *(format(row[key], form) for row in rows), spread([row[key] for row in rows])]
         for told, key, form in costs
     ]
-    return page.table([name, *(f"{row[step]:,.0f}" for row in rows), ""], lines)
+    table = page.table([name, *(f"{row[step]:,.0f}" for row in rows), ""], lines)
+    return f"{table}\n\nMedians of {len(data['rounds'])} rounds."
 
 
 def draw(parts: Mapping[str, Any], file: Path) -> None:

@@ -124,7 +124,7 @@ def _read(status: int, body: bytes) -> tuple[str, dict[str, Any]]:
 
 def measure(*, quick: bool) -> dict[str, Any]:
     """Rounds of the limit and of all levels, one after the other; JSON data."""
-    different = photographs(16 if quick else 64)
+    different = photographs(16 if quick else 48)
     files = different * (1 if quick else 2)
     rounds = []
     with contextlib.ExitStack() as living:

@@ -82,7 +82,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
     rounds = []
     with tempfile.TemporaryDirectory(prefix="ml-tail-") as folder, trio.running(Path(folder), MODELS) as parts:
         ask(f"{parts.url}/inference", _bodies(mixed[:64]), 32)  # not counted
-        for number in range(1 if quick else 3):
+        for number in range(1 if quick else 2):
             rate = saturation(parts, mixed[: many // 2])
             found = {
                 "saturation": rate,
