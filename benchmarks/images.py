@@ -124,8 +124,8 @@ def _read(status: int, body: bytes) -> tuple[str, dict[str, Any]]:
 
 def measure(*, quick: bool) -> dict[str, Any]:
     """Rounds of the limit and of all levels, one after the other; JSON data."""
-    different = photographs(16 if quick else 48)
-    files = different * (1 if quick else 2)
+    different = photographs(24 if quick else 48)
+    files = different * 2
     rounds = []
     with contextlib.ExitStack() as living:
         folder = Path(living.enter_context(tempfile.TemporaryDirectory(prefix="ml-images-")))

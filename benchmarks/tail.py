@@ -117,9 +117,10 @@ def report(data: dict[str, Any]) -> str:
         for name, times, some in zip(("nothing else", "a flood"), waits, (alone, beside), strict=True)
     ]
     moved = percentile(waits[1], 0.99) - percentile(waits[0], 0.99)
+    usual = median(_all(beside, "flood_predict_ms"))
     flood = (
-        f"p99 is moved by {moved:.0f} ms; a batch of the flood ran {median(_all(beside, 'flood_predict_ms')):.0f} ms "
-        f"(the longest {a_batch:.0f}): **{moved / a_batch:.2f}** of that."
+        f"p99 is moved by {moved:.0f} ms; a batch of the flood ran {usual:.0f} ms (median), the longest {a_batch:.0f}: "
+        f"**{moved / usual:.2f}** and **{moved / a_batch:.2f}** of these."
     )
     ends = [found["after_flood"] for found in rounds]
     after = [
