@@ -17,7 +17,7 @@ export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-update up dev test test-long test-clients fuzz openapi-test audit wheel-test test-redis7 slow lint types imports check format \
-	bench bench-noop bench-peers bench-wake bench-batches bench-auto bench-loss chaos soak \
+	bench bench-noop bench-peers bench-wake bench-batches bench-auto bench-limits bench-loss chaos soak \
 	gpu compose-test alerts monitoring-test clean
 
 help: ## This list
@@ -130,6 +130,9 @@ bench-batches: $(STAMP) ## How fast batches are taken in and run: docs/benchmark
 
 bench-auto: $(STAMP) ## What `max_cost: auto` finds, and what int8, bfloat16 and compile are worth: docs/benchmarks/auto.md
 	@ML_DEVICE=cpu $(BIN)/python -m benchmarks.auto $(ARGS)
+
+bench-limits: $(STAMP) ## Photographs, tail, memory, growth: docs/benchmarks/limits.md (ARGS="--only memory,growth")
+	@$(BIN)/python -m benchmarks.limits $(ARGS)
 
 bench-loss: $(STAMP) ## What stock Celery loses and we do not: docs/benchmarks/loss.md
 	@$(BIN)/python -m benchmarks.stock $(ARGS)

@@ -23,14 +23,14 @@ START_S = 60.0
 
 
 @contextlib.contextmanager
-def api(redis_url: str, models: Path) -> Iterator[tuple[str, int]]:
+def api(redis_url: str, models: Path, **env: str) -> Iterator[tuple[str, int]]:
     """Its URL and process id. Raises RuntimeError where it does not start."""
     port = free_port()
     settings = {"ML_REDIS_URL": redis_url, "ML_MODELS_FILE": str(models), "ML_PORT": str(port)}
     process = subprocess.Popen(
         tethered([sys.executable, "-m", "api"], signal.SIGKILL),
         cwd=ROOT,
-        env=os.environ | settings | {"ML_LOG_LEVEL": "ERROR"},
+        env=os.environ | settings | {"ML_LOG_LEVEL": "ERROR"} | env,
         stdin=subprocess.DEVNULL,
     )
     url, give_up = f"http://127.0.0.1:{port}", perf_counter() + START_S

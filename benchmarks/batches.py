@@ -23,7 +23,7 @@ import redis
 from benchmarks import page, workers
 from benchmarks.apis import api
 from benchmarks.figures import percentile
-from benchmarks.machine import busy_s, cpu_s, describe, tree
+from benchmarks.machine import busy_s, cpu_s, describe, memory_mb, tree
 from benchmarks.texts import texts
 from local.server import EmbeddedServer
 
@@ -61,14 +61,6 @@ class Probes:
         self._thread.join()
 
 
-def peak_mb(pid: int) -> float:
-    """The most memory that the process has had."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("no VmHWM")
-
-
 def send(http: httpx.Client, model: str, inputs: list[Any]) -> tuple[dict[str, Any], float]:
     """The batch, and how long (s) it took to be accepted."""
     content = b"".join(orjson.dumps(one) + b"\n" for one in inputs)
@@ -81,7 +73,7 @@ def send(http: httpx.Client, model: str, inputs: list[Any]) -> tuple[dict[str, A
 def take_in(http: httpx.Client, store: redis.Redis, pid: int, inputs: list[Any]) -> dict[str, Any]:
     """A batch for which there is no worker."""
     send(http, "bert", inputs[:1000])  # connections and caches; not counted
-    used, memory = store.info("memory")["used_memory"], peak_mb(pid)
+    used, memory = store.info("memory")["used_memory"], memory_mb(pid, "VmHWM")
     with Probes(str(http.base_url)) as probes:
         batch, took = send(http, "bert", inputs)
     waiting = store.info("memory")["used_memory"] - used
@@ -90,7 +82,7 @@ def take_in(http: httpx.Client, store: redis.Redis, pid: int, inputs: list[Any])
         "line_bytes": sum(len(orjson.dumps(one)) for one in inputs) / len(inputs),
         "lines_per_s": len(inputs) / took,
         "redis_bytes_per_line": waiting / len(inputs),
-        "api_grew_mb": peak_mb(pid) - memory,
+        "api_grew_mb": memory_mb(pid, "VmHWM") - memory,
         "probes": len(probes.took_ms),
         "probe_p50_ms": percentile(probes.took_ms, 0.5),
         "probe_p99_ms": percentile(probes.took_ms, 0.99),

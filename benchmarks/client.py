@@ -6,7 +6,7 @@ Requests are built before and answers read after the clock runs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -31,6 +31,13 @@ def ask(url: str, bodies: Sequence[Any], connections: int) -> Answers:
     return _run(url, [_request(place.netloc, place.path, orjson.dumps(body)) for body in bodies], connections)
 
 
+def send(url: str, bodies: Sequence[bytes], connections: int, kind: str) -> Answers:
+    """POST every body as it is, of content type `kind`, to `url` with its query, in the same way."""
+    place = urlsplit(url)
+    path = f"{place.path}?{place.query}" if place.query else place.path
+    return _run(url, [_request(place.netloc, path, body, kind) for body in bodies], connections)
+
+
 def read(url: str, paths: Sequence[str], connections: int) -> Answers:
     """GET every path of `url`, in the same way."""
     host = urlsplit(url).netloc
@@ -39,7 +46,7 @@ def read(url: str, paths: Sequence[str], connections: int) -> Answers:
 
 def _run(url: str, requests: list[bytes], connections: int) -> Answers:
     place = urlsplit(url)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_ask(place.hostname or "", place.port or 80, requests, connections))
 
 
@@ -52,11 +59,8 @@ async def _ask(host: str, port: int, requests: list[bytes], connections: int) ->
     async def loop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for number in numbers:
             begun = perf_counter()
-            writer.write(requests[number])
-            head = await reader.readuntil(b"\r\n\r\n")
-            body = await reader.readexactly(_length(head))
+            answers.statuses[number], answers.bodies[number] = await exchange(reader, writer, requests[number])
             answers.latencies_s[number] = perf_counter() - begun
-            answers.statuses[number], answers.bodies[number] = int(head[9:12]), body
 
     begun = perf_counter()
     await asyncio.gather(*(loop(*stream) for stream in streams))
@@ -66,9 +70,21 @@ async def _ask(host: str, port: int, requests: list[bytes], connections: int) ->
     return answers
 
 
-def _request(host: str, path: str, body: bytes) -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    return head.encode() + b"\r\n\r\n" + body
+async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> tuple[int, bytes]:
+    """The status and the body of the answer to one request."""
+    writer.write(request)
+    head = await reader.readuntil(b"\r\n\r\n")
+    return int(head[9:12]), await reader.readexactly(_length(head))
+
+
+def _request(host: str, path: str, body: bytes, kind: str = "application/json") -> bytes:
+    return head_of(host, path, len(body), {"Content-Type": kind}) + body
+
+
+def head_of(host: str, path: str, length: int, fields: Mapping[str, str]) -> bytes:
+    """Of a POST with a body of `length` bytes; the body follows."""
+    told = "".join(f"\r\n{name}: {value}" for name, value in fields.items())
+    return f"POST {path} HTTP/1.1\r\nHost: {host}{told}\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
 def _length(head: bytes) -> int:
@@ -79,7 +95,8 @@ def _length(head: bytes) -> int:
     raise ValueError(f"an answer without a length: {head!r}")
 
 
-def _loop_factory() -> Any:
+def loop_factory() -> Any:
+    """uvloop's, where it is installed."""
     try:
         import uvloop
     except ImportError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import resource
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,20 @@ def tree(root: int) -> list[int]:
 def cpu_s(pids: Iterable[int]) -> float:
     """CPU seconds of these processes so far, user and system; a process that has gone counts nothing."""
     return sum((int(fields[11]) + int(fields[12])) * TICK_S for pid in pids if (fields := _stat(pid)))
+
+
+def family_s() -> float:
+    """CPU seconds of this process and of all its children that have ended."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def memory_mb(pid: int, field: str = "VmRSS") -> float:
+    """What /proc/<pid>/status says of its memory: resident now, or `VmHWM`, the most ever."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"no {field}")
 
 
 def busy_s() -> float:

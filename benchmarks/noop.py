@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import resource
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ from benchmarks import page, workers
 from benchmarks.apis import api
 from benchmarks.client import ask
 from benchmarks.figures import median, percentile
-from benchmarks.machine import busy_s, cpu_s, describe, tree
+from benchmarks.machine import busy_s, cpu_s, describe, family_s, tree
 from local.server import EmbeddedServer
 from shared import keys, messages, scripts, scripts_operate
 
@@ -196,9 +195,9 @@ def main() -> int:
         "command": page.command(COMMAND),
         "machine": describe(),
     }
-    begun, busy, own = perf_counter(), busy_s(), _all_own_s()
+    begun, busy, own = perf_counter(), busy_s(), family_s()
     data |= measure(plan)
-    foreign = busy_s() - busy - (_all_own_s() - own)
+    foreign = busy_s() - busy - (family_s() - own)
     data["foreign_cores"] = max(0.0, foreign) / (perf_counter() - begun)
     print(report(data))
     if not plan.quick:
@@ -206,14 +205,6 @@ def main() -> int:
         made = f"Made {data['when']} by `{data['command']}`. {page.machine(data['machine'])}"
         page.put(plan.out / "benchmarks" / "noop.md", COMMAND, f"{made}\n\n{report(data)}")
     return 0
-
-
-def _all_own_s() -> float:
-    """CPU seconds of this process and of all its children that have ended."""
-    return sum(
-        usage.ru_utime + usage.ru_stime
-        for usage in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
-    )
 
 
 def _parse() -> argparse.Namespace:

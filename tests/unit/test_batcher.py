@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from hypothesis import given, settings
@@ -198,3 +199,70 @@ def _check(batcher: Batcher[Unit], batch: list[Unit], waiting: list[Unit]) -> No
         assert batch == order[: len(batch)]
     for unit in batch:
         waiting.remove(unit)
+
+
+@dataclass(eq=False)
+class Wait:
+    """Of one unit. `before`: what its owner had asked for before it, in cost; `waiting`: whom it found."""
+
+    unit: Unit
+    put: int
+    takes: int
+    before: int
+    waiting: list[Unit]
+    passed: int = -1
+
+
+owners = st.sampled_from("abcdef")
+arrivals = st.tuples(owners, st.sampled_from([0, 3, 6]), st.integers(1, 8), st.sampled_from("xy"))
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(arrivals | st.none(), max_size=60), budgets, budgets)
+def test_nobody_starves(steps: list[tuple[str, int, int, str] | None], one: Budget, other: Budget) -> None:
+    """Whatever comes later, a unit is taken within a number of takes that what was before it and what is more urgent
+    bounds: of the later ones of its own priority no owner is before it with more than the unit's owner had asked for
+    itself, by weight, since anything waits; so nobody at all is before who had asked for nothing."""
+    lanes = {name: Budget(b.max_size, b.max_cost, 0.0, b.padded) for name, b in (("x", one), ("y", other))}
+    weights, asked = dict(zip("abcdef", (1, 2, 5, 1, 1, 3), strict=True)), dict.fromkeys("abcdef", 0)
+    batcher = Batcher[Unit](Clock())
+    waits: list[Wait] = []
+    takes = 0
+
+    def take() -> None:
+        nonlocal takes
+        for unit in batcher.take():
+            wait = next(wait for wait in waits if wait.unit is unit)
+            wait.passed = takes - wait.takes
+        takes += 1
+        if not len(batcher):  # nobody competes: nobody owes
+            asked.update(dict.fromkeys(asked, 0))
+
+    for step in steps:
+        if step is None:
+            take()
+            continue
+        owner, priority, cost, lane = step
+        unit = Unit(cost, priority, lane, lanes[lane], owner, weights[owner])
+        waits.append(Wait(unit, len(waits), takes, asked[owner], [wait.unit for wait in waits if wait.passed < 0]))
+        asked[owner] += cost
+        batcher.put([unit])
+    while len(batcher):
+        take()
+    for wait in waits:
+        assert 0 <= wait.passed <= _most_before(wait, waits), wait
+
+
+def _most_before(wait: Wait, waits: list[Wait]) -> int:
+    """How many takes may leave it waiting: one for each unit that may be at the head before it."""
+    unit = wait.unit
+    found = sum(other.priority <= unit.priority for other in wait.waiting)
+    gone = wait.takes + wait.passed  # who came after its take is no matter
+    later = [w.unit for w in waits[wait.put + 1 :] if w.takes <= gone]
+    urgent = sum(other.priority < unit.priority for other in later)
+    alike = 0
+    for owner in {other.owner for other in later} - {unit.owner}:
+        those = [other for other in later if other.owner == owner and other.priority == unit.priority]
+        weight = those[0].weight if those else 1
+        alike += min(len(those), math.ceil(wait.before * weight / unit.weight))
+    return found + urgent + alike
