@@ -20,6 +20,7 @@ from shared.follower import Follower
 
 _DEMOTED = (ReadOnlyError, MasterDownError)
 _PACKER = redis.connection.HiredisRespSerializer()
+_FEW = 8  # arguments; a SET of a payload has five
 
 
 def primary(base: type[Any], follower: Follower | None = None) -> type[Any]:
@@ -82,8 +83,9 @@ class _AsyncPrimary(redis.asyncio.connection.AbstractConnection):
     _demoted_at = _connected_at = float("-inf")
 
     def pack_command(self, *args: Any) -> list[bytes]:
-        """In C, as redis-py itself does for connections that are not asynchronous: a submit has forty arguments."""
-        packed: list[bytes] = _PACKER.pack(*args)
+        """In C, as redis-py itself does for connections that are not asynchronous: a submit has forty arguments. The
+        few that may be large are not copied."""
+        packed: list[bytes] = _PACKER.pack(*args) if len(args) > _FEW else super().pack_command(*args)
         return packed
 
     async def connect(self) -> None:
