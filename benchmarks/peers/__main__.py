@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import signal
 import sys
 import tempfile
@@ -162,9 +163,10 @@ def _levels(bench: Bench, system: System, variant: str, steps: Sequence[Step], f
 def _sweep(
     bench: Bench, systems: list[System], folder: Path, options: argparse.Namespace, data: dict[str, Any]
 ) -> None:
-    """Every variant once over a few texts of each level."""
+    """Every variant once over a few texts of each level. What was found of the systems that are not asked for stays."""
     plan = QUICK if options.quick else SHORT
-    data["sweep"] = {}
+    kept = options.out / "peers-sweep.json"
+    data["sweep"] = json.loads(kept.read_text())["sweep"] if kept.exists() and not options.quick else {}
     for system in systems:
         if len(system.variants) < 2:
             continue
@@ -172,9 +174,10 @@ def _sweep(
         for number, variant in enumerate(system.variants):
             place = folder / f"{number}{system.name}"
             data["sweep"][system.name][variant] = _levels(bench, system, variant, plan.steps, place)
+    data["sweep"] = {name: data["sweep"][name] for name in SYSTEMS if name in data["sweep"]}
     print(report.sweep(data["sweep"]))
-    if not options.quick and set(options.systems) == set(SYSTEMS):
-        page.keep(options.out / "peers-sweep.json", data)
+    if not options.quick:
+        page.keep(kept, data)
         made = f"Made {data['when']}. {page.machine(data['machine'])}"
         page.put(options.out / "peers.md", SWEEP, f"{made}\n\n{report.sweep(data['sweep'])}")
 
