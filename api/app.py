@@ -20,6 +20,7 @@ from api.measure import Measure
 from api.metrics import Metrics
 from api.middleware import BodyCap, PlainPath, RequestId
 from api.observe import Observe
+from api.plain_route import PlainRoutes
 from api.routes import (
     batches,
     chat,
@@ -63,7 +64,8 @@ Errors are `application/problem+json` (RFC 9457) with a `code` to act on and JSO
 _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 
-# Around the file in a multipart body.
+# Garbage is small here, and most of it falls by its counts: it is looked for after some hundred calls, not after each.
+_YOUNG = 20_000
 
 
 def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
@@ -75,7 +77,7 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         parts.start()
-        settle_memory()
+        settle_memory(young=_YOUNG)
         try:
             yield
         finally:
@@ -91,7 +93,10 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
     )
     app.state.services = parts
     app.state.metrics = Metrics(parts.submitter, parts.catalog, parts.presence, parts.pauses, parts.measures)
+    own = (inference, jobs, events, output, batches, files, models, registry, operators, ops, dead, keys, webhooks)
+    faces = (*own, openai, chat, oip, sagemaker)
     # The last added is the outermost.
+    app.add_middleware(PlainRoutes, routers=[face.router for face in faces], handlers=app.exception_handlers)
     app.add_middleware(Inflate, most=body_cap(settings))
     app.add_middleware(BodyCap, most=body_cap(settings))
     also_open = (settings.vertex_health_route,)
@@ -102,8 +107,7 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
     app.add_middleware(Measure, measures=parts.measures)
     if settings.access_log or tracing.on():
         app.add_middleware(Observe, access_log=settings.access_log)
-    own = (inference, jobs, events, output, batches, files, models, registry, operators, ops, dead, keys, webhooks)
-    for face in (*own, openai, chat, oip, sagemaker):
+    for face in faces:
         app.include_router(face.router)
     app.include_router(vertex.make_router(settings))
     add_error_handlers(app)

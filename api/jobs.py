@@ -53,6 +53,10 @@ from shared.types import Job, State, Wait
 Lines = Callable[[str, Caller], Awaitable[Job | None]]
 
 
+# So long nobody looks whether the caller is still there: a task for it costs more than what is answered sooner.
+_UNWATCHED_S = 0.1
+
+
 class _Outdated(Exception):
     """The models have changed since the version was chosen: nothing was accepted."""
 
@@ -299,18 +303,16 @@ class JobService:
     async def wait(self, job_id: str, waiting: Waiting, timeout_s: float, receive: Receive) -> News | None:
         """The job's end, or None when the time is over or the process drains: the job is as durable then as one that
         nobody waited for. Raises CallerGone."""
-        gone = asyncio.ensure_future(until_gone(receive))
         try:
             with self._waits.track_inprogress():
-                await asyncio.wait((waiting, gone), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((waiting,), timeout=min(timeout_s, _UNWATCHED_S))
+                if not waiting.done() and timeout_s > _UNWATCHED_S:
+                    await _end_or_gone(waiting, timeout_s - _UNWATCHED_S, receive)
             if waiting.done() and (news := waiting.result()) is not None:
                 return news
-            if gone.done():
-                raise CallerGone
             await self._on_disk(job_id)
             return None
         finally:
-            gone.cancel()
             self._waiter.forget(job_id, waiting)
 
     async def cancel(self, job_id: str, caller: Caller) -> Job:
@@ -328,6 +330,17 @@ class JobService:
             return False
         call = scripts.cancel(job_id, abandoned_by=self._waiter.channel, running=running)
         return bool(await self._submitter.one(call) is State.QUEUED)
+
+
+async def _end_or_gone(waiting: Waiting, timeout_s: float, receive: Receive) -> None:
+    """Returns at the job's end, or when the time is over. Raises CallerGone."""
+    gone = asyncio.ensure_future(until_gone(receive))
+    try:
+        await asyncio.wait((waiting, gone), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if gone.done() and not waiting.done():
+            raise CallerGone
+    finally:
+        gone.cancel()
 
 
 def refuse_foreign(new: NewJob) -> None:
@@ -349,6 +362,8 @@ def _gone(lost: str, stowed: Stowed) -> ServiceError:
 
 def submit_span(job_id: str, ref: Ref) -> tracing.Span:
     """Of what is submitted; to be ended."""
+    if not tracing.on():
+        return tracing.Span(tracing.current().context)
     queue = queue_name(ref.model, ref.version)
     told = tracing.messaging("submit", "send", queue, job_id) | {"ml.model": ref.model, "ml.version": ref.version}
     return tracing.start(f"submit {queue}", "PRODUCER", parent=tracing.current(), attributes=told)

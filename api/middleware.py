@@ -7,7 +7,7 @@ Nothing here may wrap `receive` so that a disconnect is hidden: handlers that wa
 from __future__ import annotations
 
 import re
-import uuid
+import secrets
 from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -40,7 +40,7 @@ class RequestId:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = origin.as_request_id(given) or uuid.uuid4().hex
+        request_id = origin.as_request_id(given) or secrets.token_hex(16)
         origin.begin(origin.Origin(request_id))
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
@@ -100,6 +100,9 @@ class BodyCap:
         if length.isdigit() and int(length) > most:
             answer = problem(Request(scope), TooLarge.code, text)
             await answer(scope, receive, send)
+            return
+        if length.isdigit() and length != "0":  # HTTP's own framing sees to it that no more comes
+            await self._app(scope, receive, send)
             return
         seen = 0
 

@@ -30,6 +30,41 @@ MAX_FIELDS = 100
 MAX_HEAD = 32_768  # bytes of the whole head: cookies and traces of a mesh fit many times
 _BYTES_A_SECOND = 10_000
 _LINGER_S = 5.0
+_COPIED = 65_536  # bytes of a body that are copied behind their head; more is a packet of its own anyway
+
+
+class _Joined:
+    """Where a request's cycle writes: an answer's head goes with the first of its body, in one packet and one system
+    call. uvicorn writes them one after the other; a client then wakes twice, too. A head whose body comes later (a
+    stream) goes at the end of the loop's turn."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._begun = False
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        """The first is the head (or a 100 before it)."""
+        if not self._begun:
+            self._begun, self._head = True, data
+            self._loop.call_soon(self._flush)
+        elif self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head + data if len(data) < _COPIED else head)
+            if len(data) >= _COPIED:
+                self._transport.write(data)
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """What was written goes out first."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -101,6 +136,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is here."""
         super().on_headers_complete()  # raises for a target that is none
+        self.cycle.transport = _Joined(self.transport, self.loop)  # type: ignore[assignment]  # a cycle only writes and closes
         self._part, self._head = "body", 0
         self._due = self.loop.time() + self.body_timeout_s
 

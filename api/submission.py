@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -132,11 +133,11 @@ def compose(
     deadline_ms = int((new.deadline_s or settings.default_deadline_s) * 1000)
     ttl_ms = int((new.result_ttl_s or settings.result_ttl_s) * 1000)
     payload_keys = [keys.payload_key(job_id, number) for number in range(len(stowed.rest))]
-    queue, priority = keys.queue_name(ref.model, ref.version), keys.PRIORITY_NAMES[new.priority]
+    place = _place(ref, new.priority)
     raw = messages.build(
         job_id,
-        queue=queue,
-        priority=priority,
+        queue=place.queue,
+        priority=place.priority,
         model=ref.model,
         version=ref.version,
         input=detached.input,
@@ -149,7 +150,7 @@ def compose(
     )
     submit = scripts.submit(
         job_id,
-        list_name=keys.queue_list(queue, priority),
+        list_name=place.list_name,
         raw=raw,
         ref=str(ref),
         deadline_ms=deadline_ms,
@@ -158,8 +159,8 @@ def compose(
         max_jobs=spec.limits.queue,
         max_bytes=spec.limits.queue_bytes,
         channel=channel,
-        ahead=keys.urgent_lists(queue, priority),
-        after=keys.patient_lists(queue, priority),
+        ahead=place.ahead,
+        after=place.after,
         etag=target.etag,
         share=share,
         idempotency=f"{new.caller.owner}:{new.idempotency_key}" if new.idempotency_key else "",
@@ -167,7 +168,7 @@ def compose(
         fields={
             "model": ref.model,
             "version": ref.version,
-            "priority": priority,
+            "priority": place.priority,
             "timeout_ms": int(spec.limits.timeout_s * 1000),
             "payloads": len(stowed.rest),
             "dead_ttl_ms": int(settings.dead_ttl_s * 1000),
@@ -184,6 +185,24 @@ def compose(
     pairs = zip(payload_keys, stowed.rest, strict=True)
     sets = [Command("SET", key, part, "PX", deadline_ms + ttl_ms) for key, part in pairs]
     return Submission(job_id, target, deadline_ms, share, payload_keys, stowed, [*sets, submit], carried)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the jobs of one version and priority wait; `ahead` and `after` as in `scripts.submit`."""
+
+    queue: str
+    priority: int
+    list_name: str
+    ahead: list[str]
+    after: list[str]
+
+
+@lru_cache(maxsize=1024)
+def _place(ref: Ref, name: keys.PriorityName) -> _Place:
+    queue, priority = keys.queue_name(ref.model, ref.version), keys.PRIORITY_NAMES[name]
+    ahead, after = keys.urgent_lists(queue, priority), keys.patient_lists(queue, priority)
+    return _Place(queue, priority, keys.queue_list(queue, priority), ahead, after)
 
 
 def share_of(caller: Caller, spec: ModelSpec, ref: Ref) -> scripts.Share:

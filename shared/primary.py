@@ -94,6 +94,7 @@ class _AsyncPrimary(redis.asyncio.connection.AbstractConnection):
         if not self.is_connected:
             self._connected_at = time.monotonic()
         await super().connect()
+        self._parser.set_pubsub_push_handler(_as_it_is)  # type: ignore[attr-defined]  # all but the base have it
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         try:
@@ -107,6 +108,11 @@ class _AsyncPrimary(redis.asyncio.connection.AbstractConnection):
         if not self.is_connected:
             await self.connect()
         return await super().send_packed_command(command, check_health)
+
+
+async def _as_it_is(push: Any) -> Any:
+    """In the place of redis-py's own, which writes all that is published out as text for a debug line of its log."""
+    return push
 
 
 class _AsyncFollowed(redis.asyncio.sentinel.SentinelManagedConnection):

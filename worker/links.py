@@ -33,13 +33,13 @@ logger = get_logger("worker")
 
 RETRY_S = 0.5  # between tries to reach Redis
 
-_FOLLOWING = ("callbacks", "errbacks", "chain", "chord")
-
 
 def is_linked(request: Any) -> bool:
     """Whether anything hangs on this message's outcome."""
     embed = request._payload[2]
-    return isinstance(embed, dict) and any(embed.get(name) for name in _FOLLOWING)
+    if not isinstance(embed, dict):
+        return False
+    return bool(embed.get("callbacks") or embed.get("errbacks") or embed.get("chain") or embed.get("chord"))
 
 
 class Links:

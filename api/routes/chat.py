@@ -19,12 +19,13 @@ from api.docs import json_body, openai_errors
 from api.errors import job_url
 from api.inputs import InInput
 from api.jobs import refuse_foreign
+from api.plain_route import PlainRoute
 from api.routes.openai import patience_s
 from api.submission import NewJob, Ticket
 from shared.api_keys import Scope
 from shared.errors import InvalidInput
 
-router = APIRouter(prefix="/v1/chat")
+router = APIRouter(prefix="/v1/chat", route_class=PlainRoute)
 
 _EVENTS = {"text/event-stream": {"schema": {"type": "string", "description": "with `stream`: chunks, then [DONE]"}}}
 

@@ -15,6 +15,7 @@ from api.docs import IDEMPOTENCY_KEY, JOBS_BODY, JOBS_QUERY, WAIT_QUERY, links, 
 from api.errors import job_url
 from api.jobs import prefixed
 from api.listing import Asked
+from api.plain_route import PlainRoute
 from api.prefer import parse_prefer
 from api.query import known_query
 from api.schemas import JobPage
@@ -23,7 +24,7 @@ from shared.api_keys import Scope
 from shared.errors import BadRequest, InvalidInput, StoreUnavailable
 from shared.types import Job, State
 
-router = APIRouter(prefix="/v1/jobs")
+router = APIRouter(prefix="/v1/jobs", route_class=PlainRoute)
 
 _DEFAULT, _MOST, _MOST_LABELS = 50, 200, 32
 _LINKS = links({"job_id": "id"}, "GET /v1/jobs/{job_id}", "GET /v1/jobs/{job_id}/output", "DELETE /v1/jobs/{job_id}")

@@ -21,12 +21,13 @@ from api.deps import Services, services
 from api.docs import openai_errors
 from api.errors import job_url, problem
 from api.jobs import refuse_foreign
+from api.plain_route import PlainRoute
 from api.submission import NewJob
 from shared.api_keys import Scope
 from shared.errors import Fault, InvalidInput, NotAcceptable
 from shared.tasks import MAX_ITEMS, TEXT_EMBEDDING
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=PlainRoute)
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Ids = Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)]
