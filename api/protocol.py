@@ -56,6 +56,10 @@ class _Joined:
         else:
             self._transport.write(data)
 
+    def is_closing(self) -> bool:
+        """The transport's."""
+        return self._transport.is_closing()
+
     def close(self) -> None:
         """What was written goes out first."""
         self._flush()
