@@ -34,6 +34,9 @@ def main(arguments: list[str]) -> int:
             told = f"unknown command {command!r}; use none, check, pull or healthcheck"
             print(f"python -m worker: {told}", file=sys.stderr)  # noqa: T201  # to the person who typed it
             return 2
+        from worker.heap import keep_heap
+
+        keep_heap()  # before torch is imported, which begins threads
         from worker.run import run
 
         return run(settings)

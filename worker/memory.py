@@ -10,6 +10,7 @@ from pathlib import Path
 from shared.catalog import ModelSpec, VersionSpec
 from shared.settings import Settings
 from worker.gpus import visible_gpus
+from worker.heap import trim_heap
 from worker.sources import WEIGHTS, here, resolve
 
 _SHARE = 0.8  # of the whole; the rest is for activations, and for who else is there
@@ -66,6 +67,7 @@ def free() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
+    trim_heap()
 
 
 def _host_total() -> int:
