@@ -14,6 +14,17 @@
 local paused = paused_models()
 local worker, name, limit, solo, iso = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 
+-- Where nobody served a queue until now, how long is no measure of its speed.
+local begun = {}
+local function begin_serving(counters)
+  if begun[counters] then return end
+  begun[counters] = true
+  local seen = redis.call('HMGET', counters, 'running', 'mark')
+  if (tonumber(seen[1]) or 0) <= 0 and seen[2] and now - seen[2] > 10000 then
+    redis.call('HSET', counters, 'mark', now - 10000)
+  end
+end
+
 local function claim(id)
   local key = JOB .. id
   local job = fields(id, 'state', 'deadline_at', 'runner', 'solo', 'crashes', 'suspect', 'attempt', 'ref',
@@ -55,13 +66,9 @@ local function claim(id)
   if suspect and solo == '0' then return { 'suspect', attempt, '' } end
   if paused[string.match(job[8] or '', '^(.*)@')] then return { 'paused', attempt, '' } end
   if state == 'queued' then
-    local counters = COUNTERS .. job[8]
-    redis.call('HINCRBY', counters, 'queued', -1)
-    if redis.call('HINCRBY', counters, 'running', 1) == 1 then
-      -- Nobody served this queue until now: how long is no measure of its speed.
-      local mark = redis.call('HGET', counters, 'mark')
-      if mark and now - mark > 10000 then redis.call('HSET', counters, 'mark', now - 10000) end
-    end
+    begin_serving(COUNTERS .. job[8])
+    count(COUNTERS .. job[8], 'queued', -1)
+    count(COUNTERS .. job[8], 'running', 1)
   end
   if state == 'queued' and job[15] then line_started(job[15]) end
   redis.call('HSET', key, 'state', 'running', 'attempt', attempt + 1, 'runner', worker, 'worker', name,
