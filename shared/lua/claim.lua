@@ -25,7 +25,9 @@ local function begin_serving(counters)
   end
 end
 
-local function claim(id)
+local holders = #ARGV > 5 and redis.call('HMGET', HOLDERS, unpack(ARGV, 6)) or {}
+
+local function claim(id, holder)
   local key = JOB .. id
   local job = fields(id, 'state', 'deadline_at', 'runner', 'solo', 'crashes', 'suspect', 'attempt', 'ref',
     'canceled', 'started_at', 'created_at', 'queued_at', 'listeners', 'webhook', 'batch')
@@ -41,7 +43,7 @@ local function claim(id)
     end_job(id, 'canceled', 'canceled', revoked_meta(id, 'canceled', 'canceled', 'the job was canceled', iso))
     return { 'ended', attempt, 'canceled' }
   end
-  if redis.call('HGET', HOLDERS, id) ~= worker then return { 'lost', attempt, '' } end
+  if holder ~= worker then return { 'lost', attempt, '' } end
   local runner, suspect, queued_at = job[3], job[6], job[12] or job[11]
   if runner == worker and state == 'running' then return { 'run', attempt, job[10], queued_at } end
   if runner and runner ~= worker and redis.call('EXISTS', WORKER .. runner) == 0 then
@@ -67,8 +69,8 @@ local function claim(id)
   if paused[string.match(job[8] or '', '^(.*)@')] then return { 'paused', attempt, '' } end
   if state == 'queued' then
     begin_serving(COUNTERS .. job[8])
-    count(COUNTERS .. job[8], 'queued', -1)
-    count(COUNTERS .. job[8], 'running', 1)
+    count_up(COUNTERS .. job[8], 'queued', -1)
+    count_up(COUNTERS .. job[8], 'running', 1)
   end
   if state == 'queued' and job[15] then line_started(job[15]) end
   redis.call('HSET', key, 'state', 'running', 'attempt', attempt + 1, 'runner', worker, 'worker', name,
@@ -79,5 +81,5 @@ local function claim(id)
 end
 
 local out = {}
-for i = 6, #ARGV do out[#out + 1] = claim(ARGV[i]) end
+for i = 6, #ARGV do out[#out + 1] = claim(ARGV[i], holders[i - 5]) end
 return out

@@ -22,8 +22,19 @@ local function is_paused(list)
   return model and paused[(string.gsub(model, '%%2E', '.'))]
 end
 
--- The tag under which it was filed, or nil.
-local function file(list, raw)
+local taken = { unacked = {}, holders = {}, leases = {} }
+
+-- So many are filed with one command of each kind.
+local function file_taken()
+  by_hundreds(taken.unacked, function(first, last)
+    redis.call('HSET', UNACKED, unpack(taken.unacked, first, last))
+    redis.call('HSET', HOLDERS, unpack(taken.holders, first, last))
+    redis.call('ZADD', LEASES, unpack(taken.leases, first, last))
+  end)
+end
+
+-- The tag under which it is to be filed, or nil.
+local function take(list, raw)
   local readable, message = pcall(cjson.decode, raw)
   local properties = readable and type(message) == 'table' and message.properties
   local tag = type(properties) == 'table' and properties.delivery_tag
@@ -31,12 +42,12 @@ local function file(list, raw)
   if parked(list, raw, headers, known) then
     return
   elseif type(tag) == 'string' and type(headers) == 'table' then
-    redis.call('HSET', UNACKED, tag, list .. '\n' .. raw)
-    redis.call('HSET', HOLDERS, tag, holder)
-    redis.call('ZADD', LEASES, now, tag)
-    table.insert(out[4], tag)
-    out[#out + 1] = list
-    out[#out + 1] = raw
+    local at = 2 * #out[4]
+    taken.unacked[at + 1], taken.unacked[at + 2] = tag, list .. '\n' .. raw
+    taken.holders[at + 1], taken.holders[at + 2] = tag, holder
+    taken.leases[at + 1], taken.leases[at + 2] = now, tag
+    out[4][at / 2 + 1] = tag
+    out[at + 5], out[at + 6] = list, raw
     return tag
   else
     dead_letter('unparsable', '', list, raw)
@@ -57,7 +68,7 @@ local function take_in_turns(list, room)
     if not owner then return end
     local raw = redis.call('RPOP', lane_of(list, owner))
     if raw then
-      redis.call('ZINCRBY', turns, share(file(list, raw)), owner)
+      redis.call('ZINCRBY', turns, share(take(list, raw)), owner)
       room = room - 1
     else -- only now: who leaves earlier would come back without what it has had
       redis.call('ZREM', turns, owner)
@@ -71,27 +82,33 @@ local function waiting(list)
   return turns and length_of(list) or redis.call('LLEN', list), turns
 end
 
-for i, list in ipairs(KEYS) do
-  local room = tonumber(ARGV[i])
-  if not is_paused(list) then
-    local length, turns = waiting(list)
-    if room > 0 and length > 0 then
-      if turns then
-        take_in_turns(list, room)
-      else
-        for _, raw in ipairs(redis.call('RPOP', list, room)) do file(list, raw) end
+local function look()
+  for i, list in ipairs(KEYS) do
+    local room = tonumber(ARGV[i])
+    if not is_paused(list) then
+      local length, turns = waiting(list)
+      if room > 0 and length > 0 then
+        if turns then
+          take_in_turns(list, room)
+        else
+          for _, raw in ipairs(redis.call('RPOP', list, room)) do take(list, raw) end
+        end
+        length, turns = waiting(list) -- our own change has ended the tracking of it
       end
-      length, turns = waiting(list) -- our own change has ended the tracking of it
-    end
-    if room >= 0 then
-      out[1] = out[1] + length
-    elseif length > 0 then
-      table.insert(out[2], list)
-    end
-    if turns and length == 0 then -- nobody competes: nobody owes
-      redis.call('DEL', TURNS .. list)
-      redis.call('EXISTS', TURNS .. list) -- as above
+      if room >= 0 then
+        out[1] = out[1] + length
+      elseif length > 0 then
+        table.insert(out[2], list)
+      end
+      if turns and length == 0 then -- nobody competes: nobody owes
+        redis.call('DEL', TURNS .. list)
+        redis.call('EXISTS', TURNS .. list) -- as above
+      end
     end
   end
 end
-return out
+
+-- Whatever fails: what has left its list is filed.
+local done, why = pcall(look)
+file_taken()
+return done and out or failure(why)
