@@ -83,7 +83,7 @@ _CONSTANTS = (
 
 _PARTS = ("stored", "prelude", "prelude_counts", "prelude_webhooks", "prelude_jobs", "prelude_batches")
 _BEFORE = tuple(f"{part}.lua" for part in _PARTS)
-_COUNTS = "\nlocal function count("
+_COUNTS = "\nlocal function count_up("
 
 
 @dataclass(frozen=True, slots=True)

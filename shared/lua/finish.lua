@@ -15,8 +15,10 @@ local forgotten, ends, used = {}, {}, {}
 local function use(owner, ref, at)
   local usage = USAGE .. owner .. ':' .. math.floor(now / 86400000)
   used[usage] = true
-  count(usage, ref .. ' jobs', 1)
-  for i, what in ipairs({ 'items', 'tokens', 'device_us' }) do count(usage, ref .. ' ' .. what, tonumber(ARGV[at + i - 1])) end
+  count_up(usage, ref .. ' jobs', 1)
+  for i, what in ipairs({ 'items', 'tokens', 'device_us' }) do
+    count_up(usage, ref .. ' ' .. what, tonumber(ARGV[at + i - 1]))
+  end
 end
 
 local function finish(at)

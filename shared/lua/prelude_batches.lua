@@ -132,6 +132,7 @@ local function feed(id, most)
     local counts = counts_now(COUNTERS .. batch.ref, 'queued', 'running', 'bytes')
     local jobs, all_bytes = counts[1] + counts[2], counts[3]
     local full = jobs >= batch.max_jobs or (jobs > 0 and all_bytes + size > batch.max_bytes)
+    if full then write_counts() end -- `has_share` reads them
     if (open + fed > 0 and bytes + size > own_bytes)
       or (full and not has_share(batch.owner, batch.ref, size, batch.max_jobs, batch.max_bytes)) then
       break

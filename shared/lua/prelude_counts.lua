@@ -1,8 +1,9 @@
 -- Put behind prelude.lua in front of every script.
--- What a script counts is gathered, and written when it ends, once a key: the jobs of a version that end in one call cost
--- its counters as much as one of them. A script that uses `count` runs inside of `counting` (shared/calls.py), so what is
--- gathered is written however it ends. Count where the record changes, with nothing between the two that can fail; and who
--- reads a count in the same script adds what is gathered of it (`counts_now`), or writes that first.
+-- What a script counts of jobs that go on or end is gathered, and written when it ends, once a key: the jobs of a version
+-- that end in one call cost its counters as much as one of them. (Of one that begins it is written at once.) A script that
+-- uses `count_up` runs inside of `counting` (shared/calls.py), so what is gathered is written however it ends. Count where
+-- the record changes, with nothing between the two that can fail; and who reads a count in the same script adds what is
+-- gathered of it (`counts_now`), or writes that first.
 
 local gathered = {} -- by key, by field
 
@@ -10,7 +11,7 @@ local overdue_no_more = {} -- members of DEADLINES
 
 local unqueued = {} -- keys of counters by which a job has ended that nobody had taken
 
-local function count(key, field, by)
+local function count_up(key, field, by)
   local more = gathered[key]
   if not more then
     more = {}
@@ -32,29 +33,45 @@ local function counts_now(key, ...)
 end
 
 -- So many at a time as Lua hands on as arguments.
+local SOME = 500
 local function by_hundreds(list, act)
-  for first = 1, #list, 500 do act(first, math.min(first + 499, #list)) end
+  for first = 1, #list, SOME do act(first, math.min(first + SOME - 1, #list)) end
 end
 
--- Of an owner nothing is left where it has nothing under way, and of its bytes neither (`none`: those owners).
-local function write_some(key, more, names, none)
-  local owners = key == ACTIVE or string.sub(key, 1, #OWNED) == OWNED
-  local values, gone = {}, {}
+-- Counts are added, or read and set, by as few commands as can be. Their sums.
+local function add_up(key, more, names)
+  local sums, values = {}, {}
+  if #names <= 2 then
+    for _, name in ipairs(names) do sums[name] = redis.call('HINCRBY', key, name, more[name]) end
+    return sums
+  end
   for i, value in ipairs(redis.call('HMGET', key, unpack(names))) do
     local name = names[i]
-    local sum, whose = (tonumber(value) or 0) + more[name], owners and string.match(name, '^(.*):bytes$')
-    if owners and not whose and sum <= 0 then
-      none[name] = true
-      gone[#gone + 1] = name
-      gone[#gone + 1] = name .. ':bytes'
-    elseif not (whose and none[whose]) then
-      values[#values + 1] = name
-      values[#values + 1] = sum
-    end
-    if name == 'queued' and sum <= 0 and unqueued[key] then redis.call('HDEL', key, unpack(MEASURE)) end
+    sums[name] = (tonumber(value) or 0) + more[name]
+    values[2 * i - 1], values[2 * i] = name, sums[name]
   end
-  if #values > 0 then redis.call('HSET', key, unpack(values)) end
-  if #gone > 0 then redis.call('HDEL', key, unpack(gone)) end
+  redis.call('HSET', key, unpack(values))
+  return sums
+end
+
+-- Of an owner nothing is left where it has nothing under way, and of its bytes neither.
+local function drop_idle(key, sums)
+  local idle = {}
+  for name, sum in pairs(sums) do
+    if sum <= 0 and not string.find(name, ':bytes', -6, true) then
+      idle[#idle + 1], idle[#idle + 2] = name, name .. ':bytes'
+    end
+  end
+  if #idle > 0 then redis.call('HDEL', key, unpack(idle)) end
+end
+
+local function write_some(key, more, names)
+  local sums = add_up(key, more, names)
+  if key == ACTIVE or string.sub(key, 1, #OWNED) == OWNED then
+    drop_idle(key, sums)
+  elseif unqueued[key] and sums.queued and sums.queued <= 0 then
+    redis.call('HDEL', key, unpack(MEASURE))
+  end
 end
 
 -- A key that is no hash (somebody's hand) must not take the others' counts with it.
@@ -62,12 +79,14 @@ local function write_counts()
   local counts, ids = gathered, overdue_no_more
   gathered, overdue_no_more = {}, {}
   for key, more in pairs(counts) do
-    local names, none = {}, {}
+    local names = {}
     for name in pairs(more) do names[#names + 1] = name end
-    table.sort(names) -- an owner goes before its bytes
-    by_hundreds(names, function(first, last)
-      pcall(write_some, key, more, { unpack(names, first, last) }, none)
-    end)
+    if #names <= SOME then
+      pcall(write_some, key, more, names)
+    else
+      table.sort(names, function(one, other) return one > other end) -- an owner, which goes with its bytes, behind these
+      by_hundreds(names, function(first, last) pcall(write_some, key, more, { unpack(names, first, last) }) end)
+    end
   end
   unqueued = {}
   by_hundreds(ids, function(first, last) redis.pcall('ZREM', DEADLINES, unpack(ids, first, last)) end)
@@ -88,14 +107,14 @@ end
 -- What a key has under way, in all and of a version: for its limits and its share of a full queue.
 local function count_owned(owner, ref, jobs, bytes)
   if owner == '' then return end
-  count(ACTIVE, owner, jobs)
-  count(OWNED .. ref, owner, jobs)
-  count(OWNED .. ref, owner .. ':bytes', bytes)
+  count_up(ACTIVE, owner, jobs)
+  count_up(OWNED .. ref, owner, jobs)
+  count_up(OWNED .. ref, owner .. ':bytes', bytes)
 end
 
 local function count_of(id, name, by)
   local ref = field(id, 'ref')
-  if ref then count(COUNTERS .. ref, name, by) end
+  if ref then count_up(COUNTERS .. ref, name, by) end
 end
 
 -- Of a version's counters: succeeded jobs by the time from their submit to their end, in buckets named by their upper
@@ -108,6 +127,6 @@ local function record_latency(counters, ms)
       break
     end
   end
-  count(counters, 'le:' .. bucket, 1)
-  count(counters, 'latency_ms', ms)
+  count_up(counters, 'le:' .. bucket, 1)
+  count_up(counters, 'latency_ms', ms)
 end

@@ -31,10 +31,10 @@ local function end_job(id, state, code, meta, job)
   redis.call('PEXPIRE', key, kept)
   redis.call('SET', OUTCOME .. id, meta, 'PX', kept)
   overdue_no_more[#overdue_no_more + 1] = id
-  count(counters, job[8] and 'delayed' or job[1], -1)
+  count_up(counters, job[8] and 'delayed' or job[1], -1)
   if job[1] == 'queued' and not job[8] then unqueued[counters] = true end
-  count(counters, 'bytes', bytes)
-  count(counters, state, 1)
+  count_up(counters, 'bytes', bytes)
+  count_up(counters, state, 1)
   count_owned(named(job[10]), job[2], -1, bytes)
   -- How long a batch's line takes tells how many are before it, and nothing of how the service is.
   if state == 'succeeded' and not job[14] then record_latency(counters, took) end
@@ -66,7 +66,6 @@ end
 -- all that came without a key.
 local function has_share(owner, ref, size, max_jobs, max_bytes)
   if owner == '' then return false end
-  write_counts()
   local own = redis.call('HMGET', OWNED .. ref, owner, owner .. ':bytes')
   local shares = redis.call('HLEN', OWNED .. ref) / 2 + (own[1] and 1 or 2)
   return (tonumber(own[1] or '0') + 1) * shares <= max_jobs
@@ -106,9 +105,7 @@ local function measure(counters, ends)
 end
 
 -- How long (ms) so many jobs take by that measure; 0 while too little was measured to tell.
-local function time_for(counters, jobs)
-  local seen = redis.call('HMGET', counters, 'busy_ms', 'served')
-  local busy, served = tonumber(seen[1] or '0'), tonumber(seen[2] or '0')
+local function time_for(busy, served, jobs)
   if busy < 1000 or served < 4 then return 0 end
   return math.floor(jobs * busy / served)
 end
@@ -130,36 +127,48 @@ local function index_job(id, owner, ends)
   end
 end
 
+-- Of a new record's fields, as name, value, name, value: what its job uses of the payload store, whose it is, and of which
+-- batch.
+local function telling(more)
+  local stored, files, owner, batch
+  for i = 1, #more - 1, 2 do
+    local name, value = more[i], more[i + 1]
+    if name == 'stored' then stored = value
+    elseif name == 'files' then files = value
+    elseif name == 'owner' then owner = value
+    elseif name == 'batch' then batch = value end
+  end
+  return stored, files, owner, batch
+end
+
 -- A new record, counted, due at `deadline` (ms), with its message pushed at the far end of its list; or, where `start`
 -- (ms) is given and not yet, kept until then. (While it is, it is queued to its caller, and no part of the queue.)
+-- `more`: further fields of the record as name, value, name, value.
 local function begin_job(id, list, raw, ref, deadline, ttl_ms, size, more, start)
-  local key = JOB .. id
+  local key, counters = JOB .. id, COUNTERS .. ref
+  local later = start and start > now
+  if later then more[#more + 1], more[#more + 2] = 'delayed', '1' end
   redis.call('HSET', key, 'state', 'queued', 'ref', ref, 'created_at', now, 'deadline_at', deadline,
     'ttl_ms', ttl_ms, 'size', size, 'attempt', 0, unpack(more))
   redis.call('PEXPIREAT', key, deadline + ttl_ms)
   redis.call('ZADD', DEADLINES, deadline, id)
-  count(COUNTERS .. ref, 'bytes', size)
-  local job = fields(id, 'owner', 'batch', 'stored', 'files')
-  local owner = named(job[1])
-  count_owned(owner, ref, 1, size)
-  if not job[2] then index_job(id, job[1] or ANONYMOUS, deadline + 2 * ttl_ms) end -- a batch lists its own
-  each_word(job[3], function(stored) keep_until(stored, deadline + ttl_ms) end)
-  each_word(job[4], function(file) use_file(file, deadline + ttl_ms) end)
-  if start and start > now then
-    redis.call('HSET', key, 'delayed', '1')
-    count(COUNTERS .. ref, 'delayed', 1)
+  redis.call('HINCRBY', counters, 'bytes', size)
+  redis.call('HINCRBY', counters, later and 'delayed' or 'queued', 1)
+  local stored, files, whose, batch = telling(more)
+  local owner = named(whose)
+  if owner ~= '' then
+    redis.call('HINCRBY', ACTIVE, owner, 1)
+    redis.call('HINCRBY', OWNED .. ref, owner, 1)
+    redis.call('HINCRBY', OWNED .. ref, owner .. ':bytes', size)
+  end
+  if not batch then index_job(id, whose or ANONYMOUS, deadline + 2 * ttl_ms) end -- a batch lists its own
+  if stored then each_word(stored, function(one) keep_until(one, deadline + ttl_ms) end) end
+  if files then each_word(files, function(file) use_file(file, deadline + ttl_ms) end) end
+  if later then
     redis.call('HSET', DELAYED, id, list .. '\n' .. raw)
     redis.call('ZADD', DUE, start, id)
   else
-    count(COUNTERS .. ref, 'queued', 1)
     push_far(list, owner, raw)
-  end
-end
-
--- Of name, value pairs in ARGV from `first` on; nil: it is not among them.
-local function given(first, name)
-  for i = first, #ARGV - 1, 2 do
-    if ARGV[i] == name then return ARGV[i + 1] end
   end
 end
 
@@ -173,8 +182,8 @@ local function start_due()
     if kept and job[2] then
       redis.call('HDEL', JOB .. id, 'delayed')
       redis.call('HSET', JOB .. id, 'queued_at', now) -- what it waited before is no queue's fault
-      count(COUNTERS .. job[1], 'delayed', -1)
-      count(COUNTERS .. job[1], 'queued', 1)
+      count_up(COUNTERS .. job[1], 'delayed', -1)
+      count_up(COUNTERS .. job[1], 'queued', 1)
       local newline = string.find(kept, '\n', 1, true)
       push_far(string.sub(kept, 1, newline - 1), owner_of(id), string.sub(kept, newline + 1))
     end

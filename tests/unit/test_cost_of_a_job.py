@@ -23,7 +23,7 @@ IDS = [f"job-{number}" for number in range(JOBS)]
 
 # Redis commands a job, those inside of scripts too: (without a key, of a key in its lane); a submit looks at old
 # entries of the list of jobs every fourth time, by chance
-COMMANDS = {"submit": (23.5, 27), "drain": (3.5, 7.5), "claim": (3.5, 3.5), "finish": (6.5, 6.5)}
+COMMANDS = {"submit": (14.5, 18.5), "drain": (0.5, 4.5), "claim": (2.5, 2.5), "finish": (6.5, 6.5)}
 EMPTY_DRAIN = 2 * len(LISTS) + 4  # each list is looked at once, and whether it has lanes
 
 
