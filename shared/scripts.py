@@ -137,10 +137,10 @@ def adopt(
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """`left`: messages still in the lists; `messages`: (list, raw); `waiting`: the lists of -1 that hold some; `etag`:
-    the registry's; `tags`: under which the messages are filed, in their order."""
+    """`left`: the lists that hold more; `messages`: (list, raw); `waiting`: the lists of -1 that hold some; `etag`: the
+    registry's; `tags`: under which the messages are filed, in their order."""
 
-    left: int
+    left: list[str]
     messages: list[tuple[str, bytes]]
     waiting: list[str]
     etag: str = ""
@@ -160,7 +160,7 @@ def drain(lists: Sequence[str], room: Sequence[int], *, process: str, version: i
 
 def _drained(reply: list[Any]) -> Drained:
     messages = [(name.decode(), raw) for name, raw in zip(reply[4::2], reply[5::2], strict=True)]
-    return Drained(reply[0], messages, _strings(reply[1]), reply[2].decode(), reply[3])
+    return Drained(_strings(reply[0]), messages, _strings(reply[1]), reply[2].decode(), reply[3])
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,14 @@
 -- of any of the lists, whoever pushes.
 -- Of a paused model nothing is taken; that its pause is read here makes its end wake this connection.
 -- A message of a newer version than this worker knows is parked for the workers that do: never failed, never a loop.
--- KEYS  the lists, the most urgent first
+-- A worker need not ask for all of its lists each time: what it was not told of is as it was at the last look.
+-- KEYS  lists, the most urgent first
 -- ARGV  for each list: how many messages there is room for, or -1: take none, and tell whether any wait; then the
 --       worker's process id, and the newest message version that it understands
--- RETURNS {how many are left in the lists that may be taken from now, {the others in which messages wait}, the registry's
+-- RETURNS {{the lists that may be taken from now and hold more}, {the others in which messages wait}, the registry's
 --         etag (whose next change wakes the worker too), {the messages' tags}, list, raw, list, raw, ...}
 local holder, known = ARGV[#KEYS + 1], tonumber(ARGV[#KEYS + 2])
-local out = { 0, {}, redis.call('HGET', REGISTRY, 'etag') or '', {} }
+local out = { {}, {}, redis.call('HGET', REGISTRY, 'etag') or '', {} }
 
 local paused = paused_models()
 
@@ -34,7 +35,7 @@ local function file_taken()
 end
 
 -- The tag under which it is to be filed, or nil.
-local function take(list, raw)
+local function read(list, raw)
   local readable, message = pcall(cjson.decode, raw)
   local properties = readable and type(message) == 'table' and message.properties
   local tag = type(properties) == 'table' and properties.delivery_tag
@@ -52,6 +53,15 @@ local function take(list, raw)
   else
     dead_letter('unparsable', '', list, raw)
   end
+end
+
+-- What fails of one (the dead letters are no stream: somebody's hand) goes back, and the others are filed.
+local failed
+local function take(list, raw)
+  local done, tag = pcall(read, list, raw)
+  if done then return tag end
+  failed = tag
+  redis.call('LPUSH', list, raw)
 end
 
 -- What one message takes of its owner's share.
@@ -95,11 +105,7 @@ local function look()
         end
         length, turns = waiting(list) -- our own change has ended the tracking of it
       end
-      if room >= 0 then
-        out[1] = out[1] + length
-      elseif length > 0 then
-        table.insert(out[2], list)
-      end
+      if length > 0 then table.insert(out[room >= 0 and 1 or 2], list) end
       if turns and length == 0 then -- nobody competes: nobody owes
         redis.call('DEL', TURNS .. list)
         redis.call('EXISTS', TURNS .. list) -- as above
@@ -111,4 +117,5 @@ end
 -- Whatever fails: what has left its list is filed.
 local done, why = pcall(look)
 file_taken()
-return done and out or failure(why)
+if failed or not done then return failure(failed or why) end
+return out
