@@ -48,7 +48,7 @@ def drain(store: redis.Redis) -> list[tuple[str, str]]:
     """(owner, job) of what a worker takes, in order."""
     drained = scripts.one(scripts.run(store, [scripts.drain([LIST], [ROOM], process="p")]))
     headers = [orjson.loads(raw)["headers"] for _, raw in drained.messages]
-    return [(one["ml_owner"], one["id"]) for one in headers]
+    return [(one.get("ml_owner", ""), one["id"]) for one in headers]
 
 
 def finish(store: redis.Redis, ids: list[str], *, keyed: bool) -> None:

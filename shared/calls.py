@@ -81,7 +81,9 @@ _CONSTANTS = (
     "HOOK_SECRETS",
 )
 
-_BEFORE = tuple(f"{part}.lua" for part in ("stored", "prelude", "prelude_webhooks", "prelude_jobs", "prelude_batches"))
+_PARTS = ("stored", "prelude", "prelude_counts", "prelude_webhooks", "prelude_jobs", "prelude_batches")
+_BEFORE = tuple(f"{part}.lua" for part in _PARTS)
+_COUNTS = "\nlocal function count_up("
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +102,11 @@ def script(name: str) -> Script:
     folder = files("shared") / "lua"
     shebang, _, body = (folder / f"{name}.lua").read_text().partition("\n")
     constants = "".join(f"local {name} = '{getattr(keys, name)}'\n" for name in _CONSTANTS)
-    before = "".join((folder / part).read_text() for part in _BEFORE)
-    text = f"{shebang}\n{linked(constants + before, body)}"
+    before = constants + "".join((folder / part).read_text() for part in _BEFORE)
+    text = linked(before, body)
+    if _COUNTS in text:  # what it has counted is written however it ends
+        text = linked(before, f"return counting(function()\n{body}\nend)\n")
+    text = f"{shebang}\n{text}"
     return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 

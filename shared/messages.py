@@ -185,11 +185,7 @@ def _message(
                 "stamped_headers": None,
                 "stamps": {},
                 "ml": version,
-                "ml_payloads": payloads,
-                **({"ml_stored": {str(number): ref for number, ref in stored.items()}} if stored else {}),
-                "ml_timeout_s": whose.timeout_s,
-                "ml_owner": whose.owner,
-                "ml_weight": whose.weight,
+                **_own(payloads, stored, whose),
                 **whose.carried,
             },
             "properties": {
@@ -203,6 +199,21 @@ def _message(
             },
         }
     )
+
+
+def _own(payloads: list[str], stored: Mapping[int, str], whose: _Whose) -> dict[str, Any]:
+    """Our fields, but for those that are as every `Envelope` has them by default: a queued job is the message and its
+    record, and lies in Redis's memory."""
+    fields: dict[str, Any] = {"ml_payloads": payloads} if payloads else {}
+    if stored:
+        fields["ml_stored"] = {str(number): ref for number, ref in stored.items()}
+    if whose.timeout_s is not None:
+        fields["ml_timeout_s"] = whose.timeout_s
+    if whose.owner:
+        fields["ml_owner"] = whose.owner
+    if whose.weight != 1:
+        fields["ml_weight"] = whose.weight
+    return fields
 
 
 def readdress(

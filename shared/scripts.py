@@ -9,9 +9,11 @@ from typing import Any, Literal, cast
 from shared import keys
 from shared.calls import Call, arun, iso_now, one, run, run_on, script
 from shared.messages import VERSION
+from shared.scripts_finish import End, Finished, Usage, finish, finish_all, finish_some
 from shared.types import State
 
 __all__ = ["Call", "arun", "iso_now", "one", "run", "run_on"]  # beside what stands here
+__all__ += ["End", "Finished", "Usage", "finish", "finish_all", "finish_some"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +137,10 @@ def adopt(
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """`left`: messages still in the lists; `messages`: (list, raw); `waiting`: the lists of -1 that hold some; `etag`:
-    the registry's; `tags`: under which the messages are filed, in their order."""
+    """`left`: the lists that hold more; `messages`: (list, raw); `waiting`: the lists of -1 that hold some; `etag`: the
+    registry's; `tags`: under which the messages are filed, in their order."""
 
-    left: int
+    left: list[str]
     messages: list[tuple[str, bytes]]
     waiting: list[str]
     etag: str = ""
@@ -158,7 +160,7 @@ def drain(lists: Sequence[str], room: Sequence[int], *, process: str, version: i
 
 def _drained(reply: list[Any]) -> Drained:
     messages = [(name.decode(), raw) for name, raw in zip(reply[4::2], reply[5::2], strict=True)]
-    return Drained(reply[0], messages, _strings(reply[1]), reply[2].decode(), reply[3])
+    return Drained(_strings(reply[0]), messages, _strings(reply[1]), reply[2].decode(), reply[3])
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,45 +189,6 @@ def _verdict(status: bytes, attempt: int, rest: bytes, queued_at: bytes = b"0", 
         return Verdict("run", attempt, int(rest), queued_at=int(queued_at))
     state = State(rest.decode()) if status == b"ended" else None
     return Verdict(cast(Any, status.decode()), attempt, state=state, code=code.decode())
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """`first`: this outcome stands; else `state` (if known) is what stood before."""
-
-    first: bool
-    state: State | None
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a job took."""
-
-    items: int
-    tokens: int
-    device_us: int
-
-
-def finish(
-    job_id: str,
-    *,
-    tag: str,
-    state: State,
-    code: str,
-    meta: bytes,
-    ttl_ms: int,
-    stored: str = "",
-    usage: Usage | None = None,
-) -> Call[Finished]:
-    """`meta` is the outcome in Celery's format; `tag` the message to forget ('' keeps it); `stored` the reference of
-    the output, where it lies in the payload store. `usage` is counted for the job's key, if it is the first outcome."""
-    used = () if usage is None else (usage.items, usage.tokens, usage.device_us)
-    return Call(
-        script("finish"),
-        (),
-        (tag, job_id, state.value, code, meta, iso_now(), ttl_ms, stored, *used),
-        lambda reply: Finished(bool(reply[0]), State(reply[1].decode()) if reply[1] else None),
-    )
 
 
 def cancel(job_id: str, *, abandoned_by: str = "", running: bool = False) -> Call[State | None]:

@@ -165,7 +165,7 @@ class Hands:
                 kwargs = orjson.loads(base64.b64decode(message["body"]))[1]
                 headers = message["headers"]
                 stored = {int(number): ref for number, ref in headers.get("ml_stored", {}).items()}
-                fresh.append(Taken(headers["id"], kwargs, headers["ml_payloads"], stored))
+                fresh.append(Taken(headers["id"], kwargs, headers.get("ml_payloads", []), stored))
             return len(fresh) >= count
 
         await until(enough, f"{count} messages")

@@ -182,22 +182,22 @@ class Finisher:
         return ends
 
     def _write(self, ends: list[_End]) -> None:
-        ready = [(end, call) for end in ends if (call := self._call(end)) is not None]
-        for end, call in ready:
+        ready = [(end, told) for end in ends if (told := self._told(end)) is not None]
+        for end, told in ready:
             if end.work.linked and self.links is not None:
-                self._end_linked(self.links, end, call)
-        ready = [(end, call) for end, call in ready if not end.work.linked]
-        ends, calls = [end for end, _ in ready], [call for _, call in ready]
-        if not calls:
+                self._end_linked(self.links, end, told)
+        ready = [(end, told) for end, told in ready if not end.work.linked]
+        if not ready:
             return
-        while (replies := self._try(calls)) is None:
+        ends, all_told = [end for end, _ in ready], [told for _, told in ready]
+        while (replies := self._try(all_told)) is None:
             time.sleep(RETRY_S)  # the leases are renewed meanwhile; finishing again is harmless
         for end, reply in zip(ends, replies, strict=True):
             self._stands(end, reply)
 
-    def _end_linked(self, links: Links, end: _End, call: scripts.Call[scripts.Finished]) -> None:
+    def _end_linked(self, links: Links, end: _End, told: scripts.End) -> None:
         def write() -> Any:
-            (reply,) = scripts.run(self._client, [call])
+            (reply,) = scripts.finish_all(self._client, [told], ttl_ms=self._ttl_ms)
             if isinstance(reply, redis.RedisError) and may_pass(reply):
                 raise reply
             return reply
@@ -231,21 +231,21 @@ class Finisher:
             runtime_s=work.predict_ms / 1000,
         )
 
-    def _try(self, calls: list[scripts.Call[scripts.Finished]]) -> list[Any] | None:
+    def _try(self, ends: list[scripts.End]) -> list[Any] | None:
         """None: Redis is away, or takes no writes."""
         why: object
         try:
-            replies = scripts.run(self._client, calls)
+            replies = scripts.finish_all(self._client, ends, ttl_ms=self._ttl_ms)
         except redis.RedisError as error:
             why = error
         else:
             why = next((reply for reply in replies if isinstance(reply, redis.RedisError) and may_pass(reply)), None)
             if why is None:
                 return replies
-        logger.warning(Event.REDIS_LOST, step="finish", jobs=len(calls), error=why)
+        logger.warning(Event.REDIS_LOST, step="finish", jobs=len(ends), error=why)
         return None
 
-    def _call(self, end: _End) -> scripts.Call[scripts.Finished] | None:
+    def _told(self, end: _End) -> scripts.End | None:
         """None: its output goes to the payload store first."""
         work, outcome = end.work, end.outcome
         outcome.tokens = work.tokens
@@ -270,13 +270,12 @@ class Finisher:
             end.stored = True
             self._outputs.store(work, outcome, len(meta), lambda: self._inbox.put(end))
             return None
-        return scripts.finish(
+        return scripts.End(
             work.job_id,
             tag="" if work.linked else work.tag,  # acknowledged when what follows knows (worker/links.py)
             state=outcome.state,
             code=outcome.code or "",
             meta=meta,
-            ttl_ms=self._ttl_ms,
             stored=outcome.stored,
             usage=scripts.Usage(len(work.items), work.tokens, int(work.device_ms * 1000)) if work.owner else None,
         )

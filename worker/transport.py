@@ -4,14 +4,15 @@ Stock kombu pops a message in one command and files it as unacked in a second; w
 script does both. Nobody polls: the drain connection has client-side tracking on, redirected to the connection that
 the event loop watches, and the script's reads make Redis send one invalidation there at the next change of any of the
 lists or of the registry, whoever made it
-(https://redis.io/docs/latest/develop/reference/client-side-caching/). A tick a second drains anyway, so that a lost
-wake-up costs latency and never a message.
+(https://redis.io/docs/latest/develop/reference/client-side-caching/). It names what has changed, so only those lists
+are looked at, and those that held more than there was room for: what nothing was told of is as it was, and tracked. A
+tick a second looks at all, so that a lost wake-up costs latency and never a message.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import orjson
@@ -67,7 +68,9 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
     follower: Follower | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._left = 1
+        self._look: set[str] | None = None  # the lists to look at; None: all
+        self._lists: dict[str, int] = {}  # all of them, by their place: the most urgent first
+        self._queues: list[str] = []  # whose lists these are
         self._drainer: Redis | None = None
         self._track: tuple[Any, ...] = ()
         super().__init__(*args, **kwargs)
@@ -79,6 +82,8 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Kombu calls it once a (re)connection: set the wake-up up instead of blocking in BRPOP."""
         wake = self.client.connection
+        if hasattr(wake._parser, "set_invalidation_push_handler"):  # RESP3; it would drop what it is told
+            wake._parser.set_invalidation_push_handler(lambda told: told)
         wake.send_command("CLIENT", "ID")
         wake_id = wake.read_response()
         wake.send_command("SUBSCRIBE", "__redis__:invalidate")
@@ -91,20 +96,32 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
             raise RedisConnectionError("a failover came between the two connections")
         self._track = ("CLIENT", "TRACKING", "ON", "REDIRECT", wake_id, "NOLOOP")
         self._drainer.execute_command(*self._track)
-        self._in_poll, self._brpop_sent_at, self._left = wake, None, 1
+        self._in_poll, self._brpop_sent_at, self._look = wake, None, None
 
     def _brpop_read(self, **options: Any) -> None:
         """The wake connection is readable."""
         wake = self.client.connection
         try:
-            wake.read_response(push_request=True)
+            self._changed(wake.read_response(push_request=True))
             while wake.can_read(timeout=0):
-                wake.read_response(push_request=True)
+                self._changed(wake.read_response(push_request=True))
         except _LOST:
             wake.disconnect()
             raise
-        self._left = 1
         self.drain()
+
+    def _changed(self, told: Any) -> None:
+        """An invalidation: its last part are the keys; None: of all."""
+        names = told[-1] if isinstance(told, list) else None
+        for name in names if isinstance(names, list) else [b""]:
+            key = name.decode(errors="replace")
+            if key.startswith(keys.JOB):
+                continue  # whose share was looked at when it was taken
+            found = _list_of(key, self._lists)
+            if found is None:
+                self._look = None  # the registry, a pause, or whatever it is
+            elif self._look is not None:
+                self._look.add(found)
 
     def drain(self) -> None:
         """Flush acks; when messages wait and there is room, take them. Once a loop tick."""
@@ -113,21 +130,19 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         try:
             self._drain(_alive(self._drainer))
         except ResponseError as error:  # a disk or the replicas are in trouble: the connection is not, and nothing ran
-            self._left = 0  # until the next tick
+            self._look = set()  # until the next tick
             logger.warning(Event.REDIS_LOST, step="drain", error=error)
 
     def _drain(self, drainer: Redis) -> None:
         self._flush(drainer)
         if self.holdings.changed:
-            self.holdings.changed, self._left = False, 1
-        if not self._left:
-            return
-        lists = keys.drained_lists(list(self.active_queues), messages.VERSION)
+            self.holdings.changed, self._look = False, None
+        lists = self._to_look_at()
         room = self.holdings.room(lists)
         if not any(room):
             return
         drained: scripts.Drained = scripts.run_on(drainer, scripts.drain(lists, room, process=self.holdings.process))
-        self._left = drained.left
+        self._look = set(drained.left)
         self.holdings.on_etag(drained.etag)
         for name in drained.waiting:
             self.holdings.on_waiting(name)
@@ -143,6 +158,17 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
             except Exception as error:
                 self._unreadable(tag, error, message)
                 self.holdings.reject(tag)
+
+    def _to_look_at(self) -> list[str]:
+        """The most urgent first."""
+        queues = list(self.active_queues)
+        if queues != self._queues:
+            names = keys.drained_lists(queues, messages.VERSION)
+            self._queues, self._look = queues, None
+            self._lists = {name: place for place, name in enumerate(names)}
+        if self._look is None:
+            return list(self._lists)
+        return sorted(self._look, key=self._lists.__getitem__)
 
     def _hold(self, filed: bytes, list_name: str, raw: bytes) -> tuple[str, str, dict[str, Any]] | None:
         """The tag, the list, and what is to be delivered. What the script could read is not always JSON to Python
@@ -165,11 +191,10 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         headers = message.get("headers") if isinstance(message, dict) else None
         names = origin.of_message(headers, tag).names()
         logger.error(Event.JOB_FAILED, **names, code="message_unreadable", error=type(error).__name__)
-        self._left = 1
 
     def tick(self) -> None:
-        """Once a second: as if woken. That tracking is asked for again proves that both connections live."""
-        self._left = 1
+        """Once a second: look at all lists. That tracking is asked for again proves that both connections live."""
+        self._look = None
         if self._drainer is None:
             return
         try:
@@ -182,7 +207,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         held = self.holdings
         if requeued := list(held.requeued):
             scripts.run_on(client, scripts.give_back(requeued, process=held.process))
-            self._left = 1  # this connection is not told of its own changes, and the lists are tracked no more
+            self._look = None  # this connection is not told of its own changes, and the lists are tracked no more
             del held.requeued[: len(requeued)]
         for tag in list(held.rejected):
             self._bury(client, tag)
@@ -207,6 +232,16 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
             self._drainer.close()
             self._drainer = None
         super().close()
+
+
+def _list_of(key: str, lists: Container[str]) -> str | None:
+    """That of `lists` which a key is, or in whose place it is a lane, or has the turns of; None: none."""
+    name = key.removeprefix(keys.TURNS)
+    if key.startswith(keys.LANE):  # and behind the list's name the owner's
+        name = key.removeprefix(keys.LANE)
+        while name and name not in lists:
+            name = name.rpartition(":")[0]
+    return name if name in lists else None
 
 
 def _broken(raw: bytes) -> Any:

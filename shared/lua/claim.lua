@@ -14,7 +14,20 @@
 local paused = paused_models()
 local worker, name, limit, solo, iso = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 
-local function claim(id)
+-- Where nobody served a queue until now, how long is no measure of its speed.
+local begun = {}
+local function begin_serving(counters)
+  if begun[counters] then return end
+  begun[counters] = true
+  local seen = redis.call('HMGET', counters, 'running', 'mark')
+  if (tonumber(seen[1]) or 0) <= 0 and seen[2] and now - seen[2] > 10000 then
+    redis.call('HSET', counters, 'mark', now - 10000)
+  end
+end
+
+local holders = #ARGV > 5 and redis.call('HMGET', HOLDERS, unpack(ARGV, 6)) or {}
+
+local function claim(id, holder)
   local key = JOB .. id
   local job = fields(id, 'state', 'deadline_at', 'runner', 'solo', 'crashes', 'suspect', 'attempt', 'ref',
     'canceled', 'started_at', 'created_at', 'queued_at', 'listeners', 'webhook', 'batch')
@@ -30,7 +43,7 @@ local function claim(id)
     end_job(id, 'canceled', 'canceled', revoked_meta(id, 'canceled', 'canceled', 'the job was canceled', iso))
     return { 'ended', attempt, 'canceled' }
   end
-  if redis.call('HGET', HOLDERS, id) ~= worker then return { 'lost', attempt, '' } end
+  if holder ~= worker then return { 'lost', attempt, '' } end
   local runner, suspect, queued_at = job[3], job[6], job[12] or job[11]
   if runner == worker and state == 'running' then return { 'run', attempt, job[10], queued_at } end
   if runner and runner ~= worker and redis.call('EXISTS', WORKER .. runner) == 0 then
@@ -55,13 +68,9 @@ local function claim(id)
   if suspect and solo == '0' then return { 'suspect', attempt, '' } end
   if paused[string.match(job[8] or '', '^(.*)@')] then return { 'paused', attempt, '' } end
   if state == 'queued' then
-    local counters = COUNTERS .. job[8]
-    redis.call('HINCRBY', counters, 'queued', -1)
-    if redis.call('HINCRBY', counters, 'running', 1) == 1 then
-      -- Nobody served this queue until now: how long is no measure of its speed.
-      local mark = redis.call('HGET', counters, 'mark')
-      if mark and now - mark > 10000 then redis.call('HSET', counters, 'mark', now - 10000) end
-    end
+    begin_serving(COUNTERS .. job[8])
+    count_up(COUNTERS .. job[8], 'queued', -1)
+    count_up(COUNTERS .. job[8], 'running', 1)
   end
   if state == 'queued' and job[15] then line_started(job[15]) end
   redis.call('HSET', key, 'state', 'running', 'attempt', attempt + 1, 'runner', worker, 'worker', name,
@@ -72,5 +81,5 @@ local function claim(id)
 end
 
 local out = {}
-for i = 6, #ARGV do out[#out + 1] = claim(ARGV[i]) end
+for i = 6, #ARGV do out[#out + 1] = claim(ARGV[i], holders[i - 5]) end
 return out

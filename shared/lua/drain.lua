@@ -5,13 +5,14 @@
 -- of any of the lists, whoever pushes.
 -- Of a paused model nothing is taken; that its pause is read here makes its end wake this connection.
 -- A message of a newer version than this worker knows is parked for the workers that do: never failed, never a loop.
--- KEYS  the lists, the most urgent first
+-- A worker need not ask for all of its lists each time: what it was not told of is as it was at the last look.
+-- KEYS  lists, the most urgent first
 -- ARGV  for each list: how many messages there is room for, or -1: take none, and tell whether any wait; then the
 --       worker's process id, and the newest message version that it understands
--- RETURNS {how many are left in the lists that may be taken from now, {the others in which messages wait}, the registry's
+-- RETURNS {{the lists that may be taken from now and hold more}, {the others in which messages wait}, the registry's
 --         etag (whose next change wakes the worker too), {the messages' tags}, list, raw, list, raw, ...}
 local holder, known = ARGV[#KEYS + 1], tonumber(ARGV[#KEYS + 2])
-local out = { 0, {}, redis.call('HGET', REGISTRY, 'etag') or '', {} }
+local out = { {}, {}, redis.call('HGET', REGISTRY, 'etag') or '', {} }
 
 local paused = paused_models()
 
@@ -22,8 +23,19 @@ local function is_paused(list)
   return model and paused[(string.gsub(model, '%%2E', '.'))]
 end
 
--- The tag under which it was filed, or nil.
-local function file(list, raw)
+local taken = { unacked = {}, holders = {}, leases = {} }
+
+-- So many are filed with one command of each kind.
+local function file_taken()
+  by_hundreds(taken.unacked, function(first, last)
+    redis.call('HSET', UNACKED, unpack(taken.unacked, first, last))
+    redis.call('HSET', HOLDERS, unpack(taken.holders, first, last))
+    redis.call('ZADD', LEASES, unpack(taken.leases, first, last))
+  end)
+end
+
+-- The tag under which it is to be filed, or nil.
+local function read(list, raw)
   local readable, message = pcall(cjson.decode, raw)
   local properties = readable and type(message) == 'table' and message.properties
   local tag = type(properties) == 'table' and properties.delivery_tag
@@ -31,16 +43,25 @@ local function file(list, raw)
   if parked(list, raw, headers, known) then
     return
   elseif type(tag) == 'string' and type(headers) == 'table' then
-    redis.call('HSET', UNACKED, tag, list .. '\n' .. raw)
-    redis.call('HSET', HOLDERS, tag, holder)
-    redis.call('ZADD', LEASES, now, tag)
-    table.insert(out[4], tag)
-    out[#out + 1] = list
-    out[#out + 1] = raw
+    local at = 2 * #out[4]
+    taken.unacked[at + 1], taken.unacked[at + 2] = tag, list .. '\n' .. raw
+    taken.holders[at + 1], taken.holders[at + 2] = tag, holder
+    taken.leases[at + 1], taken.leases[at + 2] = now, tag
+    out[4][at / 2 + 1] = tag
+    out[at + 5], out[at + 6] = list, raw
     return tag
   else
     dead_letter('unparsable', '', list, raw)
   end
+end
+
+-- What fails of one (the dead letters are no stream: somebody's hand) goes back, and the others are filed.
+local failed
+local function take(list, raw)
+  local done, tag = pcall(read, list, raw)
+  if done then return tag end
+  failed = tag
+  redis.call('LPUSH', list, raw)
 end
 
 -- What one message takes of its owner's share.
@@ -57,7 +78,7 @@ local function take_in_turns(list, room)
     if not owner then return end
     local raw = redis.call('RPOP', lane_of(list, owner))
     if raw then
-      redis.call('ZINCRBY', turns, share(file(list, raw)), owner)
+      redis.call('ZINCRBY', turns, share(take(list, raw)), owner)
       room = room - 1
     else -- only now: who leaves earlier would come back without what it has had
       redis.call('ZREM', turns, owner)
@@ -71,27 +92,30 @@ local function waiting(list)
   return turns and length_of(list) or redis.call('LLEN', list), turns
 end
 
-for i, list in ipairs(KEYS) do
-  local room = tonumber(ARGV[i])
-  if not is_paused(list) then
-    local length, turns = waiting(list)
-    if room > 0 and length > 0 then
-      if turns then
-        take_in_turns(list, room)
-      else
-        for _, raw in ipairs(redis.call('RPOP', list, room)) do file(list, raw) end
+local function look()
+  for i, list in ipairs(KEYS) do
+    local room = tonumber(ARGV[i])
+    if not is_paused(list) then
+      local length, turns = waiting(list)
+      if room > 0 and length > 0 then
+        if turns then
+          take_in_turns(list, room)
+        else
+          for _, raw in ipairs(redis.call('RPOP', list, room)) do take(list, raw) end
+        end
+        length, turns = waiting(list) -- our own change has ended the tracking of it
       end
-      length, turns = waiting(list) -- our own change has ended the tracking of it
-    end
-    if room >= 0 then
-      out[1] = out[1] + length
-    elseif length > 0 then
-      table.insert(out[2], list)
-    end
-    if turns and length == 0 then -- nobody competes: nobody owes
-      redis.call('DEL', TURNS .. list)
-      redis.call('EXISTS', TURNS .. list) -- as above
+      if length > 0 then table.insert(out[room >= 0 and 1 or 2], list) end
+      if turns and length == 0 then -- nobody competes: nobody owes
+        redis.call('DEL', TURNS .. list)
+        redis.call('EXISTS', TURNS .. list) -- as above
+      end
     end
   end
 end
+
+-- Whatever fails: what has left its list is filed.
+local done, why = pcall(look)
+file_taken()
+if failed or not done then return failure(failed or why) end
 return out

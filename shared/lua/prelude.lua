@@ -90,11 +90,6 @@ local function field(id, name)
   return fields(id, name)[1]
 end
 
-local function count(id, name, by)
-  local ref = field(id, 'ref')
-  if ref then redis.call('HINCRBY', COUNTERS .. ref, name, by) end
-end
-
 -- A message that is newer than its taker understands waits aside for those who do. Whether it is.
 local function parked(list, raw, headers, known)
   local version = type(headers) == 'table' and tonumber(headers.ml)
@@ -105,10 +100,15 @@ local function parked(list, raw, headers, known)
   return true
 end
 
+local function forget_messages(tags)
+  if #tags == 0 then return end
+  redis.call('HDEL', UNACKED, unpack(tags))
+  redis.call('HDEL', HOLDERS, unpack(tags))
+  redis.call('ZREM', LEASES, unpack(tags))
+end
+
 local function forget_message(tag)
-  redis.call('HDEL', UNACKED, tag)
-  redis.call('HDEL', HOLDERS, tag)
-  redis.call('ZREM', LEASES, tag)
+  forget_messages({ tag })
 end
 
 -- A message that nobody can work on is kept, with what a human and a retry need of its record. Call it after
@@ -150,28 +150,3 @@ local function failed_meta(id, code, message, iso)
     .. cjson.encode(iso) .. ',"task_id":' .. cjson.encode(id) .. ',"ml":{"error":{"code":' .. cjson.encode(code)
     .. ',"message":' .. cjson.encode(message) .. '}}}'
 end
-
--- Of a version's counters: succeeded jobs by the time from their submit to their end, in buckets named by their upper
--- bound (ms), and the sum. shared/keys.py has the bounds.
-local function record_latency(counters, ms)
-  local bucket = 'inf'
-  for bound in string.gmatch(LATENCY_BOUNDS, '%d+') do
-    if ms <= tonumber(bound) then
-      bucket = bound
-      break
-    end
-  end
-  redis.call('HINCRBY', counters, 'le:' .. bucket, 1)
-  redis.call('HINCRBY', counters, 'latency_ms', ms)
-end
-
--- What a key has under way, in all and of a version: for its limits and its share of a full queue.
-local function count_owned(owner, ref, jobs, bytes)
-  if owner == '' then return end
-  if redis.call('HINCRBY', ACTIVE, owner, jobs) <= 0 then redis.call('HDEL', ACTIVE, owner) end
-  local owned = OWNED .. ref
-  local left = redis.call('HINCRBY', owned, owner, jobs)
-  redis.call('HINCRBY', owned, owner .. ':bytes', bytes)
-  if left <= 0 then redis.call('HDEL', owned, owner, owner .. ':bytes') end
-end
-

@@ -64,7 +64,7 @@ local function room_for_lines(batch, open)
     room, most = math.min(room, more), math.min(most, half)
   end
   if batch.owner ~= '' then
-    within(batch.concurrent, tonumber(redis.call('HGET', ACTIVE, batch.owner) or '0'))
+    within(batch.concurrent, counts_now(ACTIVE, batch.owner)[1])
     if batch.model_concurrent > 0 then within(batch.model_concurrent, active_on(batch.owner, batch.refs)) end
   end
   if open > 0 and room < math.min(16, math.ceil(most / 8)) then return 0 end
@@ -129,9 +129,10 @@ local function feed(id, most)
     local entry = redis.call('LINDEX', LINES .. id, -1)
     if not entry then break end
     local size = tonumber(string.match(entry, '^%d+\n(%d+)'))
-    local counters = redis.call('HMGET', COUNTERS .. batch.ref, 'queued', 'running', 'bytes')
-    local jobs, all_bytes = tonumber(counters[1] or '0') + tonumber(counters[2] or '0'), tonumber(counters[3] or '0')
+    local counts = counts_now(COUNTERS .. batch.ref, 'queued', 'running', 'bytes')
+    local jobs, all_bytes = counts[1] + counts[2], counts[3]
     local full = jobs >= batch.max_jobs or (jobs > 0 and all_bytes + size > batch.max_bytes)
+    if full then write_counts() end -- `has_share` reads them
     if (open + fed > 0 and bytes + size > own_bytes)
       or (full and not has_share(batch.owner, batch.ref, size, batch.max_jobs, batch.max_bytes)) then
       break

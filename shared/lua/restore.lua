@@ -63,8 +63,8 @@ for i = #tags, 1, -1 do
     if state == 'running' and not ended then
       redis.call('HSET', JOB .. tag, 'state', 'queued')
       redis.call('HDEL', JOB .. tag, 'progress', 'progress_at')
-      count(tag, 'running', -1)
-      count(tag, 'queued', 1)
+      count_of(tag, 'running', -1)
+      count_of(tag, 'queued', 1)
       if job[3] then line_back(job[3]) end
     end
     if state and why == 'given-back' then redis.call('HDEL', JOB .. tag, 'runner') end

@@ -15,13 +15,15 @@ if #redis.call('XRANGE', DEAD, letter, letter) == 0 then return { 'gone' } end
 for n = 0, payloads - 1 do
   if redis.call('EXISTS', PAYLOAD .. old .. ':' .. n) == 0 then return { 'payload', n } end
 end
-local lost = missing_stored(given(12, 'stored'), given(12, 'files'), 0)
+local more = { unpack(ARGV, 12) }
+local stored, files = telling(more)
+local lost = missing_stored(stored, files, 0)
 if lost then return { 'payload', lost } end
 redis.call('XDEL', DEAD, letter)
 redis.call('HDEL', JOB .. old, 'letter')
 local ttl = tonumber(ARGV[9])
 local deadline = now + tonumber(ARGV[8])
-begin_job(id, ARGV[5], ARGV[6], ARGV[7], deadline, ttl, tonumber(ARGV[10]), { unpack(ARGV, 12) })
+begin_job(id, ARGV[5], ARGV[6], ARGV[7], deadline, ttl, tonumber(ARGV[10]), more)
 for n = 0, payloads - 1 do
   redis.call('RENAME', PAYLOAD .. old .. ':' .. n, PAYLOAD .. id .. ':' .. n)
   redis.call('PEXPIREAT', PAYLOAD .. id .. ':' .. n, deadline + ttl)

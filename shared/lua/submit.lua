@@ -27,13 +27,16 @@ elseif redis.call('EXISTS', JOB .. id) == 1 then
   return { 'existing', id }
 end
 if outdated(ARGV[15]) then return { 'outdated' } end
-local lost = missing_stored(given(21, 'stored'), given(21, 'files'), now)
-if lost then return { 'gone', lost } end
-local counters = redis.call('HMGET', COUNTERS .. ref, 'queued', 'running', 'bytes')
-local queued = tonumber(counters[1] or '0')
-local running = tonumber(counters[2] or '0')
+local more = { unpack(ARGV, 21) }
+local stored, files = telling(more)
+if stored or files then
+  local lost = missing_stored(stored, files, now)
+  if lost then return { 'gone', lost } end
+end
+local counters = redis.call('HMGET', COUNTERS .. ref, 'queued', 'running', 'bytes', 'busy_ms', 'served')
+for i = 1, 5 do counters[i] = tonumber(counters[i] or '0') end
+local queued, running, bytes = counters[1], counters[2], counters[3]
 local jobs = queued + running
-local bytes = tonumber(counters[3] or '0')
 local max_jobs, max_bytes = tonumber(ARGV[8]), tonumber(ARGV[9])
 local most, most_here = tonumber(ARGV[18]), tonumber(ARGV[19])
 if most > 0 then
@@ -46,9 +49,10 @@ if most_here > 0 then
 end
 if (jobs >= max_jobs or (jobs > 0 and bytes + size > max_bytes))
   and not has_share(owner, ref, size, max_jobs, max_bytes) then
-  return { 'full', jobs, bytes, time_for(COUNTERS .. ref, jobs) }
+  return { 'full', jobs, bytes, time_for(counters[4], counters[5], jobs) }
 end
-if queued > 0 then
+-- Where all of them are done before its deadline, it matters not which are ahead.
+if queued > 0 and time_for(counters[4], counters[5], jobs) > tonumber(ARGV[5]) then
   local function waiting_in(lists)
     local length = 0
     for list in string.gmatch(lists, '[^\n]+') do length = length + length_of(list) end
@@ -70,20 +74,13 @@ if queued > 0 then
     ahead = waiting_in(ARGV[13] .. ARGV[2])
     if ARGV[13] ~= '' then ahead = math.max(ahead, queued - waiting_in(ARGV[14])) end
   end
-  local turn = time_for(COUNTERS .. ref, math.min(ahead, queued) + running)
+  local turn = time_for(counters[4], counters[5], math.min(ahead, queued) + running)
   if turn > tonumber(ARGV[5]) then return { 'late', turn } end
 end
-local fields = { unpack(ARGV, 21) }
-if channel ~= '' then
-  fields[#fields + 1] = 'waiters'
-  fields[#fields + 1] = channel
-end
-if idem ~= '' then
-  fields[#fields + 1] = 'idem'
-  fields[#fields + 1] = idem
-end
+if channel ~= '' then more[#more + 1], more[#more + 2] = 'waiters', channel end
+if idem ~= '' then more[#more + 1], more[#more + 2] = 'idem', idem end
 local deadline = now + tonumber(ARGV[5])
-begin_job(id, ARGV[2], ARGV[3], ref, deadline, tonumber(ARGV[6]), size, fields)
+begin_job(id, ARGV[2], ARGV[3], ref, deadline, tonumber(ARGV[6]), size, more)
 if idem ~= '' then
   redis.call('SET', IDEMPOTENCY .. idem, id .. ' ' .. ARGV[12], 'PXAT', deadline + tonumber(ARGV[6]))
 end

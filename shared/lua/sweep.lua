@@ -15,6 +15,7 @@ local SPARE = 1000 -- messages of ended jobs that are no burden
 local function nothing() return { queued = 0, delayed = 0, running = 0, bytes = 0 } end
 local function recount()
   local found = {}
+  write_counts()
   redis.call('DEL', ACTIVE)
   local function sum_of(ref)
     if not found[ref] then
@@ -82,6 +83,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', now, 'LIMIT',
 end
 
 if strays > 0 then recount() end
+write_counts() -- what follows reads them
 
 if redis.call('HLEN', UNACKED) ~= redis.call('ZCARD', LEASES)
   or redis.call('HLEN', UNACKED) ~= redis.call('HLEN', HOLDERS) then

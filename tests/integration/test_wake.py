@@ -33,7 +33,7 @@ from worker.holdings import Holdings
 SEED = 20261125
 BURSTS, LARGEST = 700, 8
 ROOM = 2  # of each list: less than a burst may bring, so that room must be waited for too
-MODELS = [f"m{n}" for n in range(4)]
+MODELS = [f"m{n}" for n in range(64)]
 MINUTE_MS = 60_000
 
 
@@ -128,7 +128,8 @@ def idler(redis_url: str, store: redis.Redis, monkeypatch: pytest.MonkeyPatch) -
 
 
 class Pushers:
-    """The three that push: our submit, a stock producer, and the restore of what a dead worker held."""
+    """All that push: our submit, of a key in its lane too, a stock producer (a plain LPUSH), and the restore of what a
+    dead worker held."""
 
     def __init__(self, redis_url: str) -> None:
         self._client = redis.Redis.from_url(redis_url)
@@ -161,6 +162,8 @@ class Pushers:
             size=1,
             max_jobs=1000,
             max_bytes=1000,
+            share=scripts.Share("key:a" if kind == "keyed" else ""),
+            fields={"owner": "key:a"} if kind == "keyed" else {},
         )
         return lambda: scripts.one(scripts.run(self._client, [call]))
 
@@ -182,7 +185,7 @@ def test_no_wake_up_is_lost(idler: Idler, redis_url: str, store: redis.Redis) ->
         for burst in range(BURSTS):
             pushes = []
             for n in range(chance.choice((1, 1, 2, 3, LARGEST))):
-                job_id, kind = f"{burst}-{n}", chance.choice(("submit", "stock", "restore"))
+                job_id, kind = f"{burst}-{n}", chance.choice(("submit", "keyed", "stock", "restore"))
                 model, priority = chance.choice(MODELS), chance.choice(keys.PRIORITIES)
                 pushes.append((chance.choice((0, 0, 0.0003, 0.001)), pushers.prepare(kind, job_id, model, priority)))
                 pushed[job_id] += 1 + job_id.endswith("7")
@@ -192,3 +195,46 @@ def test_no_wake_up_is_lost(idler: Idler, redis_url: str, store: redis.Redis) ->
     assert idler.seen == pushed, "each once, what was given back twice"
     wait_until(lambda: not store.exists(keys.UNACKED, keys.LEASES), what="nothing is held")
     assert not list(store.scan_iter("ml.*", _type="LIST"))
+
+
+def test_each_list_wakes_a_worker_of_many_models_and_is_looked_at_alone(
+    idler: Idler, redis_url: str, store: redis.Redis
+) -> None:
+    """Of 64 models: a job costs no look at the lists of the other 63."""
+    pushers = Pushers(redis_url)
+    pushed = [
+        (kind, model, priority)
+        for model in MODELS
+        for priority in keys.PRIORITIES
+        for kind in ("stock" if model < "m3" else "keyed",)
+    ]
+    before = 0
+    for number, (kind, model, priority) in enumerate(pushed):
+        if number == 10:
+            before = _looks(store)
+        pushers.prepare(kind, f"each-{number}-", model, priority)()
+        wait_until(lambda seen=number + 1: len(idler.seen) == seen, timeout_s=20, what=f"{kind} {model} {priority}")
+    looks = (_looks(store) - before) / (len(pushed) - 10)
+    assert looks < 20, "and not at all lists, 768"
+    pushers.close()
+
+
+def _looks(store: redis.Redis) -> int:
+    return sum(store.info("commandstats").get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("llen", "exists"))
+
+
+@pytest.mark.parametrize(
+    ("key", "found"),
+    [
+        ("ml.m.1", "ml.m.1"),
+        ("ml", "ml"),
+        (keys.TURNS + "ml.m.1", "ml.m.1"),
+        (keys.LANE + "ml.m.1:key:a", "ml.m.1"),
+        (keys.LANE + "ml.other.1:key", None),
+        (keys.REGISTRY, None),
+        (keys.PAUSED, None),
+        ("", None),
+    ],
+)
+def test_which_list_a_change_is_of(key: str, found: str | None) -> None:
+    assert transport._list_of(key, {"ml", "ml.m.1"}) == found

@@ -29,13 +29,7 @@ def test_it_is_what_celery_produces(store: redis.Redis, redis_url: str) -> None:
     ours = json.loads(messages.build("job-1", queue="ml", priority=3, model="bert", version="1", input={"text": "hé"}))
     assert json.loads(base64.b64decode(ours["body"])) == json.loads(base64.b64decode(theirs["body"]))
     assert ours.keys() == theirs.keys()
-    assert ours["headers"].keys() - theirs["headers"].keys() == {
-        "ml",
-        "ml_payloads",
-        "ml_timeout_s",
-        "ml_owner",
-        "ml_weight",
-    }
+    assert ours["headers"].keys() - theirs["headers"].keys() == {"ml"}
     assert theirs["headers"].keys() - ours["headers"].keys() == set()
     different = {"argsrepr", "kwargsrepr", "origin"}
     for name in theirs["headers"].keys() - different:
@@ -47,6 +41,21 @@ def test_it_is_what_celery_produces(store: redis.Redis, redis_url: str) -> None:
     assert theirs["properties"]["delivery_info"].keys() == ours["properties"]["delivery_info"].keys()
     for name in ("content-type", "content-encoding"):
         assert ours[name] == theirs[name]
+
+
+def test_what_is_as_by_default_is_left_out_and_read_all_the_same() -> None:
+    what: dict[str, Any] = {"queue": "ml.m.1", "priority": 3, "model": "m", "version": "1", "input": 1}
+    told = {"payloads": ["/a"], "stored": {0: "r" + "0" * 32 + ".1"}, "timeout_s": 1.5, "owner": "key", "weight": 2}
+    seen = []
+    for raw in (messages.build("a", **what), messages.build("b", **what, **told)):
+        message, kwargs = messages.unpack(raw)
+        headers = message["headers"]
+        envelope = messages.Envelope.of(headers, kwargs)
+        parts = (envelope.ml_payloads, envelope.ml_stored, envelope.ml_timeout_s, envelope.ml_owner, envelope.ml_weight)
+        seen.append(({name for name in headers if name.startswith("ml")}, parts))
+    names = {"ml", *(f"ml_{name}" for name in told)}
+    assert seen == [({"ml"}, ([], {}, None, "", 1)), (names, tuple(told.values()))]
+    assert len(messages.build("a", **what)) < 1000, "it lies in Redis's memory as long as its job is queued"
 
 
 def test_a_readdressed_message_keeps_what_it_carries(store: redis.Redis, redis_url: str) -> None:

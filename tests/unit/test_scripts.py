@@ -116,9 +116,22 @@ def test_what_cannot_be_parsed_is_kept_as_a_dead_letter(store: redis.Redis) -> N
     _submit(store, "good")
     drained = scripts.one(scripts.run(store, [scripts.drain([LIST], [10], process="p")]))
     assert len(drained.messages) == 1
-    assert drained.left == 0
+    assert not drained.left
     assert {letter[b"reason"] for _, letter in store.xrange(keys.DEAD)} == {b"unparsable"}
     assert store.xlen(keys.DEAD) == 4
+
+
+def test_where_the_dead_letters_are_none_no_message_is_lost(store: redis.Redis) -> None:
+    """What cannot be filed as a letter goes back, what has left its list beside it is filed."""
+    store.set(keys.DEAD, "no stream", ex=60)
+    _submit(store, "first")
+    store.lpush(LIST, b"not json")
+    _submit(store, "last")
+    with pytest.raises(redis.ResponseError):
+        scripts.one(scripts.run(store, [scripts.drain([LIST], [10], process="p")]))
+    assert store.hgetall(keys.HOLDERS) == {b"first": b"p", b"last": b"p"}
+    assert store.hlen(keys.UNACKED) == store.zcard(keys.LEASES) == 2
+    assert store.lrange(LIST, 0, -1) == [b"not json"]
 
 
 def test_restored_messages_keep_their_order_and_go_first(store: redis.Redis) -> None:

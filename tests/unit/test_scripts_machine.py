@@ -325,6 +325,22 @@ class Machine(RuleBasedStateMachine):
         self.filed.pop(job_id, None)
 
     @precondition(lambda self: any(self.held[name] for name in self.living))
+    @rule(name=process, state=st.sampled_from([State.SUCCEEDED, State.FAILED]))
+    def finish_all(self, name: str, state: State) -> None:
+        mine = [tag for tag in dict.fromkeys(self.held[name]) if tag in self.jobs]
+        if name not in self.living:
+            return
+        ends = [scripts.End(job_id, job_id, state, "", b'{"by":"worker"}') for job_id in mine]
+        for job_id, reply in zip(mine, scripts.finish_all(self.client, ends, ttl_ms=1000), strict=True):
+            job = self.jobs[job_id]
+            stands = job.state if job.state.terminal else State.CANCELED if job.marked else state
+            assert reply == scripts.Finished(not job.state.terminal, stands)
+            if not job.state.terminal:
+                self._end(job_id, stands)
+            self._forget(name, job_id)
+            self.filed.pop(job_id, None)
+
+    @precondition(lambda self: any(self.held[name] for name in self.living))
     @rule(name=process)
     def bury(self, name: str) -> None:
         tag = next((tag for tag in self.held[name] if tag in self.plain), None)

@@ -73,7 +73,7 @@ def test_nothing_of_a_paused_model_is_taken_and_others_are(store: redis.Redis) -
     assert run(store, scripts_operate.pause(MODEL, on=True)) is True
     assert run(store, scripts_operate.pause(MODEL, on=True)) is False, "it was"
     taken = drain(store)
-    assert (taken.tags, taken.left, taken.waiting) == ([b"c"], 0, [])
+    assert (taken.tags, taken.left, taken.waiting) == ([b"c"], [], [])
     unloaded = run(store, scripts.drain(LISTS, [-1] * len(LISTS), process="p"))
     assert unloaded.waiting == [], "it is not loaded for them either"
     assert run(store, scripts_operate.pause(MODEL, on=False)) is True
