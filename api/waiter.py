@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,8 @@ from shared.scripts import watch
 from shared.scripts_batches import BatchSeen, look_at_batch
 from shared.types import State
 
-_CHECK_S = 10.0  # a second look at all jobs that are waited for, should news have been lost
+_CHECK_S = 10.0  # a second look at each job that is waited for, should news have been lost
+_TURNS = 10  # in so many parts, since who comes meanwhile waits for it
 _RETRY_S = 0.2
 _ENDS = frozenset(state.value.encode() for state in State if state.terminal)
 
@@ -148,15 +150,22 @@ class Waiter:
             self.settle(job_id.decode(), News(State(what.decode()), int(at), meta))
 
     async def _check_forever(self) -> None:
-        while True:
-            await asyncio.sleep(_CHECK_S)
-            await self._check()
+        for turn in itertools.cycle(range(_TURNS)):
+            await asyncio.sleep(_CHECK_S / _TURNS)
+            await self._check({turn})
 
-    async def _check(self) -> None:
-        """Watch all jobs again that somebody waits for; settle those that have ended. Who follows one looks himself."""
-        for following in self._all_following():
-            following.woken.set()
-        waiting = [job_id for job_id, futures in self._futures.items() if not all(f.done() for f in futures)]
+    async def _check(self, turns: Container[int] = range(_TURNS)) -> None:
+        """Watch the jobs again that somebody waits for and whose turn is one of these; settle those that have ended.
+        Who follows one looks himself."""
+        for job_id, followings in self._following.items():
+            if hash(job_id) % _TURNS in turns:
+                for following in followings:
+                    following.woken.set()
+        waiting = [
+            job_id
+            for job_id, futures in self._futures.items()
+            if hash(job_id) % _TURNS in turns and not all(future.done() for future in futures)
+        ]
         with contextlib.suppress(StoreUnavailable):
             for at in range(0, len(waiting), 100):
                 some = waiting[at : at + 100]

@@ -4,21 +4,18 @@ int8 and torch.compile are worth. In process: prepare, then `predict` in batches
 from __future__ import annotations
 
 import argparse
-import datetime
 import io
 import json
-import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from PIL import Image
 
 from benchmarks import forward, page
 from benchmarks.figures import median
-from benchmarks.machine import busy_s, cpu_s, describe
+from benchmarks.machine import Meter
 from benchmarks.texts import SEED, texts
 from examples.demo.material import photographs
 from shared.errors import ConfigError
@@ -84,12 +81,15 @@ def _run(model: LoadedModel, work: list[Any], budget: int) -> dict[str, float]:
     handler = model.handler
     handler.use_budget(budget)
     plan = list(batches([one.cost for one in work], budget, model.max_size))
-    begun, busy, own = perf_counter(), busy_s(), cpu_s([os.getpid()])
+    meter = Meter()
     for places in plan:
         handler.predict([work[place].item for place in places])
-    wall = perf_counter() - begun
-    foreign = max(0.0, busy_s() - busy - (cpu_s([os.getpid()]) - own)) / wall
-    return {"rate": len(work) / wall, "batch_ms": 1000 * wall / len(plan), "foreign_cores": foreign}
+    used = meter.read()
+    return {
+        "rate": len(work) / used.wall_s,
+        "batch_ms": 1000 * used.wall_s / len(plan),
+        "foreign_cores": used.foreign,
+    }
 
 
 def prepared(model: LoadedModel, given: list[dict[str, Any]]) -> list[Any]:
@@ -212,13 +212,7 @@ def main() -> int:
         for part in options.parts:
             count = 8 if options.quick else COUNTS[name] // (4 if part == "variants" else 1)
             found = PARTS[part][0](name, items(name, count), 1 if options.quick else options.rounds)
-            data.setdefault(name, {})[part] = {
-                "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "command": page.command(COMMAND),
-                "machine": describe(),
-                "items": count,
-                "found": found,
-            }
+            data.setdefault(name, {})[part] = page.stamp(COMMAND) | {"items": count, "found": found}
     print(report(data))
     if not options.quick:
         page.keep(file, data)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
-import os
 import tempfile
 import threading
 from pathlib import Path
@@ -23,7 +21,7 @@ import redis
 from benchmarks import page, workers
 from benchmarks.apis import api
 from benchmarks.figures import percentile
-from benchmarks.machine import busy_s, cpu_s, describe, memory_mb, tree
+from benchmarks.machine import Foreign, memory_mb
 from benchmarks.texts import texts
 from local.server import EmbeddedServer
 
@@ -120,11 +118,7 @@ def main() -> int:
     """0; the figures tell."""
     options = _parse()
     many, echo, bert = (2000, 1000, 200) if options.quick else (100_000, 20_000, 4000)
-    data: dict[str, Any] = {
-        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": page.command(COMMAND),
-        "machine": describe(),
-    }
+    data, foreign = page.stamp(COMMAND), Foreign()
     sentences = [{"text": text} for text in texts(bert)]
     with contextlib.ExitStack() as living:
         folder = Path(living.enter_context(tempfile.TemporaryDirectory(prefix="ml-batches-")))
@@ -134,20 +128,14 @@ def main() -> int:
         store = living.enter_context(redis.Redis.from_url(server.url))
         url, pid = living.enter_context(api(server.url, models))
         http = living.enter_context(httpx.Client(base_url=url, timeout=600))
-        begun, busy, own = perf_counter(), busy_s(), cpu_s(tree(os.getpid()))
         lines = [{"text": f"line {number} of a batch of many"} for number in range(many)]
         data["taken_in"] = take_in(http, store, pid, lines)
         store.flushall()
         living.enter_context(workers.running(server.url, models, ["w1"]))
         run(http, store, "echo", list(range(500)))  # not counted
         data["run"] = [run(http, store, "echo", list(range(echo))), run(http, store, "bert", sentences)]
-        foreign = busy_s() - busy - (cpu_s(tree(os.getpid())) - own)
-        data["foreign_cores"] = max(0.0, foreign) / (perf_counter() - begun)
-    print(report(data))
-    if not options.quick:
-        page.keep(options.out / "benchmarks" / "batches.json", data)
-        made = f"Made {data['when']} by `{data['command']}`. {page.machine(data['machine'])}"
-        page.put(options.out / "benchmarks" / "batches.md", COMMAND, f"{made}\n\n{report(data)}")
+    data["foreign_cores"] = foreign.cores()
+    page.publish(data, report(data), COMMAND, None if options.quick else options.out / "benchmarks" / "batches.md")
     return 0
 
 

@@ -9,44 +9,27 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import uuid
 from pathlib import Path
 
 import orjson
 import redis
 
+from benchmarks import echo
 from local.server import EmbeddedServer
-from shared import keys, messages, scripts
+from shared import scripts
 from shared.types import State
 
-REF = "echo@1"
-LIST = keys.queue_list(keys.queue_name("echo", "1"), keys.NORMAL)
 ROOM, GROUP = 128, 500
 
 
 def submit(owner: str) -> scripts.Call[scripts.Submitted]:
     """One job of one item."""
-    job_id = str(uuid.uuid4())
-    queue = keys.queue_name("echo", "1")
-    raw = messages.build(job_id, queue=queue, priority=keys.NORMAL, model="echo", version="1", input=1, owner=owner)
-    return scripts.submit(
-        job_id,
-        list_name=LIST,
-        raw=raw,
-        ref=REF,
-        deadline_ms=3_600_000,
-        ttl_ms=60_000,
-        size=1,
-        max_jobs=10**6,
-        max_bytes=10**9,
-        share=scripts.Share(owner),
-        fields={"model": "echo", "version": "1", "owner": owner or keys.ANONYMOUS},
-    )
+    return echo.submit(1, owner=owner, share=scripts.Share(owner))
 
 
 def drain(store: redis.Redis) -> list[tuple[str, str]]:
     """(owner, job) of what a worker takes, in order."""
-    drained = scripts.one(scripts.run(store, [scripts.drain([LIST], [ROOM], process="p")]))
+    drained = scripts.one(scripts.run(store, [scripts.drain([echo.LIST], [ROOM], process="p")]))
     headers = [orjson.loads(raw)["headers"] for _, raw in drained.messages]
     return [(one.get("ml_owner", ""), one["id"]) for one in headers]
 

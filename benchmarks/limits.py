@@ -7,7 +7,6 @@ measured and kept by itself: `--only memory,clients` leaves the others' figures 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import sys
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks import growth, growth_page, images, memory, page, tail
-from benchmarks.machine import busy_s, describe, family_s
+from benchmarks.machine import Foreign, describe
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = "make bench-limits"
@@ -53,12 +52,9 @@ def chosen(names: str) -> list[str]:
 
 def timed(part: Part, *, quick: bool) -> dict[str, Any]:
     """A part's data, with when it was made and how many cores others used meanwhile."""
-    begun, busy, own = perf_counter(), busy_s(), family_s()
+    begun, foreign = perf_counter(), Foreign()
     found = part.measure(quick=quick)
-    took = perf_counter() - begun
-    foreign = max(0.0, busy_s() - busy - (family_s() - own)) / took
-    when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {"when": when, "took_s": took, "foreign_cores": foreign, **found}
+    return {"when": page.now(), "took_s": perf_counter() - begun, "foreign_cores": foreign.cores(), **found}
 
 
 def report(data: dict[str, Any]) -> str:

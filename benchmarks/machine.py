@@ -98,6 +98,17 @@ class Meter:
         return perf_counter(), busy_s(), cpu_s(self._pids), cpu_s([os.getpid()])
 
 
+class Foreign:
+    """What others use from its making on, where all children begin later and have ended when `cores` is asked."""
+
+    def __init__(self) -> None:
+        self._begun, self._before = perf_counter(), busy_s() - family_s()
+
+    def cores(self) -> float:
+        """That neither this process nor its children used, on average."""
+        return max(0.0, busy_s() - family_s() - self._before) / (perf_counter() - self._begun)
+
+
 def _stat(pid: int) -> list[str]:
     """The fields behind the name; empty when it has gone. [1] parent, [11] user ticks, [12] system ticks."""
     try:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
@@ -21,19 +19,17 @@ from typing import Any
 import orjson
 import redis
 
-from benchmarks import page, workers
+from benchmarks import echo, page, workers
 from benchmarks.apis import api
 from benchmarks.client import ask
 from benchmarks.figures import median, percentile
-from benchmarks.machine import busy_s, cpu_s, describe, family_s, tree
+from benchmarks.machine import Foreign, cpu_s, tree
 from local.server import EmbeddedServer
-from shared import keys, messages, scripts, scripts_operate
+from shared import keys, scripts, scripts_operate
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = "make bench-noop"
 MODELS = 'models:\n  echo: {task: echo, versions: {"1": {}}, limits: {queue: 1000000}}\n'
-REF = "echo@1"
-QUEUE = keys.queue_name("echo", "1")
 TEXT = "A queue keeps what it was given, and a worker takes many at a time."
 GROUP, LOOK_S, PATIENCE_S = 500, 0.02, 300.0
 MIDDLE = (0.1, 0.9)  # the part of a full queue that is timed: neither the start nor the last few
@@ -49,21 +45,13 @@ def fill(store: redis.Redis, jobs: int) -> None:
 
 
 def _submit(etag: str) -> scripts.Call[scripts.Submitted]:
-    job_id, data = str(uuid.uuid4()), {"text": TEXT}
-    return scripts.submit(
-        job_id,
-        list_name=keys.queue_list(QUEUE, keys.NORMAL),
-        raw=messages.build(job_id, queue=QUEUE, priority=keys.NORMAL, model="echo", version="1", input=data),
-        ref=REF,
-        deadline_ms=3_600_000,
+    return echo.submit(
+        {"text": TEXT},
         ttl_ms=600_000,
-        size=len(orjson.dumps(data)),
-        max_jobs=10**6,
-        max_bytes=10**9,
-        ahead=keys.urgent_lists(QUEUE, keys.NORMAL),
-        after=keys.patient_lists(QUEUE, keys.NORMAL),
+        ahead=keys.urgent_lists(echo.QUEUE, keys.NORMAL),
+        after=keys.patient_lists(echo.QUEUE, keys.NORMAL),
         etag=etag,
-        fields={"model": "echo", "version": "1", "owner": keys.ANONYMOUS, "priority": keys.NORMAL, "labels": "{}"},
+        fields={"priority": keys.NORMAL, "labels": "{}"},
     )
 
 
@@ -108,7 +96,7 @@ def through_one_worker(store: redis.Redis, pid: int, jobs: int) -> dict[str, Any
 
 
 def _succeeded(store: redis.Redis) -> int:
-    return int(store.hget(keys.COUNTERS + REF, "succeeded") or 0)
+    return int(store.hget(keys.COUNTERS + echo.REF, "succeeded") or 0)
 
 
 def over_http(store: redis.Redis, url: str, pids: dict[str, int], connections: int, jobs: int) -> dict[str, Any]:
@@ -190,20 +178,10 @@ def main() -> int:
     plan.queued, plan.levels = 20_000, [(1, 500), (32, 8000), (64, 8000)]
     if plan.quick:
         plan.queued, plan.levels, plan.rounds = 4000, [(1, 100), (32, 1000)], 1
-    data: dict[str, Any] = {
-        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": page.command(COMMAND),
-        "machine": describe(),
-    }
-    begun, busy, own = perf_counter(), busy_s(), family_s()
+    data, foreign = page.stamp(COMMAND), Foreign()
     data |= measure(plan)
-    foreign = busy_s() - busy - (family_s() - own)
-    data["foreign_cores"] = max(0.0, foreign) / (perf_counter() - begun)
-    print(report(data))
-    if not plan.quick:
-        page.keep(plan.out / "benchmarks" / "noop.json", data)
-        made = f"Made {data['when']} by `{data['command']}`. {page.machine(data['machine'])}"
-        page.put(plan.out / "benchmarks" / "noop.md", COMMAND, f"{made}\n\n{report(data)}")
+    data["foreign_cores"] = foreign.cores()
+    page.publish(data, report(data), COMMAND, None if plan.quick else plan.out / "benchmarks" / "noop.md")
     return 0
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks.machine import describe
 
 
 def put(page: Path, command: str, text: str) -> None:
@@ -22,6 +25,25 @@ def put(page: Path, command: str, text: str) -> None:
 def command(target: str) -> str:
     """`make TARGET`, with the arguments that this process was given."""
     return f"{target} ARGS='{' '.join(sys.argv[1:])}'" if sys.argv[1:] else target
+
+
+def now() -> str:
+    """In UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def stamp(target: str) -> dict[str, Any]:
+    """When, by which command and on which machine data is made."""
+    return {"when": now(), "command": command(target), "machine": describe()}
+
+
+def publish(data: dict[str, Any], text: str, target: str, page: Path | None) -> None:
+    """Print what was made of the data (with its stamp); keep the data beside `page` and put the text into it, if there
+    is one."""
+    print(text)
+    if page:
+        keep(page.with_suffix(".json"), data)
+        put(page, target, f"Made {data['when']} by `{data['command']}`. {machine(data['machine'])}\n\n{text}")
 
 
 def keep(file: Path, data: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ models:
 """
 LOAD, SEED = 0.7, 20261129
 LONE_RATE = 6.0  # high-priority jobs a second, beside the flood and without it
+ALONE = 0.2  # of the flood, before the first of them
 PATIENCE_S = 60.0
 SHARES = (50, 95, 99)
 
@@ -50,13 +52,23 @@ def urgent(parts: Trio, some: Sequence[str], seed: int) -> dict[str, list[float]
 
 
 def urgent_in_flood(parts: Trio, some: Sequence[str], bulk: Sequence[str], seed: int) -> dict[str, list[float]]:
-    """The same while a batch of low priority keeps the device busy; with the times of the flood's own forwards."""
+    """The same while a batch of low priority keeps the device busy; with the times of the flood's own forwards, and
+    how many of its texts a second ended, before the lone jobs came and beside them."""
     with httpx.Client(base_url=parts.url, timeout=60) as http:
         answer = http.post("/v1/batches", json={"model": "bert", "inputs": [{"text": text} for text in bulk]})
         batch = answer.raise_for_status().json()["id"]
-        _until(lambda: http.get(f"/v1/batches/{batch}").json()["counts"]["succeeded"] > 0)
+
+        def counted() -> dict[str, int]:
+            counts: dict[str, int] = http.get(f"/v1/batches/{batch}").json()["counts"]
+            return counts
+
+        _until(lambda: counted()["succeeded"] > 0)
+        looks = [(perf_counter(), counted()["succeeded"])]
+        _until(lambda: counted()["succeeded"] >= ALONE * len(bulk))
+        looks.append((perf_counter(), counted()["succeeded"]))
         times = urgent(parts, some, seed)
-        counts = http.get(f"/v1/batches/{batch}").json()["counts"]
+        counts = counted()
+        looks.append((perf_counter(), counts["succeeded"]))
         if not counts["queued"]:
             raise RuntimeError("the flood has ended before the lone jobs")
         ended = counts["succeeded"]
@@ -64,7 +76,8 @@ def urgent_in_flood(parts: Trio, some: Sequence[str], bulk: Sequence[str], seed:
         flood = [orjson.loads(body)["timing"]["predict_ms"] for body in found.bodies if b'"succeeded"' in body]
         http.delete(f"/v1/batches/{batch}").raise_for_status()
         _until(lambda: http.get(f"/v1/batches/{batch}").json()["finished_at"])
-    return times | {"flood_predict_ms": flood}
+    rates = [(many - few) / (at - before) for (before, few), (at, many) in itertools.pairwise(looks)]
+    return times | {"flood_predict_ms": flood, "flood_per_s": rates}
 
 
 def after_flood(parts: Trio, some: Sequence[str], bulk: Sequence[str]) -> dict[str, list[float]]:
@@ -122,6 +135,8 @@ def report(data: dict[str, Any]) -> str:
         f"p99 is moved by {moved:.0f} ms; a batch of the flood ran {usual:.0f} ms (median), the longest {a_batch:.0f}: "
         f"**{moved / usual:.2f}** and **{moved / a_batch:.2f}** of these."
     )
+    alone_per_s, beside_per_s = (median([found["flood_per_s"][look] for found in beside]) for look in (0, 1))
+    flood += f" Of the flood ended {alone_per_s:.1f} texts/s alone, {beside_per_s:.1f} beside {LONE_RATE:.0f} jobs/s."
     ends = [found["after_flood"] for found in rounds]
     after = [
         [name, *_shares(_all(ends, f"{key}_ms"))] for name, key in (("before", "before"), ("right after", "after"))

@@ -9,6 +9,10 @@ divided by weight, so a job of 2,048 items does not hold up another key's lone o
 head decides the lane (one model version, one group, one solo job); the batch
 is filled from that lane in the same order, up to `max_size` units and `max_cost`. Padding models cost
 len(batch) x max(cost): for them the head's neighbours in length are taken.
+
+An urgent unit (more so than normal) meets at most one batch with units that are not: the one that runs when it comes,
+or its own, which is filled up with those only if it met none before. So a flood moves its wait by less than one batch;
+and of two batches in a row with room for the flood, one has some of it.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ import itertools
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
+
+from shared.keys import NORMAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,8 @@ class Batcher(Generic[U]):
         self._lanes: dict[Hashable, list[tuple[_Entry, U]]] = {}  # each sorted by entry
         self._turn = 0.0  # of what was taken last
         self._served: dict[str, float] = {}  # by owner: the turn of its next unit
+        self._shared = False  # the batch that was taken last has units that are not urgent
+        self._since = 0  # the arrival number when the last such batch had ended: who came before has met one
 
     def __len__(self) -> int:
         """How many units wait."""
@@ -97,14 +105,16 @@ class Batcher(Generic[U]):
         bisect.insort(self._lanes.setdefault(unit.lane, []), (entry, unit), key=lambda waiting: waiting[0])
 
     def take(self) -> list[U]:
-        """The next batch; empty when nothing waits, or when a lane still waits for company (see `ready_in`)."""
+        """The next batch; empty when nothing waits, or when a lane still waits for company (see `ready_in`). The one
+        before has ended."""
+        if self._shared:
+            self._shared, self._since = False, next(self._numbers)
         ready = [lane for lane in self._lanes if self._ready_in(lane) <= 0]
         if not ready:
             return []
         lane = min(ready, key=lambda name: self._lanes[name][0][0])
         waiting = self._lanes[lane]
-        budget = waiting[0][1].budget
-        chosen = _run_of_like_cost(waiting, budget) if budget.padded else _first_that_fit(waiting, budget)
+        chosen = self._choose(waiting)
         if len(chosen) == len(waiting):
             del self._lanes[lane]
         else:
@@ -115,6 +125,20 @@ class Batcher(Generic[U]):
             self._turn = 0.0
             self._served.clear()
         return [waiting[index][1] for index in chosen]
+
+    def _choose(self, waiting: list[tuple[_Entry, U]]) -> list[int]:
+        """Places of the next batch in `waiting`, the head's among them."""
+        budget = waiting[0][1].budget
+        choose = _run_of_like_cost if budget.padded else _first_that_fit
+        urgent = _urgent(waiting)
+        chosen = choose(waiting[:urgent] if urgent and self._met() else waiting, budget)
+        self._shared = any(place >= urgent for place in chosen)
+        return chosen
+
+    def _met(self) -> bool:
+        """Whether an urgent unit waits that has waited for others' batch already."""
+        urgent = (entry for waiting in self._lanes.values() for entry, _ in waiting[: _urgent(waiting)])
+        return any(number < self._since for _, _, number, _ in urgent)
 
     def ready_in(self) -> float | None:
         """Seconds until `take` gives a batch; 0 at once, None when nothing waits."""
@@ -141,6 +165,11 @@ class Batcher(Generic[U]):
         if sum(unit.cost for _, unit in waiting) >= budget.max_cost:
             return 0.0
         return oldest + budget.max_wait_s - self._clock()
+
+
+def _urgent(waiting: list[tuple[_Entry, U]]) -> int:
+    """How many are, from the head on."""
+    return bisect.bisect_left(waiting, NORMAL, key=lambda item: item[0][0])
 
 
 def _first_that_fit(waiting: list[tuple[_Entry, U]], budget: Budget) -> list[int]:

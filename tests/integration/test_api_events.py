@@ -313,6 +313,21 @@ async def test_lost_news_are_seen_at_the_second_look(
         assert stream.names == ["queued", "running", "succeeded"]
 
 
+async def test_who_waits_has_lost_news_at_the_second_look(
+    redis_url: str, tmp_path: Path, hands_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.waiter._CHECK_S", 0.1)
+    async with serving(settings(redis_url, tmp_path)) as api:
+        hands = await hands_of(api)
+        job_id = await submit(api)
+        waiting = asyncio.create_task(api.client.get(f"/v1/jobs/{job_id}", params={"wait": 20}))
+        await until(lambda: job_id in api.parts.waiter._futures, "one waits")
+        (taken,) = await hands.take()
+        await hands.client.hdel(keys.JOB + job_id, "waiters", "listeners")
+        await hands.finish(taken)
+        assert (await waiting).json()["state"] == "succeeded"
+
+
 @pytest.fixture
 async def hands_of() -> AsyncIterator[Any]:
     async with contextlib.AsyncExitStack() as stack:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 
@@ -62,6 +63,33 @@ def test_priority_goes_before_age() -> None:
     batcher.put([low])
     batcher.put([normal, high])
     assert batcher.take() == [high, normal, low]
+
+
+def test_an_urgent_unit_meets_at_most_one_batch_of_less_urgent_ones() -> None:
+    batcher = Batcher[Unit](Clock())
+    flood = [Unit(priority=6) for _ in range(20)]
+    batcher.put(flood)
+    assert batcher.take() == flood[:4]
+    first, second = Unit(priority=0), Unit(priority=0)
+    batcher.put([first, second])
+    assert batcher.take() == [first, second], "they have waited for a batch of the flood: their own is theirs alone"
+    third = Unit(priority=0)
+    batcher.put([third])
+    assert batcher.take() == [third, *flood[4:7]], "it has not, and the flood is to go on"
+    fourth = Unit(priority=0)
+    batcher.put([fourth, Unit(priority=3)])
+    assert batcher.take() == [fourth], "nor are normal ones with it"
+    assert len(batcher.take()) == 4
+
+
+def test_normal_units_are_accompanied_by_low_ones() -> None:
+    batcher = Batcher[Unit](Clock())
+    flood = [Unit(priority=6) for _ in range(20)]
+    batcher.put(flood)
+    assert batcher.take() == flood[:4]
+    normal = Unit()
+    batcher.put([normal])
+    assert batcher.take() == [normal, *flood[4:7]]
 
 
 def test_the_head_decides_the_lane() -> None:
@@ -180,6 +208,57 @@ def test_no_unit_is_lost_doubled_or_over_budget(data: st.DataObject, lanes: dict
         _check(batcher, batcher.take(), waiting)
         assert len(waiting) < before, "what waits long enough always runs"
     assert batcher.take() == []
+
+
+mixes = st.lists(st.lists(st.tuples(st.sampled_from([0, 3, 6]), st.integers(1, 8), st.sampled_from("xy")), max_size=6))
+
+
+@settings(max_examples=400, deadline=None)
+@given(mixes, budgets, budgets)
+def test_a_flood_costs_an_urgent_unit_at_most_one_batch(
+    mixes: list[list[tuple[int, int, str]]], one: Budget, other: Budget
+) -> None:
+    """It comes while one with less urgent units runs, or waits for one, or is in one; only one of these, once."""
+    lanes = {name: Budget(b.max_size, b.max_cost, 0.0, b.padded) for name, b in (("x", one), ("y", other))}
+    batcher = Batcher[Unit](Clock())
+    met: dict[int, int] = {}  # by urgent unit that waits
+    running: list[Unit] = []
+    for coming in itertools.chain(mixes, itertools.repeat([])):
+        units = [Unit(cost, priority, lane, lanes[lane]) for priority, cost, lane in coming]
+        batcher.put(units)
+        met |= {id(unit): _mixed(running) for unit in units if unit.priority == 0}
+        running = batcher.take()
+        met = {unit: times + _mixed(running) for unit, times in met.items()}
+        assert all(times <= 1 for times in met.values())
+        for unit in running:
+            met.pop(id(unit), None)
+        if not coming and not running:
+            return
+
+
+def _mixed(batch: list[Unit]) -> int:
+    return int(any(unit.priority > 0 for unit in batch))
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.sampled_from([0, 3, 6]), st.integers(1, 8)), max_size=6)), budgets)
+def test_a_flood_goes_on_beside_urgent_units(mixes: list[list[tuple[int, int]]], budget: Budget) -> None:
+    """However many come: of two batches in a row that less urgent units would have had room in, one has some."""
+    budget = Budget(budget.max_size, budget.max_cost)
+    batcher = Batcher[Unit](Clock())
+    waiting: list[Unit] = []
+    kept_out = False
+    for coming in mixes:
+        units = [Unit(cost, priority, budget=budget) for priority, cost in coming]
+        batcher.put(units)
+        waiting = sorted([*waiting, *units], key=lambda unit: unit.priority)
+        batch = batcher.take()
+        waiting = waiting[len(batch) :]
+        if not batch or _mixed(batch):
+            kept_out = False
+        elif waiting and len(batch) < budget.max_size and sum(u.cost for u in [*batch, waiting[0]]) <= budget.max_cost:
+            assert not kept_out
+            kept_out = True
 
 
 def _check(batcher: Batcher[Unit], batch: list[Unit], waiting: list[Unit]) -> None:

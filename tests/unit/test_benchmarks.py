@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import auto, forward, page, report
+from benchmarks import auto, forward, machine, page, report
 from benchmarks.figures import mean_batch, median, percentile
-from benchmarks.machine import Meter, tree
+from benchmarks.machine import Foreign, Meter, tree
 from benchmarks.report import clean
 from benchmarks.texts import LONGEST, SHORTEST, fingerprint, texts
 from worker.batcher import Batcher, Budget
@@ -65,6 +68,28 @@ def test_the_meter_counts_this_process() -> None:
     meter = Meter(os.getpid())
     sum(i * i for i in range(3_000_000))
     assert meter.read().own_s > 0
+
+
+def test_what_others_use_is_what_neither_this_process_nor_its_children_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "busy_s", lambda: machine.family_s() + 0.5 * perf_counter())
+    foreign = Foreign()
+    subprocess.run([sys.executable, "-c", "sum(range(10**6))"], check=True)
+    assert foreign.cores() == pytest.approx(0.5, abs=0.05)
+
+
+def test_data_lies_beside_the_page_that_tells_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "x.md"
+    file.write_text("by hand\n<!-- made by `make x`: begin -->\n<!-- made by `make x`: end -->\n")
+    data = page.stamp("make x") | {"figure": 1}
+    page.publish(data, "the table", "make x", file)
+    assert json.loads((tmp_path / "x.json").read_text()) == data
+    told = file.read_text()
+    assert told.startswith("by hand\n")
+    assert f"Made {data['when']} by `{data['command']}`. Machine: " in told
+    assert "the table" in told
+    page.publish(data, "only said", "make x", None)
+    assert file.read_text() == told
+    assert "only said" in capsys.readouterr().out
 
 
 def test_a_page_is_changed_between_its_marks_only(tmp_path: Path) -> None:
