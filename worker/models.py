@@ -25,7 +25,7 @@ from worker.calibrate import Calibration, calibrate
 from worker.cpu import CpuShare
 from worker.handler import Context, Handler
 from worker.inprocess import plain, run_items, warm_items, warm_up
-from worker.memory import device_bytes, host_bytes
+from worker.memory import device_bytes, free, host_bytes
 from worker.sources import TORCHVISION, fetch, resolve
 from worker.warm import warm_batches
 
@@ -161,6 +161,7 @@ def load_model(
         timeout_s=spec.limits.timeout_s,
         allowance=_allowance(version, settings),
     )
+    free()  # neither what others have left nor what its warming leaves is the model's
     host, on_device, begun = host_bytes(), device_bytes(device), time.monotonic()
     try:
         handler.load(context)
@@ -180,6 +181,8 @@ def load_model(
         max_size = warm_batches(handler, warm_items(handler), max_size=max_size, max_cost=max_cost)
         if max_size < spec.batch.max_size:
             logger.warning(Event.BATCH_HALVED, model=str(ref), max_size=max_size, step="warm")
+    warm_s = time.monotonic() - loaded
+    free()
     model = LoadedModel(
         ref=ref,
         spec=spec,
@@ -194,7 +197,7 @@ def load_model(
         concurrency=handler.concurrency,
         retries=handler.retries,
         load_s=loaded - begun,
-        warm_s=time.monotonic() - loaded,
+        warm_s=warm_s,
         host_bytes=max(0, host_bytes() - host),
         device_bytes=max(0, device_bytes(device) - on_device),
         example_output=plain(outputs[0]) if outputs else None,
