@@ -1,8 +1,8 @@
-"""Holds Kubernetes objects on stdin (YAML) to the schemas of the version named, of KEDA and of the Prometheus
+"""Holds Kubernetes objects on stdin (YAML) to the schemas of the versions named, of KEDA and of the Prometheus
 operator. Runs in .venv-chart (chart-tools.txt), which has those schemas; prints what does not fit, and how many
 objects there were.
 
-    python chart_schemas.py 1.31 < rendered.yaml
+    python chart_schemas.py 1.28,1.37 < rendered.yaml
 """
 
 from __future__ import annotations
@@ -50,10 +50,14 @@ def unknown(found: Any, known: Any, path: str = "") -> list[str]:
 def main() -> int:
     """0 where all fit, else 1."""
     objects = [one for one in yaml.safe_load_all(sys.stdin) if one]
-    faults = {f"{one['kind']} {one['metadata']['name']}": fault(one, sys.argv[1]) for one in objects}
-    lines = [f"{name}: {told}" for name, told in faults.items() if told]
-    sys.stdout.write("\n".join([*lines, f"{len(objects)} objects\n"]))
-    return int(any(faults.values()))
+    told = {
+        f"{one['kind']} {one['metadata']['name']}, {version}": fault(one, version)
+        for version in sys.argv[1].split(",")
+        for one in objects
+    }
+    faults = [f"{name}: {words}" for name, words in told.items() if words]
+    sys.stdout.write("\n".join([*faults, f"{len(objects)} objects\n"]))
+    return int(bool(faults))
 
 
 if __name__ == "__main__":

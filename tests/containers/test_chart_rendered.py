@@ -83,10 +83,11 @@ def test_helm_finds_nothing(name: str) -> None:
     assert "[WARNING]" not in done.stdout
 
 
-@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", CASES)
-def test_objects_follow_the_schemas(name: str, version: str) -> None:
-    done = subprocess.run([*SCHEMAS, version], input=rendered(name), capture_output=True, text=True, check=False)
+def test_objects_follow_the_schemas(name: str) -> None:
+    done = subprocess.run(
+        [*SCHEMAS, ",".join(VERSIONS)], input=rendered(name), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(objects(name))} objects" in done.stdout
 
@@ -194,6 +195,9 @@ def test_workers_have_what_their_pool_says(name: str) -> None:
         gpu = bool(one["gpu"]["count"])
         assert told["ML_DEVICE"] == ("cuda" if gpu else "cpu")
         assert container["resources"]["limits"].get(one["gpu"]["resource"]) == (1 if gpu else None)
+        limited = gpu or "cpu" in one["resources"]["limits"]
+        threads = {"resourceFieldRef": {"resource": "requests.cpu"}}
+        assert told.get("ML_TORCH_THREADS") == (None if limited else threads)
         for place in ("nodeSelector", "tolerations"):
             assert template["spec"].get(place, type(one[place])()) == one[place]
         assert container["image"].split("/")[-1].startswith(f"ml-service-{one['image']}:")
@@ -238,6 +242,35 @@ def test_only_the_service_reaches_redis_and_redis_nobody() -> None:
     assert "ipBlock" not in json.dumps(policies["it-ml-service-flower"])
 
 
+def test_redis_gets_its_password_whole_and_in_no_command_line(tmp_path: Path) -> None:
+    (container,) = templates(objects("default"))["it-ml-service-redis"]["spec"]["containers"]
+    shell, option, script, *rest = container["command"]
+    for folder in ("secrets/redis", "redis"):
+        (tmp_path / folder).mkdir(parents=True)
+        script = script.replace(f"/run/{folder}", str(tmp_path / folder))
+    (tmp_path / "secrets" / "redis" / "password").write_text('a "quoted" back\\slash\n')
+    server = tmp_path / "redis-server"
+    server.write_text('#!/bin/sh\nprintf "%s|" "$@"\n')
+    server.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [shell, option, script, *rest], capture_output=True, text=True, check=True, env={"PATH": path}
+    )
+    conf = tmp_path / "redis" / "redis.conf"
+    assert conf.read_text() == 'requirepass "a \\"quoted\\" back\\\\slash"\n'
+    assert conf.stat().st_mode & 0o077 == 0
+    given = done.stdout.split("|")[:-1]
+    assert given[0] == str(conf)
+    assert dict(zip(given[1::2], given[2::2], strict=True)) == {
+        "--dir": "/data",
+        "--appendonly": "yes",
+        "--appendfsync": "everysec",
+        "--save": "",
+        "--maxmemory": "1gb",
+        "--maxmemory-policy": "noeviction",
+    }
+
+
 def test_an_external_redis_is_the_only_one() -> None:
     found = objects("sentinel-tls")
     assert of_kind(found, "StatefulSet") == {}
@@ -267,6 +300,13 @@ def test_a_changed_model_restarts_the_api_and_no_worker() -> None:
     before, after = (templates(objects("default", "--set", f"models.bert.versions.{n}.source=a")) for n in (1, 2))
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"it-ml-service-api"}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_another_version_of_the_chart_restarts_nobody(name: str) -> None:
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]
+    for pod, template in templates(objects(name)).items():
+        assert f"ml-service-{version}" not in json.dumps(template["metadata"]), pod
 
 
 def triggers(name: str) -> dict[str, dict[str, Any]]:
