@@ -91,7 +91,7 @@ class Fleet:
             self._put(at, kind)
 
     def run(self) -> Outcome:
-        """Until all jobs are done; then pods are paid to the end of the day's last hour."""
+        """Until all jobs are done. Pods are paid to the first event (of a few seconds) after the last full hour."""
         now, midnight = 0.0, float(np.ceil((self._end - PATIENCE_S) / 3600) * 3600)
         while self._events[0][0] <= self._end:
             if self._idle and self._head < len(self._arrived) and self._arrived[self._head] < self._events[0][0]:
