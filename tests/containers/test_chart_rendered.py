@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from shared.catalog import load_catalog
+from shared.settings import load_settings
 from tests import promql
 from tests.containers import charts
 from tests.containers.charts import CASES, CHART, ROOT
@@ -25,6 +26,7 @@ HELM = [str(ROOT / "scripts" / "helm.sh")]
 SCHEMAS = [str(ROOT / ".venv-chart" / "bin" / "python"), str(ROOT / "tests" / "containers" / "chart_schemas.py")]
 VERSIONS = ["1.28", "1.31", "1.37"]  # the oldest that the chart allows, and later ones
 NAMESPACE = "models"
+METRICS = (ROOT / "docs" / "operations.md").read_text()
 
 
 def files(name: str) -> list[str]:
@@ -204,6 +206,22 @@ def test_workers_have_what_their_pool_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_the_service_takes_its_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the pods get it, but for files that are mounted there."""
+    for pod, template in templates(objects(name)).items():
+        if pod.endswith("-redis"):
+            continue
+        for variable, value in environment(template).items():
+            if variable not in ("ML_REDIS_URL", "ML_REDIS_PASSWORD_FILE"):
+                monkeypatch.setenv(variable, value if isinstance(value, str) else "1")
+        settings = load_settings()
+        if pod.endswith("-api"):
+            assert (settings.host, settings.port, settings.auth) == ("0.0.0.0", 8001, "on")  # noqa: S104 - of the pod
+        if "-worker-" in pod:
+            assert (settings.metrics_host, settings.metrics_port) == ("0.0.0.0", 9101)  # noqa: S104 - likewise
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_selectors_find_pods(name: str) -> None:
     found = objects(name)
     labels = [template["metadata"]["labels"] for template in templates(found).values()]
@@ -324,7 +342,14 @@ def test_triggers_are_those_of_kedas_prometheus_scaler(name: str) -> None:
         assert {*trigger["metadata"]} <= keys
         assert trigger["metadata"]["ignoreNullValues"] == "false"
         assert float(trigger["metadata"]["threshold"]) > 0
-        assert list(promql.selectors(trigger["metadata"]["query"]))
+        for selector in promql.selectors(trigger["metadata"]["query"]):
+            (labels,) = re.findall(rf"^\| `{selector.name}` \| \w+ \| (.*?) \|", METRICS, re.M)
+            own = {*re.findall(r"`(\w+)`", labels)} | {
+                "job",
+                "instance",
+                "namespace",
+            }  # the last three are Prometheus's
+            assert {*selector.labels} <= own, selector.name
 
 
 def test_thresholds_are_told_in_a_workers_capacity() -> None:
