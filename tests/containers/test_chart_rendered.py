@@ -126,6 +126,7 @@ def test_the_schemas_catch_what_is_wrong(wrong: str, right: str) -> None:
         ("pools.a.gpu.count=2", "count"),
         ("pools.a.replica=2", "replica"),
         ("api.ingress.enabled=true", "api.ingress.host"),
+        ("monitoring.serviceMonitor.enabled=true", "apiKeySecret.name: with api.auth=on"),
     ],
 )
 def test_wrong_values_are_refused_by_name(values: str, why: str) -> None:
