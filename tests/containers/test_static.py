@@ -68,7 +68,9 @@ def test_compose_files_follow_the_schema(name: str) -> None:
     run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", name)
 
 
-@pytest.mark.parametrize("name", ["scripts/compose-test.sh", "scripts/local-engine.sh", "scripts/promtool.sh"])
+@pytest.mark.parametrize(
+    "name", ["scripts/compose-test.sh", "scripts/helm.sh", "scripts/local-engine.sh", "scripts/promtool.sh"]
+)
 def test_scripts_parse_and_can_be_run(name: str) -> None:
     run("bash", "-n", name)
     assert (ROOT / name).stat().st_mode & 0o111
