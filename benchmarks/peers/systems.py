@@ -152,7 +152,7 @@ SYSTEMS: Mapping[str, System] = {
                 "{servers}/celery_server.py",
             ),
             _CELERY,
-            _all("1 process, passes of 4"),
+            _all("2 processes of 1 thread, passes of 4") | {"lone": "1 process, passes of 4"},
             redis=True,
         ),
         System("naive", "FastAPI, inline", ("{servers}/naive_server.py",), _NAIVE, _all("passes of 4")),
