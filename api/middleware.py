@@ -94,15 +94,15 @@ class BodyCap:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        length = Headers(scope=scope).get("content-length", "0")
+        length = Headers(scope=scope).get("content-length", "")
         most = self._most(scope)
         text = f"bodies of more than {most} bytes are not accepted"
-        if length.isdigit() and int(length) > most:
-            answer = problem(Request(scope), TooLarge.code, text)
-            await answer(scope, receive, send)
-            return
-        if length.isdigit() and length != "0":  # HTTP's own framing sees to it that no more comes
-            await self._app(scope, receive, send)
+        if length.isdigit():
+            if int(length) > most:
+                answer = problem(Request(scope), TooLarge.code, text)
+                await answer(scope, receive, send)
+            else:  # HTTP's own framing sees to it that no more comes
+                await self._app(scope, receive, send)
             return
         seen = 0
 

@@ -48,12 +48,11 @@ class _Joined:
         if not self._begun:
             self._begun, self._head = True, data
             self._loop.call_soon(self._flush)
-        elif self._head:
+        elif self._head and len(data) < _COPIED:
             head, self._head = self._head, b""
-            self._transport.write(head + data if len(data) < _COPIED else head)
-            if len(data) >= _COPIED:
-                self._transport.write(data)
+            self._transport.write(head + data)
         else:
+            self._flush()
             self._transport.write(data)
 
     def is_closing(self) -> bool:
