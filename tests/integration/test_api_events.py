@@ -296,38 +296,6 @@ async def test_a_job_that_expires_ends_its_stream(api: Api, store: redis.Redis) 
     assert stream.names == ["queued"]
 
 
-async def test_lost_news_are_seen_at_the_second_look(
-    redis_url: str, tmp_path: Path, hands_of: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("api.waiter._CHECK_S", 0.1)
-    async with serving(settings(redis_url, tmp_path)) as api:
-        hands = await hands_of(api)
-        job_id = await submit(api)
-        stream = await follow(api, job_id)
-        await hands.client.hdel(keys.JOB + job_id, "waiters", "listeners")
-        (taken,) = await hands.take()
-        await until(lambda: stream.names == ["queued", "running"], "it was seen to run")
-        await hands.client.hdel(keys.JOB + job_id, "waiters", "listeners")
-        await hands.finish(taken)
-        await stream
-        assert stream.names == ["queued", "running", "succeeded"]
-
-
-async def test_who_waits_has_lost_news_at_the_second_look(
-    redis_url: str, tmp_path: Path, hands_of: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("api.waiter._CHECK_S", 0.1)
-    async with serving(settings(redis_url, tmp_path)) as api:
-        hands = await hands_of(api)
-        job_id = await submit(api)
-        waiting = asyncio.create_task(api.client.get(f"/v1/jobs/{job_id}", params={"wait": 20}))
-        await until(lambda: job_id in api.parts.waiter._futures, "one waits")
-        (taken,) = await hands.take()
-        await hands.client.hdel(keys.JOB + job_id, "waiters", "listeners")
-        await hands.finish(taken)
-        assert (await waiting).json()["state"] == "succeeded"
-
-
 @pytest.fixture
 async def hands_of() -> AsyncIterator[Any]:
     async with contextlib.AsyncExitStack() as stack:
@@ -338,6 +306,40 @@ async def hands_of() -> AsyncIterator[Any]:
             return hands
 
         yield make
+
+
+@pytest.fixture
+async def watchful(
+    redis_url: str, tmp_path: Path, hands_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Api, Hands]]:
+    """An API whose second look comes soon, and a worker's hands."""
+    monkeypatch.setattr("api.waiter._CHECK_S", 0.1)
+    async with serving(settings(redis_url, tmp_path)) as api:
+        yield api, await hands_of(api)
+
+
+async def test_lost_news_are_seen_at_the_second_look(watchful: tuple[Api, Hands]) -> None:
+    api, hands = watchful
+    job_id = await submit(api)
+    stream = await follow(api, job_id)
+    await hands.client.hdel(keys.JOB + job_id, "waiters", "listeners")
+    (taken,) = await hands.take()
+    await until(lambda: stream.names == ["queued", "running"], "it was seen to run")
+    await hands.client.hdel(keys.JOB + job_id, "waiters", "listeners")
+    await hands.finish(taken)
+    await stream
+    assert stream.names == ["queued", "running", "succeeded"]
+
+
+async def test_who_waits_has_lost_news_at_the_second_look(watchful: tuple[Api, Hands]) -> None:
+    api, hands = watchful
+    job_id = await submit(api)
+    waiting = asyncio.create_task(api.client.get(f"/v1/jobs/{job_id}", params={"wait": 20}))
+    await until(lambda: job_id in api.parts.waiter._futures, "one waits")
+    (taken,) = await hands.take()
+    await hands.client.hdel(keys.JOB + job_id, "waiters", "listeners")
+    await hands.finish(taken)
+    assert (await waiting).json()["state"] == "succeeded"
 
 
 async def test_a_restart_of_redis_loses_no_event(tmp_path: Path, hands_of: Any) -> None:
