@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
@@ -12,7 +12,7 @@ from shared.errors import Fault
 from shared.keys import MAX_DEADLINE_S, MOST_LINES, PriorityName
 from shared.rates import Rates
 from shared.registry_diff import Difference
-from shared.types import Job, Timing
+from shared.types import Instant, Job, Timing
 from shared.webhooks import BatchWebhook, JobWebhook, webhook_schema
 
 _MOST_S = MAX_DEADLINE_S
@@ -166,7 +166,7 @@ class ModelEntry(BaseModel):
     traffic: dict[str, float] = Field(default_factory=dict)
     ready: int = Field(description="living workers that serve a version of it")
     paused: bool = Field(False, description="workers start no job of it: an operator has paused it")
-    paused_since: datetime | None = None
+    paused_since: Instant | None = None
     rollout: Rollout | None = Field(None, description="a change of it on its way")
     limits: dict[str, Any] = Field(default_factory=dict)
     input_schema: dict[str, Any] | None = None
@@ -210,8 +210,8 @@ class FileTold(BaseModel):
     bytes: int
     sha256: str = Field(description="of its bytes, hexadecimal")
     content_type: str = Field(examples=["image/png"])
-    created_at: datetime
-    expires_at: datetime = Field(description="until then it can be used and read")
+    created_at: Instant
+    expires_at: Instant = Field(description="until then it can be used and read")
 
 
 class JobPage(BaseModel):
@@ -230,7 +230,7 @@ class Letter(BaseModel):
         description="attempts_exhausted: its job killed the process each time it ran alone; rejected: a worker could "
         "not read the message or had no record of its job; unparsable: not a task message at all",
     )
-    created_at: datetime
+    created_at: Instant
     job_id: str | None = None
     model: str | None = None
     version: str | None = None
@@ -293,8 +293,8 @@ class KeyTold(BaseModel):
     models: list[str] | None = Field(description="that it may use; null: all")
     weight: int = Field(description="its share beside other keys, where jobs wait")
     limits: Rates
-    created_at: datetime
-    expires_at: datetime | None
+    created_at: Instant
+    expires_at: Instant | None
     expired: bool
 
 
@@ -334,7 +334,7 @@ class Usage(BaseModel):
 class DeliveryAttempt(BaseModel):
     """An attempt to deliver."""
 
-    at: datetime
+    at: Instant
     status: int | None = Field(description="what the receiver has answered; null: nothing")
     error: str | None = Field(description="why it was no success, where the status does not say")
     ms: int = Field(description="how long it took")
@@ -353,7 +353,7 @@ class Delivery(BaseModel):
         description="failed: its schedule is over; disabled: the receiver has answered 410, now or to another"
     )
     attempts: list[DeliveryAttempt] = Field(description="the last 20, the oldest first")
-    next_at: datetime | None = Field(description="of one that is due: when it is tried again")
+    next_at: Instant | None = Field(description="of one that is due: when it is tried again")
 
 
 class DeliveryList(BaseModel):
@@ -366,4 +366,4 @@ class WebhookSecret(BaseModel):
     """What the key's webhooks are signed with."""
 
     secret: str = Field(examples=["whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="])
-    previous_until: datetime | None = Field(description="until when older ones sign beside it; null: none does")
+    previous_until: Instant | None = Field(description="until when older ones sign beside it; null: none does")

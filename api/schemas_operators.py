@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
+
+from shared.types import Instant
 
 
 class WorkerModel(BaseModel):
@@ -44,8 +45,8 @@ class Worker(BaseModel):
     batch_size: float | None = Field(None, description="items of a batch on average; null: there was none")
     held: int | None = Field(None, description="jobs in its hands, started or not")
     models: list[WorkerModel] = Field(default_factory=list)
-    started_at: datetime | None = None
-    heartbeat_at: datetime
+    started_at: Instant | None = None
+    heartbeat_at: Instant
 
 
 class WorkerList(BaseModel):

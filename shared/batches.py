@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from shared import keys
 from shared.outcomes import readable
 from shared.scripts_batches import BatchSeen
-from shared.types import from_ms
+from shared.types import Instant, from_ms
 
 _MEASURED_MS = 1000  # below this a rate is chance
 
@@ -52,11 +52,11 @@ class Batch(BaseModel):
     counts: Counts
     rate: float | None = Field(None, description="lines a second: lately while it runs, over all when it has ended")
     eta_s: float | None = Field(None, description="until its end, at this rate")
-    created_at: datetime
-    started_at: datetime | None = None
-    finished_at: datetime | None = Field(None, description="of a canceled batch: when its last line has ended")
-    deadline_at: datetime
-    expires_at: datetime = Field(description="until when it and its results can be read")
+    created_at: Instant
+    started_at: Instant | None = None
+    finished_at: Instant | None = Field(None, description="of a canceled batch: when its last line has ended")
+    deadline_at: Instant
+    expires_at: Instant = Field(description="until when it and its results can be read")
     priority: Literal["high", "normal", "low"]
     labels: dict[str, str] = Field(default_factory=dict)
     results: str = Field(description="where the results are", examples=["/v1/batches/batch_0b0f.../results"])

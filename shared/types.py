@@ -5,9 +5,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PlainSerializer, WithJsonSchema
 
 from shared.errors import Fault
 from shared.keys import PriorityName
@@ -26,6 +26,19 @@ class State(enum.StrEnum):
     def terminal(self) -> bool:
         """True once the outcome stands; it never changes after."""
         return self not in (State.QUEUED, State.RUNNING)
+
+
+def rfc3339(at: datetime) -> str:
+    """In UTC, always with its milliseconds: such texts sort as the instants do."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+Instant = Annotated[
+    datetime,
+    PlainSerializer(rfc3339, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+"""An instant as HTTP shows it."""
 
 
 class Problem(BaseModel):
@@ -61,7 +74,7 @@ class Progress(BaseModel):
 
     fraction: float | None = Field(None, description="0 to 1, over all its items")
     message: str | None = None
-    at: datetime
+    at: Instant
 
 
 class Job(BaseModel):
@@ -76,10 +89,10 @@ class Job(BaseModel):
     output_url: str | None = Field(None, description="where the output is read that is too large to stand here")
     error: Problem | None = None
     errors: list[Fault] | None = Field(None, description="failed positions of a job with `parameters.partial`")
-    created_at: datetime
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-    deadline_at: datetime | None = None
+    created_at: Instant
+    started_at: Instant | None = None
+    finished_at: Instant | None = None
+    deadline_at: Instant | None = None
     waiting_for: Wait | None = Field(None, description="of a queued job")
     progress: Progress | None = Field(None, description="as far as its handler, or its items, tell")
     attempt: int = Field(0, description="how often a worker started it; above 1 after a redelivery")

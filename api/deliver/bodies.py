@@ -17,7 +17,7 @@ from shared.errors import UnknownBatch, UnknownJob
 from shared.outcomes import job_view
 from shared.scripts_batches import BatchSeen, look_at_batch
 from shared.scripts_webhooks import Taken
-from shared.types import State
+from shared.types import State, rfc3339
 
 _LARGE = 100_000  # bytes of an outcome that is not read in a moment
 
@@ -35,7 +35,7 @@ class Bodies:
     async def compose(self, taken: Taken) -> bytes:
         """Raises as Data."""
         found = await self.data[taken.kind](taken)
-        at = datetime.fromtimestamp(taken.at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        at = rfc3339(datetime.fromtimestamp(taken.at / 1000, UTC))
         return orjson.dumps({"type": f"{taken.kind}.{taken.event}", "timestamp": at, "data": found})
 
     async def _job(self, taken: Taken) -> dict[str, Any]:

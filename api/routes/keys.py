@@ -41,7 +41,7 @@ def _text(value: Any) -> Any:
     return value
 
 
-Instant = Annotated[AwareDatetime, BeforeValidator(_text)]
+GivenInstant = Annotated[AwareDatetime, BeforeValidator(_text)]
 
 
 class KeyRequest(BaseModel):
@@ -54,7 +54,7 @@ class KeyRequest(BaseModel):
     models: list[Annotated[str, Field(min_length=1, max_length=128)]] | None = None
     weight: int = Field(1, ge=1, le=100)
     limits: Rates = Rates()
-    expires_at: Instant | None = None
+    expires_at: GivenInstant | None = None
 
 
 class RotateRequest(BaseModel):
@@ -63,7 +63,7 @@ class RotateRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     grace_s: Seconds = Field(86_400, ge=0, le=90 * 86_400)
-    expires_at: Instant | None = None
+    expires_at: GivenInstant | None = None
 
 
 @router.get(
