@@ -26,6 +26,7 @@ from worker.cpu import CpuShare
 from worker.handler import Context, Handler
 from worker.inprocess import plain, run_items, warm_items, warm_up
 from worker.memory import device_bytes, free, host_bytes
+from worker.precision import EXACT, Precision, candidates, fastest
 from worker.sources import TORCHVISION, fetch, resolve
 from worker.streams import choices, untried
 from worker.warm import warm_batches
@@ -78,6 +79,7 @@ class LoadedModel:
     failed_batches: int = 0
     halved_batches: int = 0
     calibration: Calibration | None = None
+    precision: Precision | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -94,7 +96,9 @@ class LoadedModel:
             "failed_batches": self.failed_batches,
             "memory": {"host_bytes": self.host_bytes, "device_bytes": self.device_bytes},
             "timing": {"load_s": round(self.load_s, 3), "warm_s": round(self.warm_s, 3)},
-        } | ({"calibration": self.calibration.card()} if self.calibration else {})
+            **({"calibration": self.calibration.card()} if self.calibration else {}),
+            **({"precision": self.precision.card()} if self.precision else {}),
+        }
 
 
 def handler_card(kind: AnyHandler | type[AnyHandler]) -> dict[str, Any]:
@@ -143,9 +147,21 @@ def load_model(
     settings: Settings,
     share: CpuShare | None = None,
 ) -> LoadedModel:
-    """Load and warm one version: its examples run alone, as one batch, in batches of several sizes where `max_cost` is
-    to be found, and up to the largest before it counts as ready. `share`: this process's. Raises ConfigError,
-    HandlerContract or whatever the handler's own `load` and `predict` raise."""
+    """Load and warm one version, in the precision that suits it where its `dtype` is auto: its examples run alone, as
+    one batch, in batches of several sizes where `max_cost` is to be found, and up to the largest before it counts as
+    ready. `share`: this process's. Raises ConfigError, HandlerContract or whatever the handler's own `load` and
+    `predict` raise."""
+    if version.dtype == "auto":
+
+        def load(dtype: str) -> LoadedModel:
+            exact = version.model_copy(update={"dtype": dtype})
+            return load_model(ref, spec, exact, kind, device=device, settings=settings, share=share)
+
+        if not kind.uses_torch or not _may_try(spec, settings):
+            return load(EXACT)
+        model = fastest(load, candidates(device))
+        logger.info(Event.MODEL_CALIBRATED, model=str(ref), **model.precision.card() if model.precision else {})
+        return model
     handler = kind()
     share = share or CpuShare(settings.torch_threads, settings.lock_dir)
     _prepare_torch(handler, share)
@@ -324,7 +340,7 @@ def _calibrated(
 ) -> Calibration | None:
     """None where there is nothing to find: the file says it, the model runs elsewhere, or somebody waits for it.
     `threads`: what its streams may divide."""
-    wanted = spec.batch.max_cost == "auto" and settings.calibrate_s > 0 and spec.load == "preload"
+    wanted = spec.batch.max_cost == "auto" and _may_try(spec, settings)
     if not wanted or not handler.uses_torch or handler.concurrency:
         return None
     torch = sys.modules["torch"]
@@ -343,6 +359,11 @@ def _calibrated(
     if found:
         logger.info(Event.MODEL_CALIBRATED, model=str(ref), **found.card())
     return found
+
+
+def _may_try(spec: ModelSpec, settings: Settings) -> bool:
+    """A trial at load: nobody waits for the model, and it is not forbidden."""
+    return settings.calibrate_s > 0 and spec.load == "preload"
 
 
 def _max_cost(spec: ModelSpec, device: str) -> int:
