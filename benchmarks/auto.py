@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from benchmarks import forward, page
@@ -23,6 +24,7 @@ from worker.calibrate import ladder
 from worker.compare import difference
 from worker.inprocess import plain
 from worker.models import LoadedModel
+from worker.streams import choices
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = "make bench-auto"
@@ -82,12 +84,11 @@ def _run(model: LoadedModel, work: list[Any], budget: int) -> dict[str, float]:
     handler.use_budget(budget)
     plan = list(batches([one.cost for one in work], budget, model.max_size))
     meter = Meter()
-    for places in plan:
-        handler.predict([work[place].item for place in places])
+    forward.each(model, plan, lambda places: handler.predict([work[place].item for place in places]))
     used = meter.read()
     return {
         "rate": len(work) / used.wall_s,
-        "batch_ms": 1000 * used.wall_s / len(plan),
+        "batch_ms": 1000 * used.wall_s * min(model.streams, len(plan)) / len(plan),
         "foreign_cores": used.foreign,
     }
 
@@ -110,7 +111,8 @@ def answers(model: LoadedModel, work: list[Any], given: list[dict[str, Any]]) ->
 
 
 def sweep(name: str, given: list[dict[str, Any]], rounds: int) -> dict[str, Any]:
-    """Each round loads the model anew, so that `auto` is found anew, and runs the same work with every budget."""
+    """Each round loads the model anew, so that `auto` is found anew, and runs the same work with every budget, in each
+    number of streams that it may have."""
     rows: dict[str, list[dict[str, float]]] = {}
     found = []
     for number in range(rounds):
@@ -118,11 +120,14 @@ def sweep(name: str, given: list[dict[str, Any]], rounds: int) -> dict[str, Any]
         work = prepared(model, given)
         found.append(model.calibration.card() if model.calibration else {"max_cost": model.max_cost})
         cost = 256 if name == "bert" else 1
-        budgets = {str(rung): rung for rung in ladder(cost, max_size=model.max_size, most_cost=MOST_TOKENS)}
-        budgets["auto"] = model.max_cost
-        names = list(budgets)
+        rungs = ladder(cost, max_size=model.max_size, most_cost=MOST_TOKENS)
+        counts = choices(torch.get_num_threads()) if model.handler.side_by_side else [1]
+        settings = {f"{count} x {rung}": (count, rung) for count in counts for rung in rungs}
+        settings["auto"] = (model.streams, model.max_cost)
+        names = list(settings)
         for label in names[number % len(names) :] + names[: number % len(names)]:  # none is always the first
-            row = run(model, work, budgets[label])
+            model.streams, budget = settings[label]
+            row = run(model, work, budget)
             rows.setdefault(label, []).append(row)
             print(f"{name} round {number + 1}: {label} {row['rate']:.1f}/s", flush=True)
     return {"rows": {label: rows[label] for label in names}, "found": found}
@@ -167,7 +172,7 @@ def swept(name: str, count: int, found: dict[str, Any]) -> str:
         label: {key: median([row[key] for row in runs]) for key in runs[0]} for label, runs in found["rows"].items()
     }
     best = max(row["rate"] for label, row in middle.items() if label != "auto")
-    chosen = ", ".join(str(card["max_cost"]) for card in found["found"])
+    chosen = ", ".join(f"{card.get('streams', 1)} x {card['max_cost']}" for card in found["found"])
     rows = [
         [
             f"**auto** ({chosen})" if label == "auto" else label,
@@ -178,7 +183,13 @@ def swept(name: str, count: int, found: dict[str, Any]) -> str:
         ]
         for label, row in middle.items()
     ]
-    head = [f"{name}, {count} items: `max_cost`", "items/s", "of the best by hand", "ms a batch", "foreign cores"]
+    head = [
+        f"{name}, {count} items: streams x `max_cost`",
+        "items/s",
+        "of the best by hand",
+        "ms a batch",
+        "foreign cores",
+    ]
     return page.table(head, rows)
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from shared.catalog import Ref, VersionSpec, load_catalog
 from shared.settings import Settings
 from worker.models import LoadedModel, handler_class, load_model
+
+B, R = TypeVar("B"), TypeVar("R")
 
 
 @dataclass(slots=True)
@@ -38,17 +41,31 @@ def load(models_file: Path, name: str, device: str, **fields: Any) -> LoadedMode
         return load_model(Ref(ref.model, ref.version), spec, version, kind, device=device, settings=settings)
 
 
+def each(model: LoadedModel, batches: Sequence[B], one: Callable[[B], R]) -> list[R]:
+    """What `one` makes of each, in order: as many at a time as the worker would run (its streams), in threads with a
+    part of the cores each; a single batch in this thread with all of them."""
+    if model.streams == 1 or len(batches) < 2:
+        return [one(batch) for batch in batches]
+    import torch
+
+    part = max(1, torch.get_num_threads() // model.streams)
+    with ThreadPoolExecutor(model.streams, initializer=torch.set_num_threads, initargs=(part,)) as threads:
+        return list(threads.map(one, batches))
+
+
 def run(model: LoadedModel, texts: Sequence[str], size: int) -> Run:
-    """Prepare and predict `texts` in order, `size` a predict, in this thread."""
+    """Prepare and predict `texts`, `size` a predict, in the model's streams."""
     handler: Any = model.handler  # of a text-embedding model: one chunk an item
     item = model.task.item
     parameters = model.task.parameters()
     items = [item(text=text) for text in texts]
-    outputs: list[Any] = []
-    begun = perf_counter()
-    for start in range(0, len(items), size):
+
+    def predicted(start: int) -> Any:
         prepared = [handler.prepare(one, parameters) for one in items[start : start + size]]
-        outputs += handler.predict([one.item for one in prepared])
+        return handler.predict([one.item for one in prepared])
+
+    begun = perf_counter()
+    outputs = [output for some in each(model, range(0, len(items), size), predicted) for output in some]
     wall = perf_counter() - begun
     answers = [handler.finish([o], i, parameters) for o, i in zip(outputs, items, strict=True)]
     return Run(len(texts) / wall, wall, np.stack([answer["embedding"] for answer in answers]))

@@ -110,10 +110,11 @@ class Limits(_Spec):
 class VersionSpec(BaseModel):
     """`source`: a hub id (`hub:NAME` for a handler of one's own), a folder, an archive (`file://`, `s3://`),
     `torchvision:NAME`, `package:NAME` (a model inside an installed distribution), or a managed provider's
-    (shared/providers.py, which also has its further fields). `revision`: of a hub id. `sha256`: of
-    an archive. `trust_remote_code`: run the code that a model's files bring along. `quantize: int8`: its Linear layers,
-    at load; `compile`: by torch.compile; `runtime: onnx`: the .onnx file of a folder (where source is such a file it
-    goes without saying). Other fields go to the handler as `ctx.options`."""
+    (shared/providers.py, which also has its further fields). `revision`: of a hub id. `sha256`: of an archive.
+    `trust_remote_code`: run the code that a model's files bring along. `dtype: auto`: the fastest that gives about what
+    float32 gives, found at load. `quantize: int8`: its Linear layers, at load; `compile`: by torch.compile; `runtime:
+    onnx`: the .onnx file of a folder (where source is such a file it goes without saying). Other fields go to the
+    handler as `ctx.options`."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[str, Option] = Field(init=False)
@@ -122,7 +123,7 @@ class VersionSpec(BaseModel):
     revision: str | None = Field(None, min_length=1, max_length=200)
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     trust_remote_code: bool = False
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    dtype: Literal["float32", "float16", "bfloat16", "auto"] = "float32"
     quantize: Literal["int8"] | None = None
     compile: bool = False
     runtime: Literal["torch", "onnx"] | None = None

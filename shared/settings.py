@@ -137,7 +137,7 @@ class Settings(BaseSettings):
     """For the models of one worker, as in 6GB or 512MiB; 0 is 80 % of the device's memory, or of the host's."""
     torch_threads: int = Field(0, ge=0)
     """Threads of one CPU forward; 0: as many as there are cores, or as the container may use."""
-    calibrate_s: float = Field(1.0, ge=0, le=60)
+    calibrate_s: float = Field(2.0, ge=0, le=60)
     """How long the trial of a model with `max_cost: auto` may take at its load; 0: none, and fixed values."""
     prepare_threads: int = Field(2, ge=1)
     health_file: Path | None = None

@@ -105,14 +105,13 @@ class Batcher(Generic[U]):
         bisect.insort(self._lanes.setdefault(unit.lane, []), (entry, unit), key=lambda waiting: waiting[0])
 
     def take(self) -> list[U]:
-        """The next batch; empty when nothing waits, or when a lane still waits for company (see `ready_in`). The one
-        before has ended."""
+        """The next batch; empty when nothing waits, or when a lane still waits for company (see `ready_in`). Those
+        before have ended, or run beside it."""
         if self._shared:
             self._shared, self._since = False, next(self._numbers)
-        ready = [lane for lane in self._lanes if self._ready_in(lane) <= 0]
-        if not ready:
+        lane = self._first()
+        if lane is None:
             return []
-        lane = min(ready, key=lambda name: self._lanes[name][0][0])
         waiting = self._lanes[lane]
         chosen = self._choose(waiting)
         if len(chosen) == len(waiting):
@@ -143,6 +142,15 @@ class Batcher(Generic[U]):
     def ready_in(self) -> float | None:
         """Seconds until `take` gives a batch; 0 at once, None when nothing waits."""
         return max(0.0, min(map(self._ready_in, self._lanes))) if self._lanes else None
+
+    def head(self) -> U | None:
+        """The first of the next batch; None while there is none to take."""
+        lane = self._first()
+        return None if lane is None else self._lanes[lane][0][1]
+
+    def _first(self) -> Hashable | None:
+        ready = [lane for lane in self._lanes if self._ready_in(lane) <= 0]
+        return min(ready, key=lambda name: self._lanes[name][0][0], default=None)
 
     def discard(self, unwanted: Callable[[U], bool]) -> list[U]:
         """Take out what is unwanted; what was taken out."""

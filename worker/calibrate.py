@@ -1,4 +1,5 @@
-"""`max_cost: auto`: how large a batch has to be for this model on this device, found by a short trial at load.
+"""`max_cost: auto`: how many batches at a time, and how large each, suit this model on this device, found by a short
+trial at load.
 
 Throughput rises with a batch until the device is full, and may fall again: on a CPU a larger one leaves the cache. The
 smallest batch that is about as fast as the fastest is the best: it is done sooner.
@@ -6,13 +7,15 @@ smallest batch that is about as fast as the fastest is the best: it is done soon
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from worker.handler import Handler, Prepared
 from worker.predict import is_out_of_memory
+from worker.streams import SideBySide, fewest
 from worker.warm import prepared_chunks
 
 Ended = Literal["top", "slower", "memory", "time"]
@@ -27,17 +30,26 @@ TYPICAL_COST = 256  # of the item that batches are made of, at most: long texts 
 @dataclass(slots=True, frozen=True)
 class Calibration:
     """`budget` is the `max_cost` to use; `rates` tells cost a second of each that was tried, at its best; `ended` why
-    none larger was: the ladder's top, slower ones, the memory, or the time."""
+    none larger was: the ladder's top, slower ones, the memory, or the time. `streams`: how many batches at a time;
+    `stream_rates` as `rates`, of small batches, where there was a choice."""
 
     budget: int
     rates: dict[int, float]
     ended: Ended
     seconds: float
+    streams: int = 1
+    stream_rates: dict[int, float] = field(default_factory=dict)
 
     def card(self) -> dict[str, Any]:
         """JSON data."""
-        rates = {str(budget): round(rate, 1) for budget, rate in self.rates.items()}
-        return {"max_cost": self.budget, "cost_per_s": rates, "ended": self.ended, "seconds": round(self.seconds, 3)}
+        found = {"max_cost": self.budget, "cost_per_s": _told(self.rates), "ended": self.ended}
+        if self.stream_rates:
+            found |= {"streams": self.streams, "cost_per_s_by_streams": _told(self.stream_rates)}
+        return found | {"seconds": round(self.seconds, 3)}
+
+
+def _told(rates: dict[int, float]) -> dict[str, float]:
+    return {str(tried): round(rate, 1) for tried, rate in sorted(rates.items())}
 
 
 def search(
@@ -47,22 +59,23 @@ def search(
     clock: Callable[[], float],
     limit_s: float,
     otherwise: int,
+    streams: int = 1,
 ) -> Calibration:
     """The smallest of `rungs` (budgets that rise) whose throughput is about the best. Pure, but for `measure`: the
-    seconds of one batch of that cost, None where the memory does not hold it. The first rung runs in any case, no other
-    that would not end within `limit_s` of `clock`. `otherwise`: what is used, where it is larger, if the time ended
-    while throughput still rose. Raises what `measure` raises."""
+    seconds of `streams` batches of that cost at once, None where the memory does not hold them. The first rung runs in
+    any case, no other that would not end within `limit_s` of `clock`. `otherwise`: what is used, where it is larger,
+    if the time ended while throughput still rose. Raises what `measure` raises."""
     begun = clock()
     best_s: dict[int, float] = {}
 
     def rate(rung: int) -> float:
-        return rung / max(best_s[rung], 1e-9)
+        return streams * rung / max(best_s[rung], 1e-9)
 
     def most() -> float:
         return max(map(rate, best_s))
 
     def has_time(rung: int) -> bool:
-        return clock() - begun + rung / most() <= limit_s
+        return clock() - begun + streams * rung / most() <= limit_s
 
     def run(rung: int) -> bool:
         seconds = measure(rung)
@@ -93,7 +106,7 @@ def search(
     budget = min((rung for rung in best_s if rate(rung) >= ENOUGH * most()), default=otherwise)
     if ended == "time" and budget == max(best_s):
         budget = max(budget, otherwise)
-    return Calibration(budget, {rung: rate(rung) for rung in best_s}, ended, clock() - begun)
+    return Calibration(budget, {rung: rate(rung) for rung in best_s}, ended, clock() - begun, streams)
 
 
 def ladder(cost: int, *, max_size: int, most_cost: int) -> list[int]:
@@ -111,12 +124,14 @@ def calibrate(
     most_cost: int,
     otherwise: int,
     limit_s: float,
+    streams: Sequence[int] = (1,),
+    part: Callable[[int], object] = lambda _: None,
     settle: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Calibration | None:
     """Run batches of one of `items` (as `handler.io.item`; warm already) through `predict`, and let the handler use
-    what is found. `settle` waits for the device. None, and nothing is changed, where there is nothing to choose. Raises
-    what `predict` raises."""
+    what is found. First so many of `streams` at once (`part` is SideBySide's), then of larger cost. `settle` waits for
+    the device. None, and nothing is changed, where there is nothing to choose. Raises what `predict` raises."""
     chunks = prepared_chunks(handler, items)
     if not chunks:
         return None
@@ -128,21 +143,38 @@ def calibrate(
     if len(rungs) < 2:
         return None
 
-    def measure(budget: int) -> float | None:
-        handler.use_budget(budget)
-        begun = clock()
-        try:
+    beside, begun = SideBySide(part, clock), clock()
+
+    def measure(budget: int, at_once: int) -> float | None:
+        def batch() -> None:
             handler.predict([chunk.item] * (budget // cost))
             settle()
+
+        handler.use_budget(budget)
+        try:
+            return beside.seconds(at_once, batch)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             return None
-        return clock() - begun
 
-    found = search(rungs, measure, clock=clock, limit_s=limit_s, otherwise=otherwise)
+    def small(at_once: int) -> float:
+        seconds = measure(rungs[0], at_once)
+        return math.inf if seconds is None else seconds
+
+    tried = fewest(streams, small, clock=clock, limit_s=limit_s / 2) if len(streams) > 1 else {}
+    count = next(iter(tried), 1)
+    found = search(
+        rungs,
+        lambda budget: measure(budget, count),
+        clock=clock,
+        limit_s=limit_s - (clock() - begun),
+        otherwise=otherwise,
+        streams=count,
+    )
     handler.use_budget(found.budget)
-    return found
+    stream_rates = {at_once: rungs[0] * rate for at_once, rate in tried.items()}
+    return replace(found, seconds=clock() - begun, stream_rates=stream_rates)
 
 
 def _typical(chunks: Sequence[Prepared]) -> Prepared:

@@ -8,14 +8,17 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from worker.handler import ItemError
 from worker.inprocess import as_item, plain, run_items
-from worker.models import LoadedModel
+
+if TYPE_CHECKING:
+    from worker.models import LoadedModel
 
 HEADER = ("version", "items/s", "host MB", "device MB", "outputs beside the first version's")
 _LEAST_S, _ROUNDS = 0.5, 3
+_LEAST_COSINE, _MOST_APART = 0.999, 0.02  # of vectors, and of a label's score, that are about the same
 
 
 @dataclass(slots=True)
@@ -57,6 +60,20 @@ def rows(compared: list[Compared]) -> list[tuple[str, ...]]:
         )
         for one in compared
     ]
+
+
+def alike(first: list[Any], other: list[Any]) -> bool:
+    """Whether outputs are about the same: vectors by their cosines, ranked labels by the best and its score, anything
+    else where it is equal."""
+    return all(map(_alike, first, other))
+
+
+def _alike(first: Any, other: Any) -> bool:
+    if (a := _best(first)) and (b := _best(other)):
+        return a[0] == b[0] and abs(a[1] - b[1]) <= _MOST_APART
+    if (one := _vector(first)) and (two := _vector(other)):
+        return len(one) == len(two) and _cosine(one, two) >= _LEAST_COSINE
+    return bool(first == other)
 
 
 def difference(first: list[Any], other: list[Any]) -> str:

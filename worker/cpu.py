@@ -11,9 +11,11 @@ import fcntl
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 _CGROUP = Path("/sys/fs/cgroup/cpu.max")  # https://docs.kernel.org/admin-guide/cgroup-v2.html, "quota period" in us
 _SLOTS = 64
@@ -37,7 +39,8 @@ class CpuShare:
         self, asked: int, folder: Path, *, counts: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._asked, self._folder, self._counts, self._clock = asked, folder, counts, clock
-        self._cores = 0
+        self._lock = threading.Lock()
+        self._cores = self._share = 0
         self._slot: int | None = None
         self._again_at = float("-inf")
 
@@ -48,20 +51,35 @@ class CpuShare:
         limit = quota()
         return min(cores, limit) if limit else max(1, cores // self._workers())
 
-    def apply(self) -> None:
-        """Let torch's forwards in this very thread use so many. Cheap: call it before each. Where the folder cannot be
-        written nobody is counted."""
+    @property
+    def cores(self) -> int:
+        """The most that `now` may ever say."""
+        return (self._asked or len(os.sched_getaffinity(0))) if self._counts else 1
+
+    def now(self) -> int:
+        """How many threads of models are of use, by the last look; one where no CPU runs them, or nobody has looked."""
+        return max(1, min(self._share, self.cores))
+
+    def apply(self, parts: int = 1) -> int:
+        """Let torch's forwards in this very thread use so many, or one of `parts` of them; how many that are. Cheap:
+        call it before each. Where the folder cannot be written nobody is counted."""
         torch = sys.modules.get("torch")
-        if torch is None or self._clock() < self._again_at:
-            return
-        if self._counts and self._slot is None:
-            locks = (self._lock(number, fcntl.LOCK_EX) for number in range(_SLOTS))
-            self._slot = next((lock for lock in locks if lock is not None), None)
-        self._again_at = self._clock() + _LOOK_S
-        self._cores = self._cores or torch.get_num_threads()
-        number = self.threads(self._cores)
-        if number != torch.get_num_threads():
+        with self._lock:
+            if self._clock() >= self._again_at:
+                self._look(torch)
+            number = max(1, self._share // parts)
+        if torch is not None and number != torch.get_num_threads():  # of this thread, as OpenMP has it
             torch.set_num_threads(number)
+        return number
+
+    def _look(self, torch: Any) -> None:
+        self._again_at = self._clock() + _LOOK_S
+        if torch is not None:
+            self._cores = self._cores or torch.get_num_threads()
+            if self._counts and self._slot is None:
+                locks = (self._hold(number, fcntl.LOCK_EX) for number in range(_SLOTS))
+                self._slot = next((lock for lock in locks if lock is not None), None)
+        self._share = self.threads(self._cores or len(os.sched_getaffinity(0)))
 
     def _workers(self) -> int:
         """That live on this host and hold a slot; this one is among them."""
@@ -70,7 +88,7 @@ class CpuShare:
             path = self._path(number)
             if not path.exists():
                 break  # slots are taken from the first on, and their files stay
-            probe = self._lock(number, fcntl.LOCK_SH)
+            probe = self._hold(number, fcntl.LOCK_SH)
             if probe is None:
                 others += 1
             else:
@@ -80,7 +98,7 @@ class CpuShare:
     def _path(self, number: int) -> Path:
         return self._folder / f"cpu.{number}.lock"
 
-    def _lock(self, number: int, kind: int) -> int | None:
+    def _hold(self, number: int, kind: int) -> int | None:
         """The descriptor that holds the lock; None where another holds it, or there can be none."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

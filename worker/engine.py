@@ -71,7 +71,7 @@ class Engine:
         self._settings, self._shelf, self._client, self._want = settings, shelf, client, want
         self._payloads, self._registry = payloads, registry
         self._refs = _by_queue(shelf)
-        shelf.on_device = self._place_on_device
+        shelf.is_on_device = self._is_on_device
         self._works: dict[str, Work] = {}
         self._works_lock = threading.Lock()
         self.draining = False
@@ -108,7 +108,7 @@ class Engine:
             worker=settings.worker_name,
             on_paused=self._give_back,
         )
-        self._runners = Runners(make_runner, before=share.apply)
+        self._runners = Runners(make_runner, before=share.apply, threads=share.cores, limit=share.now)
         adopter = Adopter(
             client,
             registry,
@@ -228,8 +228,7 @@ class Engine:
     @property
     def busy_since(self) -> float | None:
         """Since when (monotonic) a batch is on the device; None: none is."""
-        run = self._runners.on_device()
-        return None if run is None else run.begun
+        return min((run.begun for run in self._runners.on_device()), default=None)
 
     @property
     def device_lost(self) -> str:
@@ -246,13 +245,13 @@ class Engine:
 
     def stalled(self) -> list[Work]:
         """The jobs on the device for longer than their model's timeout; empty when all is well."""
-        run = self._runners.on_device()
-        return run.works if run is not None and not self.device_lost and _overdue(run) else []
+        overdue = (run.works for run in self._runners.on_device() if not self.device_lost and _overdue(run))
+        return next(overdue, [])
 
     def end_overdue(self) -> None:
         """Jobs past a time limit of their own have failed (`timeout`). Their batch goes on, and what comes of it is
         dropped for them. Who asks somebody else and waits too long is given up: that needs no new process."""
-        if (run := self._runners.on_device()) is not None:
+        for run in self._runners.on_device():
             self._end_late(run)
         for runner, run in self._runners.calls():
             self._end_late(run)
@@ -269,12 +268,10 @@ class Engine:
 
     def on_device(self) -> list[Work]:
         """The jobs on the device now."""
-        run = self._runners.on_device()
-        return run.works if run is not None else []
+        return [work for run in self._runners.on_device() for work in run.works]
 
-    def _place_on_device(self) -> Place | None:
-        run = self._runners.on_device()
-        return run.units[0].work.place if run is not None else None
+    def _is_on_device(self, place: Place) -> bool:
+        return any(run.units[0].work.place is place for run in self._runners.on_device())
 
     def settle(self, works: list[Work], *, overdue: bool) -> None:
         """This process is about to die, and its sign of life is gone: of `works`, which are on the device. One that is
@@ -282,7 +279,7 @@ class Engine:
         goes back as it was."""
         self.holdings.close()
         stuck = [work.tag for work in works]
-        if (run := self._runners.on_device()) is not None:
+        for run in self._runners.on_device():
             run.span.fail("timeout" if overdue else "device_lost")
             run.span.end()
         if overdue and len(works) == 1:
@@ -369,7 +366,7 @@ class Engine:
         elif (model := self._shelf.ready(ref)) is None:
             return -1
         else:
-            size = model.max_size * max(1, model.concurrency)
+            size = model.max_size * (model.concurrency or model.streams)
         return 2 * size if list_name == keys.queue_list(queue, keys.NORMAL) else size
 
 

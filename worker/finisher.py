@@ -39,6 +39,7 @@ class _Batch:
     units: list[Unit]
     outputs: list[Any]
     predict_ms: float
+    share: float = 1.0
     at: float = field(default_factory=time.monotonic)
 
 
@@ -95,9 +96,9 @@ class Finisher:
         self._inbox.put(written)
         written.wait(timeout)
 
-    def deliver(self, units: list[Unit], outputs: list[Any], predict_ms: float) -> None:
-        """A batch has run."""
-        self._inbox.put(_Batch(units, outputs, predict_ms))
+    def deliver(self, units: list[Unit], outputs: list[Any], predict_ms: float, *, share: float = 1.0) -> None:
+        """A batch has run, on this share of the device."""
+        self._inbox.put(_Batch(units, outputs, predict_ms, share))
 
     def end(self, work: Work, outcome: Outcome) -> None:
         """A job ends without (more of) the device."""
@@ -160,7 +161,7 @@ class Finisher:
         total = sum(unit.cost for unit in batch.units)
         for unit in batch.units:
             if not _called(unit):
-                unit.work.device_ms += batch.predict_ms * unit.cost / total
+                unit.work.device_ms += batch.predict_ms * batch.share * unit.cost / total
             unit.work.tokens += unit.prepared.tokens
         for work in works:
             if batch.predict_ms > work.predict_ms:

@@ -27,8 +27,8 @@ may tell its callers how far it is: `self.progress(position, 0.4, "page 2 of 5")
 (`concurrency = 16`) is asked so often at a time, beside the device.
 
 Threads: `load` and the warm-up run in the main thread before the worker is ready; `prepare` in a small pool of CPU
-threads, `predict` in the one device thread (with `concurrency` in threads of its own), `finish` in the finish thread.
-So `prepare` and `finish` must not touch what `predict` changes.
+threads, `predict` in the one device thread (with `concurrency` or `side_by_side` in several), `finish` in the finish
+thread. So `prepare` and `finish` must not touch what `predict` changes.
 """
 
 from __future__ import annotations
@@ -163,6 +163,7 @@ class Handler(Generic[In, Out]):
     example_parameters: dict[str, Any] = {}  # what the examples need beside, where they need any
     uses_torch: ClassVar[bool] = True  # False: neither torch nor torchvision is imported for it
     padded: ClassVar[bool] = False  # predict pads to its longest item: a batch costs len(batch) x max(cost)
+    side_by_side: bool = False  # predict may run in several threads at once: on a CPU it does where that is faster
     concurrency: int = 0  # calls of `predict` at a time, in threads of their own; 0: one, in the device thread
     retries: int = 4  # after TryLater without a time
     max_size: int | None = None  # of a batch, whatever models.yaml says
@@ -210,9 +211,9 @@ class Handler(Generic[In, Out]):
 
     @contextmanager
     def heard(self, hears: Listener | None) -> Iterator[None]:
-        """The worker's, around `predict`. With `concurrency` each call has its own, and what it tells from threads of
-        its own is not heard."""
-        if self.concurrency:
+        """The worker's, around `predict`. With `concurrency` or `side_by_side` each call has its own, and what it tells
+        from threads of its own is not heard."""
+        if self.concurrency or self.side_by_side:
             token = _HEARS.set(hears)
             try:
                 yield

@@ -126,15 +126,15 @@ class VersionMetrics:
         """A job's input is ready for batches, or refused."""
         self._prepare.observe(seconds)
 
-    def ran(self, units: Sequence[Unit], seconds: float, *, halved: int, on_device: bool = True) -> None:
-        """A batch has run; it was cut `halved` times for want of memory."""
+    def ran(self, units: Sequence[Unit], seconds: float, *, halved: int, share: float = 1.0) -> None:
+        """A batch has run on this `share` of the device (0: elsewhere); it was cut `halved` times for want of
+        memory."""
         budget, costs = units[0].budget, [unit.cost for unit in units]
         useful = sum(costs)
         paid = len(costs) * max(costs) if budget.padded else useful
-        self._metrics.activity.ran(seconds if on_device else 0.0, len(units))
+        self._metrics.activity.ran(seconds * share, len(units))
         self._predict.observe(seconds)
-        if on_device:
-            self._busy.inc(seconds)
+        self._busy.inc(seconds * share)
         self._items.observe(len(units))
         self._fill.observe(paid / budget.max_cost)
         self._waste.observe(1 - useful / paid)

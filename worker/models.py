@@ -26,7 +26,9 @@ from worker.cpu import CpuShare
 from worker.handler import Context, Handler
 from worker.inprocess import plain, run_items, warm_items, warm_up
 from worker.memory import device_bytes, free, host_bytes
+from worker.precision import EXACT, Precision, candidates, fastest
 from worker.sources import TORCHVISION, fetch, resolve
+from worker.streams import choices, untried
 from worker.warm import warm_batches
 
 __all__ = ["LoadedModel", "handler_class", "load_model", "run_items"]
@@ -52,8 +54,9 @@ AnyHandler = Handler[Any, Any]
 
 @dataclass(slots=True)
 class LoadedModel:
-    """One version, ready to run. `max_size` may be lowered while it runs (out of memory); `failed_batches` counts those
-    in which every item failed, `halved_batches` how often one was cut in two because the memory did not last."""
+    """One version, ready to run. `streams`: how many of its batches run at a time on a CPU. `max_size` may be lowered
+    while it runs (out of memory); `failed_batches` counts those in which every item failed, `halved_batches` how often
+    one was cut in two because the memory did not last."""
 
     ref: Ref
     spec: ModelSpec
@@ -65,6 +68,7 @@ class LoadedModel:
     padded: bool
     max_wait_s: float
     timeout_s: float
+    streams: int = 1
     concurrency: int = 0
     retries: int = 0
     load_s: float = 0.0
@@ -75,6 +79,7 @@ class LoadedModel:
     failed_batches: int = 0
     halved_batches: int = 0
     calibration: Calibration | None = None
+    precision: Precision | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -86,11 +91,14 @@ class LoadedModel:
         return {
             "limits": self.spec.limits.model_dump(mode="json")
             | {"max_batch_size": self.max_size, "max_batch_cost": self.max_cost, "max_wait_s": self.max_wait_s}
-            | ({"concurrency": self.concurrency} if self.concurrency else {}),
+            | ({"concurrency": self.concurrency} if self.concurrency else {})
+            | ({"streams": self.streams} if self.streams > 1 else {}),
             "failed_batches": self.failed_batches,
             "memory": {"host_bytes": self.host_bytes, "device_bytes": self.device_bytes},
             "timing": {"load_s": round(self.load_s, 3), "warm_s": round(self.warm_s, 3)},
-        } | ({"calibration": self.calibration.card()} if self.calibration else {})
+            **({"calibration": self.calibration.card()} if self.calibration else {}),
+            **({"precision": self.precision.card()} if self.precision else {}),
+        }
 
 
 def handler_card(kind: AnyHandler | type[AnyHandler]) -> dict[str, Any]:
@@ -139,11 +147,24 @@ def load_model(
     settings: Settings,
     share: CpuShare | None = None,
 ) -> LoadedModel:
-    """Load and warm one version: its examples run alone, as one batch, in batches of several sizes where `max_cost` is
-    to be found, and up to the largest before it counts as ready. `share`: this process's. Raises ConfigError,
-    HandlerContract or whatever the handler's own `load` and `predict` raise."""
+    """Load and warm one version, in the precision that suits it where its `dtype` is auto: its examples run alone, as
+    one batch, in batches of several sizes where `max_cost` is to be found, and up to the largest before it counts as
+    ready. `share`: this process's. Raises ConfigError, HandlerContract or whatever the handler's own `load` and
+    `predict` raise."""
+    if version.dtype == "auto":
+
+        def load(dtype: str) -> LoadedModel:
+            exact = version.model_copy(update={"dtype": dtype})
+            return load_model(ref, spec, exact, kind, device=device, settings=settings, share=share)
+
+        if not kind.uses_torch or not _may_try(spec, settings):
+            return load(EXACT)
+        model = fastest(load, candidates(device))
+        logger.info(Event.MODEL_CALIBRATED, model=str(ref), **model.precision.card() if model.precision else {})
+        return model
     handler = kind()
-    _prepare_torch(handler, share or CpuShare(settings.torch_threads, settings.lock_dir))
+    share = share or CpuShare(settings.torch_threads, settings.lock_dir)
+    _prepare_torch(handler, share)
     context = Context(
         model=ref.model,
         version=ref.version,
@@ -174,9 +195,13 @@ def load_model(
     loaded = time.monotonic()
     outputs = warm_up(handler)
     max_size, max_cost = min(spec.batch.max_size, handler.max_size or spec.batch.max_size), _max_cost(spec, device)
-    calibration = _calibrated(ref, spec, handler, device, settings, max_size=max_size, otherwise=max_cost)
+    threads = share.apply() if handler.side_by_side and device == "cpu" else 1
+    calibration = _calibrated(
+        ref, spec, handler, device, settings, max_size=max_size, otherwise=max_cost, share=share, threads=threads
+    )
+    streams = untried(threads)
     if calibration:
-        max_cost = calibration.budget
+        max_cost, streams = calibration.budget, calibration.streams
     if handler.uses_torch:
         max_size = warm_batches(handler, warm_items(handler), max_size=max_size, max_cost=max_cost)
         if max_size < spec.batch.max_size:
@@ -194,6 +219,7 @@ def load_model(
         padded=handler.padded,
         max_wait_s=spec.batch.max_wait_ms / 1000,
         timeout_s=spec.limits.timeout_s,
+        streams=streams,
         concurrency=handler.concurrency,
         retries=handler.retries,
         load_s=loaded - begun,
@@ -301,10 +327,20 @@ def _options(version: VersionSpec, settings: Settings) -> dict[str, Any]:
 
 
 def _calibrated(
-    ref: Ref, spec: ModelSpec, handler: AnyHandler, device: str, settings: Settings, *, max_size: int, otherwise: int
+    ref: Ref,
+    spec: ModelSpec,
+    handler: AnyHandler,
+    device: str,
+    settings: Settings,
+    *,
+    max_size: int,
+    otherwise: int,
+    share: CpuShare,
+    threads: int,
 ) -> Calibration | None:
-    """None where there is nothing to find: the file says it, the model runs elsewhere, or somebody waits for it."""
-    wanted = spec.batch.max_cost == "auto" and settings.calibrate_s > 0 and spec.load == "preload"
+    """None where there is nothing to find: the file says it, the model runs elsewhere, or somebody waits for it.
+    `threads`: what its streams may divide."""
+    wanted = spec.batch.max_cost == "auto" and _may_try(spec, settings)
     if not wanted or not handler.uses_torch or handler.concurrency:
         return None
     torch = sys.modules["torch"]
@@ -316,11 +352,18 @@ def _calibrated(
         most_cost=max(_MOST_COST["cuda" if on_gpu else "cpu"], max_size),
         otherwise=otherwise,
         limit_s=settings.calibrate_s,
+        streams=choices(threads),
+        part=share.apply,
         settle=torch.cuda.synchronize if on_gpu else lambda: None,
     )
     if found:
         logger.info(Event.MODEL_CALIBRATED, model=str(ref), **found.card())
     return found
+
+
+def _may_try(spec: ModelSpec, settings: Settings) -> bool:
+    """A trial at load: nobody waits for the model, and it is not forbidden."""
+    return settings.calibrate_s > 0 and spec.load == "preload"
 
 
 def _max_cost(spec: ModelSpec, device: str) -> int:

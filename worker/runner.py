@@ -1,8 +1,9 @@
 """From waiting units to outputs: take a batch when there is a thread for it, claim its jobs, predict, hand on.
 
-The device has one runner with one thread. A version whose `predict` only waits for somebody else (a managed provider)
-has a runner of its own, with as many threads as calls may be under way, so that it holds up neither the device nor
-another provider.
+The device has one runner. On a GPU it has one thread; on a CPU it has as many as there are cores to share, so that
+versions which gain by it run several batches at a time (streams), each on its part of the cores; a batch that is alone
+has all of them. A version whose `predict` only waits for somebody else (a managed provider) has a runner of its own,
+with as many threads as calls may be under way, so that it holds up neither the device nor another provider.
 """
 
 from __future__ import annotations
@@ -39,13 +40,15 @@ _LOOK_S = 5.0  # between two looks whether jobs that wait for another try have e
 @dataclass(slots=True, eq=False)
 class Run:
     """A batch under way in `thread`, since `begun` (monotonic); `asked_at`: since when its handler's `predict`, which
-    is called more than once where the batch is halved. `abandoned`: nobody waits for what comes of it any more."""
+    is called more than once where the batch is halved. `share`: the part of the device that it has, from above 0 to 1.
+    `abandoned`: nobody waits for what comes of it any more."""
 
     begun: float
     asked_at: float
     units: list[Unit]
     thread: threading.Thread
     span: Span = NO_SPAN
+    share: float = 1.0
     abandoned: bool = False
 
     @property
@@ -55,8 +58,10 @@ class Run:
 
 
 class Runner:
-    """`put` from any thread; `before` is called in the runner's own, each time before it predicts. `on_paused` is told
-    of jobs that have not started and are not to, since their model is paused: they are no longer here."""
+    """`put` from any thread; `before` is called in the runner's own, each time before it predicts, with the number of
+    parts that the device is cut into, of which this batch has one. `limit`: how many such parts there may be.
+    `on_paused` is told of jobs that have not started and are not to, since their model is paused: they are no longer
+    here."""
 
     def __init__(
         self,
@@ -68,13 +73,15 @@ class Runner:
         worker: str,
         name: str = "device",
         threads: int = 1,
+        limit: Callable[[], int] = lambda: 1,
         on_paused: Callable[[list[Work]], None] = lambda _: None,
-        before: Callable[[], None] = lambda: None,
+        before: Callable[[int], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._claimer, self._finisher, self._metrics, self._listener = claimer, finisher, metrics, listener
         self._worker, self._name = worker, name
         self._on_paused, self._before, self._clock = on_paused, before, clock
+        self._limit = limit
         self._condition = threading.Condition()
         self._batcher: Batcher[Unit] = Batcher(clock)
         self._later: list[tuple[float, int, Unit]] = []  # a heap: units and when they are tried again
@@ -85,6 +92,7 @@ class Runner:
         self._look_at = float("-inf")
         self._stopping = False
         self._runs: list[Run] = []
+        self._taken: dict[threading.Thread, int] = {}  # batches on their way through, and how many may be at a time
         self._threads = [vital_thread(name, self._loop) for _ in range(threads)]
         self.device_lost = ""
         """Why the device is gone, with the batch still in `runs`; the watchdog ends the process."""
@@ -137,6 +145,7 @@ class Runner:
             run.abandoned = True
             self._runs.remove(run)
             self._threads.remove(run.thread)  # nobody joins it
+            self._taken.pop(run.thread, None)
             if not self._stopping:
                 thread = vital_thread(self._name, self._loop)
                 thread.start()
@@ -150,25 +159,47 @@ class Runner:
                     self._condition.wait(self._next_in())
                 if self._stopping:
                     return
+                parts = self._enter(units) if units else 1
             try:
                 if not units:
                     self._look()
-                elif not self._run(units):
+                elif not self._run(units, parts):
                     return
             except DeviceLost as error:
                 self.device_lost = str(error)
                 return
+            with self._condition:
+                self._taken.pop(threading.current_thread(), None)
 
     def _next(self) -> list[Unit]:
         now = self._clock()
         while self._later and self._later[0][0] <= now:
             self._batcher.put_back([heapq.heappop(self._later)[2]])
-        units = self._batcher.take() if self._held_until <= now else []
+        units = self._batcher.take() if self._held_until <= now and self._has_room() else []
         for unit in units:
             self._put_off.pop(unit, None)
         if units and (self._batcher or self._later):
             self._condition.notify()  # who waits may wait for what has become due only now
         return units
+
+    def _has_room(self) -> bool:
+        """Whether what is next may run beside what does: nothing passes over it."""
+        head = self._batcher.head()
+        return head is None or len(self._taken) < min([self._at_once(head), *self._taken.values()])
+
+    def _enter(self, units: list[Unit]) -> int:
+        """A batch is on its way; how many parts of the device there are, one of which it has."""
+        at_once = self._at_once(units[0])
+        self._taken[threading.current_thread()] = at_once
+        return at_once if len(self._taken) > 1 or self._batcher else 1
+
+    def _at_once(self, unit: Unit) -> int:
+        """How many batches may be under way when one of its lane is."""
+        model = unit.work.model
+        assert model is not None  # noqa: S101  # prepared work has its model
+        if model.concurrency:
+            return model.concurrency
+        return 1 if unit.work.alone else min(model.streams, self._limit())
 
     def _is_time_to_look(self) -> bool:
         now = self._clock()
@@ -186,13 +217,13 @@ class Runner:
             self._take_out(lambda unit: unit.work.ended)
 
     def _next_in(self) -> float | None:
-        now, ready_in = self._clock(), self._batcher.ready_in()
+        now, ready_in = self._clock(), self._batcher.ready_in() if self._has_room() else None
         pauses = [] if ready_in is None else [max(ready_in, self._held_until - now)]
         pauses += [max(0.0, due - now) for due, _, _ in self._later[:1]]
         pauses += [max(0.0, self._look_at - now)] if self._put_off else []
         return min(pauses, default=None)
 
-    def _run(self, units: list[Unit]) -> bool:
+    def _run(self, units: list[Unit], parts: int) -> bool:
         """False: it took too long, and this thread has a successor."""
         alone = units[0].work.alone
         if alone:
@@ -204,10 +235,10 @@ class Runner:
         if not units:
             return True
         now, halved = self._clock(), model.halved_batches
-        run = Run(now, now, units, threading.current_thread())
+        run = Run(now, now, units, threading.current_thread(), share=1 / parts)
         with self._condition:
             self._runs.append(run)
-        self._before()
+        self._before(parts)
         outputs = self._predict(run, model)
         predict_s = self._clock() - run.begun
         with self._condition:
@@ -218,11 +249,11 @@ class Runner:
             model.failed_batches += 1
         logger.debug(Event.BATCH_DONE, model=str(model.ref), size=len(units), predict_ms=round(predict_s * 1000, 2))
         self._metrics.of(model.ref).ran(
-            units, predict_s, halved=model.halved_batches - halved, on_device=not model.concurrency
+            units, predict_s, halved=model.halved_batches - halved, share=0.0 if model.concurrency else run.share
         )
         units, outputs = self._settle(units, outputs, model)
         if units:
-            self._finisher.deliver(units, outputs, predict_s * 1000)
+            self._finisher.deliver(units, outputs, predict_s * 1000, share=run.share)
         if alone:
             self._finisher.flush()
         return True

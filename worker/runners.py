@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from worker.runner import Run, Runner
 from worker.shelf import Place, Standing
@@ -12,11 +13,11 @@ from worker.work import Unit, Work
 
 
 class Runners:
-    """Any thread. `make` makes a runner; `before` is called in the device thread, each time before it predicts."""
+    """Any thread. `make` makes a runner; what else is given is for the device's."""
 
-    def __init__(self, make: Callable[..., Runner], *, before: Callable[[], None]) -> None:
+    def __init__(self, make: Callable[..., Runner], **device: Any) -> None:
         self._make = make
-        self._device = make(before=before)
+        self._device = make(**device)
         self._callers: dict[Place, Runner] = {}
         self._lock = threading.Lock()
         self._stopped = False
@@ -38,9 +39,9 @@ class Runners:
         """How many units wait."""
         return sum(runner.waiting() for runner in self._all())
 
-    def on_device(self) -> Run | None:
-        """What is on the device now."""
-        return next(iter(self._device.runs()), None)
+    def on_device(self) -> list[Run]:
+        """What is on the device now, the oldest first."""
+        return self._device.runs()
 
     def calls(self) -> Iterator[tuple[Runner, Run]]:
         """What others were asked, and have not answered."""

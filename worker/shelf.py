@@ -84,7 +84,7 @@ class Shelf:
         self._lock = threading.Lock()
         self._clock = clock
         self.budget_bytes = budget_bytes
-        self.on_device: Callable[[], Place | None] = lambda: None
+        self.is_on_device: Callable[[Place], bool] = lambda _: False
         """What runs now: its jobs may have ended already (a time limit of their own), and yet it must not go."""
 
     def places(self) -> list[Place]:
@@ -309,7 +309,7 @@ class Shelf:
         return place.lazy and place.standing in _HERE and self._is_idle(place)
 
     def _is_idle(self, place: Place) -> bool:
-        return place.in_flight == 0 and place is not self.on_device()
+        return place.in_flight == 0 and not self.is_on_device(place)
 
     def _drain(self, over: int) -> None:
         """Let those that have been here the longest take no more jobs, as many as free `over` bytes with the idle."""

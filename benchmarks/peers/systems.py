@@ -60,6 +60,13 @@ _LITSERVE_PACKED: Variants = {
     "batching off": {"CHUNK": 16},
     "batches of 8, 2 ms": {"MAX_BATCH": 8, "WAIT_MS": 2, "CHUNK": 16},
     "batches of 32, 5 ms": {"MAX_BATCH": 32, "WAIT_MS": 5, "CHUNK": 16},
+    "2 workers of 1 thread, batches of 16, 5 ms": {
+        "WORKERS": 2,
+        "THREADS": 1,
+        "MAX_BATCH": 16,
+        "WAIT_MS": 5,
+        "CHUNK": 16,
+    },
 }
 _BENTOML: Variants = {
     "batching off": {"CHUNK": 4},

@@ -82,6 +82,12 @@ class Moody(Handler[Order, Order]):
         return object() if item.do == "odd" else outputs[0]
 
 
+class Twins(Moody):
+    """Two at a time, where there are two threads for it."""
+
+    side_by_side = True
+
+
 class Broken(Moody):
     """Does not load."""
 

@@ -31,6 +31,11 @@ models:
     versions: {"1": {}}
     batch: {max_size: 16}
     limits: {timeout_s: 1}
+  twins:
+    handler: tests/e2e/handlers.py:Twins
+    versions: {"1": {}}
+    batch: {max_size: 1}
+    limits: {timeout_s: 2}
 """
 LONG_LEASE = {"ML_LEASE_S": "600", "ML_HEARTBEAT_S": "0.5"}
 
@@ -62,7 +67,7 @@ def restarted_worker(redis_url: str, models: Path, until: Callable[[], object], 
     process: subprocess.Popen[bytes] | None = None
 
     def start() -> subprocess.Popen[bytes]:
-        env = environment(redis_url, models, ML_WORKER_NAME="w", **LONG_LEASE)
+        env = environment(redis_url, models, ML_WORKER_NAME="w", ML_TORCH_THREADS="2", **LONG_LEASE)
         return subprocess.Popen([sys.executable, "-m", "worker"], env=env, cwd=REPOSITORY)
 
     try:
@@ -140,6 +145,21 @@ def test_a_predict_that_hangs_in_company(http: httpx.Client, redis_url: str, mod
     assert {job["attempt"] for job in jobs} == {2}
     sizes = [line.split()[1] for line in journal.read_text().splitlines()]
     assert sizes == ["4"] * 4 + ["1"] * 4
+
+
+def test_a_predict_that_hangs_beside_others(http: httpx.Client, redis_url: str, models: Path) -> None:
+    """Batches of streams: it is known which one hangs, so the other that runs just then goes back without blame."""
+    stuck = submit(http, model="twins", input={"do": "hang"})
+    good = [submit(http, model="twins", input={"do": "slow", "n": n}) for n in range(12)]
+    with restarted_worker(redis_url, models, all_ended(http, [stuck, *good]), deaths=1) as codes:
+        failed, jobs = ended(http, stuck), [ended(http, job_id) for job_id in good]
+    assert codes == [70]
+    assert (failed["error"]["code"], failed["attempt"]) == ("timeout", 1)
+    assert [job["output"]["n"] for job in jobs] == list(range(12))
+    assert sorted(job["attempt"] for job in jobs) == [1] * 11 + [2], "one was on the device, and ran again"
+    assert {job["timing"]["batch_size"] for job in jobs} == {1}
+    first = [job for job in jobs if job["finished_at"] < failed["finished_at"]]
+    assert len(first) >= 2, "they went on beside it"
 
 
 def test_out_of_memory_lowers_the_ceiling_and_says_so(http: httpx.Client, redis_url: str, models: Path) -> None:

@@ -154,7 +154,9 @@ def test_what_auto_found_stands_beside_the_best_by_hand() -> None:
         "rows": {"1": rows(10, 20, 30), "2": rows(40, 40, 40), "auto": rows(38, 39, 60)},
         "found": [{"max_cost": 2}] * 3,
     }
-    assert auto.swept("cnn", 8, found).splitlines()[-1] == "| **auto** (2, 2, 2) | 39.0 | 0.97 | 10 | 0.00 |"
+    assert (
+        auto.swept("cnn", 8, found).splitlines()[-1] == "| **auto** (1 x 2, 1 x 2, 1 x 2) | 39.0 | 0.97 | 10 | 0.00 |"
+    )
     versions = {
         "float32": {"runs": rows(5), "max_cost": 4, "warm_s": 2.0, "outputs": "-"},
         "compile: true": {"missing": "no C++ compiler"},

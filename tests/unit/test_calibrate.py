@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from shared.catalog import ModelSpec, Ref
+from shared.catalog import BatchSpec, ModelSpec, Ref
 from shared.settings import Settings
 from tests import models
 from worker.calibrate import ENOUGH, ROUNDS, Calibration, calibrate, ladder, search
@@ -176,6 +181,39 @@ def test_batches_are_of_the_costliest_usual_item_and_the_handler_hears() -> None
     assert handler.told[:3] == [400, 800, 1600]
 
 
+def test_as_many_streams_as_pay_are_found_before_the_budget() -> None:
+    """Batches at once take one tick together: the more the better; and they are at once."""
+    handler, parts = Sized(), list[int]()
+    found = run(handler, streams=[1, 2, 4], part=parts.append)
+    assert found
+    assert (found.budget, found.streams) == (1600, 4)
+    assert found.stream_rates == {1: 400, 2: 800, 4: 1600}
+    assert found.rates == {400: 1600, 800: 3200, 1600: 6400}
+    assert set(parts) == {2, 4}
+    assert found.card()["cost_per_s_by_streams"] == {"1": 400.0, "2": 800.0, "4": 1600.0}
+    assert found.card()["streams"] == 4
+
+
+def test_streams_that_the_memory_does_not_hold_are_not_taken() -> None:
+    together = threading.Semaphore(2)
+
+    class Narrow(Sized):
+        """Room for two batches at once."""
+
+        def predict(self, batch: list[Size]) -> list[Size]:
+            if not together.acquire(blocking=False):
+                raise MemoryError("no more")
+            inside.wait(0.2)
+            together.release()
+            return super().predict(batch)
+
+    inside = threading.Event()
+    found = run(Narrow(), streams=[1, 2, 4])
+    assert found
+    assert found.streams == 2
+    assert found.stream_rates[4] == 0
+
+
 def test_nothing_to_choose_from_changes_nothing() -> None:
     for more in ({"max_size": 1}, {"max_size": 2}, {"most_cost": 300}):
         handler = Sized()
@@ -236,3 +274,30 @@ def test_what_is_not_calibrated(fields: dict[str, Any], more: dict[str, Any]) ->
     assert "calibration" not in model.card()
     assert model.max_cost == (100 if "batch" in fields else 1024)
     assert not model.handler.told  # type: ignore[attr-defined]
+
+
+def test_minilm_finds_its_streams_and_runs_in_them(tmp_path: Path) -> None:
+    """What they give at once is what one gives."""
+    spec = ModelSpec.model_validate(
+        {"task": "text-embedding", "versions": {"1": {"source": models.minilm()}}, "batch": {"max_cost": 512}}
+    )
+    settings = Settings(torch_threads=2, calibrate_s=0.3, lock_dir=tmp_path)
+    before = torch.get_num_threads()
+    try:
+
+        def loaded(**more: Any) -> LoadedModel:
+            own = spec.model_copy(update=more)
+            return load_model(Ref("m", "1"), own, own.versions["1"], TextEmbedding, device="cpu", settings=settings)
+
+        assert loaded().streams == 2, "nothing is tried where the file says the budget"
+        model = loaded(batch=BatchSpec())
+        assert model.calibration
+        assert set(model.calibration.stream_rates) == {1, 2}
+        assert model.streams == model.calibration.streams
+        ids = [[101, *range(2000 + 10 * n, 2000 + 11 * n + 1), 102] for n in range(40)]
+        alone = model.handler.predict(ids)
+        with ThreadPoolExecutor(2) as threads:
+            for together in threads.map(model.handler.predict, [ids] * 4):
+                np.testing.assert_allclose(together, alone, atol=1e-5)
+    finally:
+        torch.set_num_threads(before)

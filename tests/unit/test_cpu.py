@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -46,15 +47,49 @@ def test_workers_of_one_host_divide_its_cores(monkeypatch: pytest.MonkeyPatch, t
         assert shares[1].threads(8) == 4
         now = 2.0
         torch.set_num_threads(7)
-        shares[1].apply()
-        assert torch.get_num_threads() == max(1, before // 2)
-        torch.set_num_threads(7)
-        shares[1].apply()
-        assert torch.get_num_threads() == 7, "it does not look before each forward"
+        assert shares[1].apply() == torch.get_num_threads() == max(1, before // 2)
+        assert shares[1].now() == max(1, before // 2)
+        os.close(shares[2]._slot or 0)
+        assert shares[1].threads(8) == 8
+        shares[2]._slot = None
+        assert shares[1].apply() == max(1, before // 2), "it does not look before each forward"
+        now = 4.0
+        assert shares[1].apply() == shares[1].now() == before
+        assert shares[1].apply(2) == torch.get_num_threads() == max(1, before // 2), "one of two parts"
+        assert shares[1].apply(64) == torch.get_num_threads() == 1, "never less than one"
     finally:
         torch.set_num_threads(before)
         for share in shares[1:]:
-            os.close(share._slot or 0)
+            if share._slot is not None:
+                os.close(share._slot)
+
+
+def test_each_thread_has_its_own_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What streams rest on: OpenMP's number is a thread's own."""
+    monkeypatch.setattr(cpu, "quota", lambda: None)
+    share, before = CpuShare(6, tmp_path), torch.get_num_threads()
+    try:
+        share.apply()
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(lambda: (share.apply(3), torch.get_num_threads())).result() == (2, 2)
+        assert torch.get_num_threads() == 6
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("asked", "counts", "most"), [(3, True, 3), (3, False, 1), (0, False, 1)])
+def test_batches_at_a_time_are_bounded(tmp_path: Path, asked: int, counts: bool, most: int) -> None:
+    share = CpuShare(asked, tmp_path, counts=counts)
+    assert share.cores == most
+    assert share.now() == 1, "nobody has looked yet"
+    before = torch.get_num_threads()
+    try:
+        share.apply()
+        assert share.now() == most
+    finally:
+        torch.set_num_threads(before)
+        if share._slot is not None:
+            os.close(share._slot)
 
 
 def test_where_the_folder_cannot_be_written_nobody_is_counted(tmp_path: Path) -> None:

@@ -56,13 +56,13 @@ class Delivered:
     def flush(self, timeout: float | None = None) -> None:
         """Nothing waits here."""
 
-    def deliver(self, units: list[Unit], outputs: list[Any], predict_ms: float) -> None:
+    def deliver(self, units: list[Unit], outputs: list[Any], predict_ms: float, *, share: float = 1.0) -> None:
         for unit, output in zip(units, outputs, strict=True):
             assert unit.prepared.item not in self.outputs, "twice"
             self.outputs[unit.prepared.item] = output
 
 
-def model_of(handler: Asks) -> LoadedModel:
+def model_of(handler: Asks, streams: int = 1) -> LoadedModel:
     made: Any = SimpleNamespace(
         ref=REF,
         handler=handler,
@@ -71,6 +71,7 @@ def model_of(handler: Asks) -> LoadedModel:
         concurrency=handler.concurrency,
         retries=handler.retries,
         halved_batches=0,
+        streams=streams,
         failed_batches=0,
     )
     found: LoadedModel = made
@@ -359,7 +360,7 @@ def test_each_version_that_asks_somebody_else_has_threads_of_its_own() -> None:
         release.wait(30)
         return batch
 
-    runners = Runners(lambda **more: runner_of(delivered, **more), before=lambda: None)
+    runners = Runners(lambda **more: runner_of(delivered, **more), before=lambda _: None)
     runners.start()
     places: dict[str, Any] = {"slow": Place("1"), "quick": Place("2")}
     runners.put(units_of(model_of(Asks(hang, concurrency=1)), "hangs", place=places["slow"]))
@@ -367,7 +368,7 @@ def test_each_version_that_asks_somebody_else_has_threads_of_its_own() -> None:
     runners.put(units_of(model_of(Asks(lambda batch: batch, concurrency=1)), "other", place=places["quick"]))
     runners.put(units_of(model_of(Asks(lambda batch: batch)), "device"))
     wait_until(lambda: {"other", "device"} <= set(delivered.outputs))
-    assert runners.on_device() is None
+    assert runners.on_device() == []
     assert [run.works[0].job_id for _, run in runners.calls()] == ["hangs"]
     release.set()
     wait_until(lambda: "hangs" in delivered.outputs)
@@ -424,3 +425,96 @@ def test_what_is_told_reaches_the_listener_of_its_own_call(concurrency: int) -> 
     assert sorted(heard, key=str) == sorted([("a", 0, 0.5), ("a", 0, "a"), ("b", 0, 0.5), ("b", 0, "b")], key=str)
     handler.say(0, "too late")
     assert len(heard) == 4
+
+
+class Device2:
+    """Notes which batches are on it together, and lets none end before the test says so."""
+
+    def __init__(self) -> None:
+        self.lock, self.may_end = threading.Lock(), threading.Semaphore(0)
+        self.here: list[Any] = []
+        self.seen: list[tuple[Any, ...]] = []
+
+    def ask(self, batch: list[Any]) -> list[Any]:
+        with self.lock:
+            self.here.append(batch[0])
+            self.seen.append(tuple(self.here))
+        assert self.may_end.acquire(timeout=10)
+        with self.lock:
+            self.here.remove(batch[0])
+        return batch
+
+
+def test_batches_of_streams_run_at_a_time_and_each_knows_its_part() -> None:
+    device, parts = Device2(), list[int]()
+    model = model_of(Asks(device.ask), streams=2)
+    with running(threads=4, limit=lambda: 4, before=parts.append) as (runner, outputs):
+        runner.put(units_of(model, "a"))
+        wait_until(lambda: device.here == ["a"])
+        runner.put(units_of(model, "b", "c"))
+        wait_until(lambda: device.here == ["a", "b"])
+        assert [run.share for run in runner.runs()] == [1.0, 0.5]
+        assert runner.waiting() == 1, "two at a time, whatever threads there are"
+        device.may_end.release()
+        wait_until(lambda: len(device.seen) == 3)
+        device.may_end.release(2)
+        wait_until(lambda: len(outputs) == 3)
+    assert parts == [1, 2, 2], "one that is alone has all of it"
+
+
+def test_no_more_at_a_time_than_this_process_has_cores() -> None:
+    device = Device2()
+    model = model_of(Asks(device.ask), streams=4)
+    with running(threads=4, limit=lambda: 1) as (runner, outputs):
+        runner.put(units_of(model, "a", "b", "c"))
+        device.may_end.release(3)
+        wait_until(lambda: len(outputs) == 3)
+    assert all(len(together) == 1 for together in device.seen)
+
+
+@pytest.mark.parametrize("why", ["suspect", "one stream"])
+def test_nothing_runs_beside_who_must_be_alone_and_nothing_passes_over_it(why: str) -> None:
+    device = Device2()
+    shared = model_of(Asks(device.ask), streams=2)
+    lone = units_of(shared if why == "suspect" else model_of(Asks(device.ask)), "lone", place=Place("2"))
+    lone[0].work.alone = why == "suspect"
+    with running(threads=2, limit=lambda: 2) as (runner, outputs):
+        runner.put(units_of(shared, "a"))
+        wait_until(lambda: device.here == ["a"])
+        runner.put(lone)
+        runner.put(units_of(shared, "b", "c"))
+        assert runner.waiting() == 3
+        device.may_end.release()
+        wait_until(lambda: device.here == ["lone"])
+        assert runner.waiting() == 2
+        device.may_end.release()
+        wait_until(lambda: sorted(device.here) == ["b", "c"])
+        device.may_end.release(2)
+        wait_until(lambda: len(outputs) == 4)
+    assert [together for together in device.seen if "lone" in together] == [("lone",)]
+
+
+def test_the_device_has_all_its_threads_busy_and_waits_no_longer_than_it_must() -> None:
+    """Many batches of two versions, one of which runs alone: none is lost, and nobody sleeps on."""
+    at_once, most, lock = [0], dict[str, int](), threading.Lock()
+
+    def ask(kind: str) -> Callable[[list[Any]], list[Any]]:
+        def one(batch: list[Any]) -> list[Any]:
+            with lock:
+                at_once[0] += 1
+                most[kind] = max(most.get(kind, 0), at_once[0])
+            with lock:
+                at_once[0] -= 1
+            return batch
+
+        return one
+
+    twins, lone = model_of(Asks(ask("twins")), streams=3), model_of(Asks(ask("lone")))
+    with running(threads=3, limit=lambda: 3) as (runner, outputs):
+        for number in range(300):
+            runner.put(units_of(twins, number * 2, place=Place("1")))
+            runner.put(units_of(lone, number * 2 + 1, place=Place("2")))
+        wait_until(lambda: len(outputs) == 600)
+        assert not runner.runs()
+    assert most["lone"] == 1
+    assert most["twins"] <= 3

@@ -90,10 +90,10 @@ def test_what_is_on_the_device_stays_though_its_jobs_have_ended() -> None:
     """A job that has overrun a time limit of its own is out of hand while its predict goes on."""
     own, clock = shelf(place("a", 60, keep_alive_s=1), place("b", 60))
     bring(own, A)
-    own.on_device = lambda: at(own, A)
+    own.is_on_device = lambda place: place is at(own, A)
     clock.now += 10
     assert (refs(own.take_idle()), bring(own, B)) == ([], None)
-    own.on_device = lambda: None
+    own.is_on_device = lambda _: False
     assert refs(own.take_idle()) == [A]
 
 

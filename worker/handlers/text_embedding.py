@@ -110,6 +110,7 @@ class TextEmbedding(Handler[EmbeddingItem, Any]):
                     reason = agrees(packed, padded, probes, LEAST_COSINE[ctx.dtype])
                 if not reason:
                     self.encode, self.padded = packed, False  # type: ignore[misc]  # as above
+                    self.side_by_side = True  # it keeps nothing between calls; of transformers' models some do
                     return
         _log.info(Event.MODEL_NOTE, model=f"{ctx.model}@{ctx.version}", note=f"padded forward: {reason}")
 

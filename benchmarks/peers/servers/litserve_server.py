@@ -45,7 +45,7 @@ def serve(api: type[Api] = Api) -> None:
     server = litserve.LitServer(
         api(max_batch_size=setting("MAX_BATCH", 1), batch_timeout=setting("WAIT_MS", 0) / 1000, api_path="/embed"),
         accelerator="cpu",
-        workers_per_device=1,
+        workers_per_device=setting("WORKERS", 1),
         timeout=False,
         fast_queue=bool(setting("FAST_QUEUE", 1)),
     )

@@ -1,0 +1,68 @@
+"""`dtype: auto`: the fastest of the dtypes whose outputs are about float32's, found when a version is loaded.
+
+bfloat16 is twice as fast as float32 where the CPU has AMX and several times slower where it has not; so it is tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from worker.compare import alike, difference, measure
+from worker.memory import free
+
+if TYPE_CHECKING:
+    from worker.models import LoadedModel
+
+EXACT = "float32"
+GAIN = 1.1  # what is not so much faster is not worth its difference
+
+
+@dataclass(slots=True)
+class Precision:
+    """`dtype` was found; `rates` are items a second of each that was tried, `refused` why others were not taken."""
+
+    dtype: str = EXACT
+    rates: dict[str, float] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def card(self) -> dict[str, Any]:
+        """JSON data."""
+        rates = {dtype: round(rate, 1) for dtype, rate in self.rates.items()}
+        return {"dtype": self.dtype, "items_per_s": rates, "refused": self.refused}
+
+
+def candidates(device: str) -> Sequence[str]:
+    """Beside float32. CPUs have no fast float16."""
+    return ("bfloat16", "float16") if device.startswith("cuda") else ("bfloat16",)
+
+
+def fastest(load: Callable[[str], LoadedModel], others: Sequence[str]) -> LoadedModel:
+    """float32, or the fastest of `others` that gives about the same; it knows its `precision`. What is not taken is
+    unloaded. Raises what `load` raises for float32; another that does not load, or does not run, is refused."""
+    best = load(EXACT)
+    exact = measure(best)
+    found = Precision(rates={EXACT: exact.items_per_s})
+    for dtype in others:
+        try:
+            model = load(dtype)
+            tried = measure(model)
+        # Whatever a kernel raises for this dtype, the answer is the same: not this one.
+        except Exception as error:
+            found.refused[dtype] = f"{type(error).__name__}: {error}"
+            continue
+        found.rates[dtype] = tried.items_per_s
+        if not alike(exact.outputs, tried.outputs):
+            found.refused[dtype] = difference(exact.outputs, tried.outputs)
+            loser = model
+        elif tried.items_per_s < GAIN * found.rates[found.dtype]:
+            found.refused[dtype] = "not faster"
+            loser = model
+        else:
+            loser, best, found.dtype = best, model, dtype
+        loser.handler.unload()
+        del loser, model
+        free()
+    best.precision = found
+    return best
