@@ -188,10 +188,11 @@ class Runner:
         return head is None or len(self._taken) < min([self._at_once(head), *self._taken.values()])
 
     def _enter(self, units: list[Unit]) -> int:
-        """A batch is on its way; how many parts of the device there are, one of which it has."""
+        """A batch is on its way; how many parts of the device there are, one of which it has: one where nothing runs
+        beside it, nor is about to."""
         at_once = self._at_once(units[0])
         self._taken[threading.current_thread()] = at_once
-        return at_once if len(self._taken) > 1 or self._batcher else 1
+        return at_once if len(self._taken) > 1 or (self._batcher and self._has_room()) else 1
 
     def _at_once(self, unit: Unit) -> int:
         """How many batches may be under way when one of its lane is."""

@@ -474,14 +474,13 @@ def test_no_more_at_a_time_than_this_process_has_cores() -> None:
 
 @pytest.mark.parametrize("why", ["suspect", "one stream"])
 def test_nothing_runs_beside_who_must_be_alone_and_nothing_passes_over_it(why: str) -> None:
-    device = Device2()
+    device, parts = Device2(), list[int]()
     shared = model_of(Asks(device.ask), streams=2)
     lone = units_of(shared if why == "suspect" else model_of(Asks(device.ask)), "lone", place=Place("2"))
     lone[0].work.alone = why == "suspect"
-    with running(threads=2, limit=lambda: 2) as (runner, outputs):
-        runner.put(units_of(shared, "a"))
+    with running(threads=2, limit=lambda: 2, before=parts.append) as (runner, outputs):
+        runner.put([*units_of(shared, "a"), *lone])
         wait_until(lambda: device.here == ["a"])
-        runner.put(lone)
         runner.put(units_of(shared, "b", "c"))
         assert runner.waiting() == 3
         device.may_end.release()
@@ -492,6 +491,7 @@ def test_nothing_runs_beside_who_must_be_alone_and_nothing_passes_over_it(why: s
         device.may_end.release(2)
         wait_until(lambda: len(outputs) == 4)
     assert [together for together in device.seen if "lone" in together] == [("lone",)]
+    assert parts[:2] == [1, 1], "what cannot run beside it leaves it the whole device"
 
 
 def test_the_device_has_all_its_threads_busy_and_waits_no_longer_than_it_must() -> None:
