@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import redis.asyncio
+from prometheus_client import Counter
 
 from api.disk import Disk
 from api.letters import ALL, Entry, Filter, compose_retry, detail, obstacle, summary
@@ -41,10 +42,11 @@ class DeadLetters:
         *,
         payloads: ApiPayloads,
         disk: Disk | None,
+        accepted: Counter,
     ) -> None:
         self._settings, self._catalog, self._registry = settings, registry.catalog, registry
         self._client, self._submitter, self._disk = client, submitter, disk
-        self._payloads = payloads
+        self._payloads, self._accepted = payloads, accepted
 
     async def page(self, limit: int, *, after: str | None = None, wanted: Filter = ALL) -> LetterPage:
         """The newest first, at most `limit`, older than `after`. Where a filter lets few through a page may be short,
@@ -91,6 +93,7 @@ class DeadLetters:
             raise UnknownLetter
         if made.status == "payload":
             raise CannotRetry(_GONE)
+        self._accepted.labels(asked.ref.model, asked.ref.version).inc()
         logger.info(Event.LETTER_RETRIED, letter=letter, job_id=asked.job_id, retried_from=entry.text("id"))
         if self._disk is not None:
             await self._disk.holds(asked.job_id)

@@ -173,9 +173,10 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
         payloads=payloads,
         disk=disk,
         waits=measures.waits,
+        accepted=measures.accepted,
         lines=batches.line,
     )
-    dead = DeadLetters(settings, registry, client, submitter, payloads=payloads, disk=disk)
+    dead = DeadLetters(settings, registry, client, submitter, payloads=payloads, disk=disk, accepted=measures.accepted)
     sweeper = Sweeper(submitter, catalog, dead_ttl_s=settings.dead_ttl_s)
     rollouts = Rollouts(registry, presence, submitter, pauses)
     secrets = WebhookSecrets(submitter)

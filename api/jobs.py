@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
 from starlette.types import Receive
 
 from api.auth import Caller
@@ -79,10 +79,11 @@ class JobService:
         payloads: ApiPayloads,
         disk: Disk | None,
         waits: Gauge,
+        accepted: Counter,
         lines: Lines,
     ) -> None:
         self._lines = lines
-        self._waits = waits
+        self._waits, self._accepted = waits, accepted
         self._settings = settings
         self._registry = registry
         self._submitter = submitter
@@ -215,6 +216,8 @@ class JobService:
             raise refused(asked.target.ref, submitted, asked.deadline_ms, asked.target.spec.limits.queue)
         # `existing` with our own id: the connection broke after the first try, and the second found the job.
         origin.about(submitted.job_id)
+        if accepted:
+            self._accepted.labels(asked.target.ref.model, asked.target.ref.version).inc()
         return Ticket(
             submitted.job_id,
             asked.target.ref,

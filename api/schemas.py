@@ -192,8 +192,8 @@ class OpenAIError(BaseModel):
 
 
 class Health(BaseModel):
-    """`status` is degraded while Redis is away: nothing can be queued, and what only Redis knows is null. The rest is told
-    to who shows a key, where keys are on."""
+    """`status` is degraded while Redis is away: nothing can be queued, and what only Redis knows is null. All but it is
+    told to who shows a key, where keys are on."""
 
     status: Literal["ok", "degraded"]
     models: dict[str, dict[str, Any]] = Field(
