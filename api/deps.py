@@ -48,7 +48,7 @@ from shared.outbound import Outbound
 from shared.payload_store import Payloads
 from shared.registry_store import RegistryStore
 from shared.settings import Settings
-from shared.store import aconnect, connect, refuse_unfit
+from shared.store import acheck_server, aconnect, connect
 
 _DELIVER_S = 5.0  # at the end, for webhooks in hand
 
@@ -93,7 +93,7 @@ class Services:
         with contextlib.suppress(PayloadsUnavailable):
             await asyncio.to_thread(self.payloads.store.check)
         try:
-            refuse_unfit(await self.client.info("server") | await self.client.info("cluster"))
+            await acheck_server(self.client)
             if self.disk is not None:
                 await self.disk.check()
             await self.registry.start()
