@@ -95,8 +95,11 @@ class Settings(BaseSettings):
     default_deadline_s: float = Field(86_400.0, gt=0, le=MAX_DEADLINE_S)
     result_ttl_s: float = Field(3600.0, gt=0)
     """How long a finished job and its output can be read."""
-    durability: Literal["everysec", "fsync"] = "everysec"
-    """What 202 promises: the job is in Redis, which writes it to disk within a second; or it is on the disk."""
+    durability: Literal["everysec", "fsync", "replica"] = "everysec"
+    """What 202 promises: the job is in Redis, which writes it to disk within a second; or it is on the disk; or
+    replicas have it."""
+    replicas: int = Field(1, ge=1)
+    """How many of them."""
     inline_bytes: int = Field(32_000, ge=0)
     """A larger input does not travel in the message but in the payload store."""
     payload_store: str = "redis"

@@ -121,11 +121,11 @@ def _authority(certificate: Path) -> trustme.CA:
 
 
 class Watched:
-    """A primary and its replica, and three sentinels that agree on which is which. `by_tls`: clients reach all of
+    """A primary and its replicas, and three sentinels that agree on which is which. `by_tls`: clients reach all of
     them by TLS, while they speak plainly among themselves. `guarded`: a primary without a replica takes no writes."""
 
-    def __init__(self, folder: Path, *, by_tls: bool = False, guarded: bool = False) -> None:
-        self._folder, self._by_tls = folder, by_tls
+    def __init__(self, folder: Path, *, by_tls: bool = False, guarded: bool = False, replicas: int = 1) -> None:
+        self._folder, self._by_tls, self._replicas = folder, by_tls, replicas
         self._options = (*REPLICATING, "--min-replicas-to-write", "1") if guarded else REPLICATING
         self._stack = ExitStack()
         self.primary = self.replica = EmbeddedServer(folder)
@@ -152,7 +152,10 @@ class Watched:
     def __enter__(self) -> Watched:
         with ExitStack() as stack:
             self.primary, at = self._server(stack, "primary")
-            self.replica, _ = self._server(stack, "replica", "--replicaof", "127.0.0.1", str(at))
+            following = ("--replicaof", "127.0.0.1", str(at))
+            self.replica, _ = self._server(stack, "replica", *following)
+            for number in range(1, self._replicas):
+                self._server(stack, f"replica-{number}", *following)
             for _ in range(3):
                 self._sentinel(stack, at)
             wait_until(lambda: all(map(self._knows_all, self.sentinels)), what="the sentinels see each other")
@@ -195,4 +198,5 @@ class Watched:
                 replicas = asked.sentinel_slaves(MASTER)
         except redis.RedisError:
             return False
-        return state.get("num-other-sentinels") == 2 and [one["master-link-status"] for one in replicas] == ["ok"]
+        links = [one["master-link-status"] for one in replicas]
+        return state.get("num-other-sentinels") == 2 and links == ["ok"] * self._replicas
