@@ -3,6 +3,7 @@ a replica that three sentinel processes watch."""
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -53,6 +54,29 @@ def tls(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
+def managed(folder: Path) -> Iterator[str]:
+    """rediss:// of a server that is somebody else's: a user with the rights that docs/configuration.md asks for, and no
+    more, and commands that are not there at all. Nothing may have been denied."""
+    user = ("--user", "ml", "on", f">{PASSWORD}", *least_rights().split())
+    gone = [word for name in ("CONFIG", "DEBUG", "KEYS", "MONITOR", "SAVE") for word in ("--rename-command", name, "")]
+    with (
+        EmbeddedServer(folder / "redis", extra=(*user, *gone)) as server,
+        Front(folder, server.port) as front,
+        redis.Redis(port=server.port) as administrator,
+    ):
+        yield f"rediss://{USER}@127.0.0.1:{front.port}/1?ssl_ca_certs={front.authority}"
+        assert administrator.acl_log() == []
+
+
+def least_rights() -> str:
+    """Of the ACL line in the docs."""
+    page = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text()
+    found = re.search(r"^user ml on >PASSWORD (.+)$", page, re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+@contextmanager
 def sentinel(folder: Path) -> Iterator[str]:
     """sentinel://"""
     with Watched(folder) as watched:
@@ -66,7 +90,14 @@ def sentinel_tls(folder: Path) -> Iterator[str]:
         yield watched.url
 
 
-KINDS = {"redis": plain, "rediss": tls, "redis+socket": unix_socket, "sentinel": sentinel, "sentinel-tls": sentinel_tls}
+KINDS = {
+    "redis": plain,
+    "rediss": tls,
+    "redis+socket": unix_socket,
+    "managed": managed,
+    "sentinel": sentinel,
+    "sentinel-tls": sentinel_tls,
+}
 
 
 class Front:
@@ -128,7 +159,7 @@ class Watched:
         self._folder, self._by_tls, self._replicas = folder, by_tls, replicas
         self._options = (*REPLICATING, "--min-replicas-to-write", "1") if guarded else REPLICATING
         self._stack = ExitStack()
-        self.primary = self.replica = EmbeddedServer(folder)
+        self.primary = self.replica = EmbeddedServer(folder)  # `replica`: the first of them
         self.sentinels: list[int] = []
         self._doors: list[int] = []
 
