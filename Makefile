@@ -17,7 +17,7 @@ export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-update up dev test test-long test-clients fuzz openapi-test audit wheel-test test-redis7 slow lint types imports check format \
-	bench bench-noop bench-peers bench-wake bench-batches bench-auto bench-limits bench-loss chaos soak \
+	bench bench-noop bench-peers bench-wake bench-batches bench-auto bench-limits bench-loss bench-failover chaos soak \
 	bench-scaling gpu compose-test chart-test alerts monitoring-test clean
 
 help: ## This list
@@ -139,6 +139,9 @@ bench-scaling: $(STAMP) ## How many workers when, simulated over a bursty day: d
 
 bench-loss: $(STAMP) ## What stock Celery loses and we do not: docs/benchmarks/loss.md
 	@$(BIN)/python -m benchmarks.stock $(ARGS)
+
+bench-failover: $(STAMP) ## How long a failover of Redis takes under load, and what it loses: docs/benchmarks/failover.md (about 10 minutes)
+	@$(BIN)/python -m tests.chaos.failover $(ARGS)
 
 chaos: $(STAMP) ## Kill everything under load and lose nothing (about 16 minutes; ARGS="--seeds 1 --jobs 2000")
 	@$(BIN)/python -m tests.chaos $(ARGS)

@@ -12,7 +12,7 @@ from starlette.types import Receive
 from api.auth import Caller
 from api.batch_results import Results, cut_error, not_begun
 from api.batch_upload import Slices, Uploads
-from api.disk import Disk
+from api.durable import Durable
 from api.errors import CallerGone
 from api.payloads import ApiPayloads
 from api.submission import NewJob
@@ -38,16 +38,16 @@ class BatchService:
     """For one event loop. All methods raise StoreUnavailable when Redis is away or takes no writes."""
 
     def __init__(
-        self, submitter: Submitter, waiter: Waiter, uploads: Uploads, *, payloads: ApiPayloads, disk: Disk | None
+        self, submitter: Submitter, waiter: Waiter, uploads: Uploads, *, payloads: ApiPayloads, durable: Durable | None
     ) -> None:
         self._submitter, self._waiter, self._uploads = submitter, waiter, uploads
-        self._payloads, self._disk = payloads, disk
+        self._payloads, self._durable = payloads, durable
 
     async def accept(self, new: NewJob, slices: Slices) -> Batch:
         """Take a batch in. Raises as `Uploads.accept`."""
         sent, batch_id = await self._uploads.accept(new, slices)
-        if self._disk is not None:
-            await self._disk.holds(batch_id, kind=keys.BATCH)
+        if self._durable is not None:
+            await self._durable.holds(batch_id, kind=keys.BATCH)
         fresh = batch_id == sent.batch_id
         if fresh:
             logger.info(

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import redis.asyncio
+from prometheus_client import Counter
 
-from api.disk import Disk
+from api.durable import Durable
 from api.letters import ALL, Entry, Filter, compose_retry, detail, obstacle, summary
 from api.payloads import ApiPayloads
 from api.registry import LiveRegistry
@@ -40,11 +41,12 @@ class DeadLetters:
         submitter: Submitter,
         *,
         payloads: ApiPayloads,
-        disk: Disk | None,
+        durable: Durable | None,
+        accepted: Counter,
     ) -> None:
         self._settings, self._catalog, self._registry = settings, registry.catalog, registry
-        self._client, self._submitter, self._disk = client, submitter, disk
-        self._payloads = payloads
+        self._client, self._submitter, self._durable = client, submitter, durable
+        self._payloads, self._accepted = payloads, accepted
 
     async def page(self, limit: int, *, after: str | None = None, wanted: Filter = ALL) -> LetterPage:
         """The newest first, at most `limit`, older than `after`. Where a filter lets few through a page may be short,
@@ -91,9 +93,10 @@ class DeadLetters:
             raise UnknownLetter
         if made.status == "payload":
             raise CannotRetry(_GONE)
+        self._accepted.labels(asked.ref.model, asked.ref.version).inc()
         logger.info(Event.LETTER_RETRIED, letter=letter, job_id=asked.job_id, retried_from=entry.text("id"))
-        if self._disk is not None:
-            await self._disk.holds(asked.job_id)
+        if self._durable is not None:
+            await self._durable.holds(asked.job_id)
         return Job(
             id=asked.job_id,
             model=asked.ref.model,

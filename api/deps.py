@@ -19,6 +19,7 @@ from api.deliver.loop import Deliverer
 from api.deliver.secrets import WebhookSecrets
 from api.deliveries import DeliveryService
 from api.disk import Disk
+from api.durable import Durable
 from api.fallback import Fallbacks
 from api.files import FileService
 from api.intake import Intake
@@ -35,6 +36,7 @@ from api.rates import RateLimiter
 from api.reaper import Reaper
 from api.references import References
 from api.registry import LiveRegistry
+from api.replica import Replica
 from api.rollouts import Rollouts
 from api.submitter import LOST, Submitter
 from api.sweeper import Sweeper
@@ -48,7 +50,7 @@ from shared.outbound import Outbound
 from shared.payload_store import Payloads
 from shared.registry_store import RegistryStore
 from shared.settings import Settings
-from shared.store import aconnect, connect, refuse_unfit
+from shared.store import acheck_server, aconnect, connect
 
 _DELIVER_S = 5.0  # at the end, for webhooks in hand
 
@@ -67,7 +69,7 @@ class Services:
     pauses: Pauses
     purge: Purge
     workers: WorkerService
-    disk: Disk | None
+    durable: Durable | None
     payloads: ApiPayloads
     files: FileService
     outbound: Outbound | None
@@ -93,9 +95,9 @@ class Services:
         with contextlib.suppress(PayloadsUnavailable):
             await asyncio.to_thread(self.payloads.store.check)
         try:
-            refuse_unfit(await self.client.info("server") | await self.client.info("cluster"))
-            if self.disk is not None:
-                await self.disk.check()
+            await acheck_server(self.client)
+            if self.durable is not None:
+                await self.durable.check()
             await self.registry.start()
             if self.auth and not await self.keys.any():
                 raise ConfigError(
@@ -122,10 +124,10 @@ class Services:
             self.deliverer.drain()
 
     def release(self) -> None:
-        """The drain is over: who waits for an outcome, or for the disk, is answered now."""
+        """The drain is over: who waits for an outcome, or for its job to be safe, is answered now."""
         self.waiter.release()
-        if self.disk is not None:
-            self.disk.release()
+        if self.durable is not None:
+            self.durable.release()
 
     async def stop(self) -> None:
         """End what runs in the background."""
@@ -149,7 +151,7 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
     submitter = Submitter(client)
     waiter = Waiter(client, submitter, keys.REPLY + uuid.uuid4().hex)
     presence = Presence(client, submitter, catalog)
-    disk = Disk(client) if settings.durability == "fsync" else None
+    durable = _durable(settings, client)
     registry = LiveRegistry(RegistryStore(connect(settings), Catalog(catalog.models)), submitter, catalog)
     payloads = ApiPayloads(settings, Payloads(settings, connect(settings)), submitter)
     files = FileService(settings, submitter, payloads)
@@ -159,7 +161,7 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
     rates = RateLimiter(client)
     intake = Intake(settings, References(settings, files, payloads, outbound))
     uploads = Uploads(settings, registry, submitter, presence, rates=rates, intake=intake, payloads=payloads)
-    batches = BatchService(submitter, waiter, uploads, payloads=payloads, disk=disk)
+    batches = BatchService(submitter, waiter, uploads, payloads=payloads, durable=durable)
     jobs = JobService(
         settings,
         registry,
@@ -171,11 +173,14 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
         rates=rates,
         intake=intake,
         payloads=payloads,
-        disk=disk,
+        durable=durable,
         waits=measures.waits,
+        accepted=measures.accepted,
         lines=batches.line,
     )
-    dead = DeadLetters(settings, registry, client, submitter, payloads=payloads, disk=disk)
+    dead = DeadLetters(
+        settings, registry, client, submitter, payloads=payloads, durable=durable, accepted=measures.accepted
+    )
     sweeper = Sweeper(submitter, catalog, dead_ttl_s=settings.dead_ttl_s)
     rollouts = Rollouts(registry, presence, submitter, pauses)
     secrets = WebhookSecrets(submitter)
@@ -192,7 +197,7 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
         pauses=pauses,
         purge=Purge(registry, submitter),
         workers=WorkerService(presence, submitter),
-        disk=disk,
+        durable=durable,
         payloads=payloads,
         files=files,
         outbound=outbound,
@@ -215,6 +220,12 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
         deliveries=DeliveryService(submitter),
         webhook_secrets=secrets,
     )
+
+
+def _durable(settings: Settings, client: redis.asyncio.Redis) -> Durable | None:
+    if settings.durability == "replica":
+        return Replica(client, settings.replicas)
+    return Disk(client) if settings.durability == "fsync" else None
 
 
 def _outbound(settings: Settings) -> Outbound | None:

@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
 from starlette.types import Receive
 
 from api.auth import Caller
 from api.backlog import refused, too_many
-from api.disk import Disk
+from api.durable import Durable
 from api.errors import CallerGone
 from api.fallback import Fallbacks
 from api.inputs import InInput, InputCheck
@@ -77,12 +77,13 @@ class JobService:
         rates: RateLimiter,
         intake: Intake,
         payloads: ApiPayloads,
-        disk: Disk | None,
+        durable: Durable | None,
         waits: Gauge,
+        accepted: Counter,
         lines: Lines,
     ) -> None:
         self._lines = lines
-        self._waits = waits
+        self._waits, self._accepted = waits, accepted
         self._settings = settings
         self._registry = registry
         self._submitter = submitter
@@ -91,7 +92,7 @@ class JobService:
         self._pauses, self._fallbacks = pauses, fallbacks
         self._rates = rates
         self._intake, self._payloads = intake, payloads
-        self._disk = disk
+        self._durable = durable
         self._callable = settings.outbound_rules()
 
     async def submit(self, new: NewJob, *, wait: bool = False) -> Ticket:
@@ -144,7 +145,7 @@ class JobService:
             ref, asked_for = Ref(job.model, job.version), job.fallback_for or ""
             return Ticket(job.id, ref, False, created_at, waiting=waiting, fallback_for=asked_for)
         if not wait:
-            await self._on_disk(ticket.job_id)
+            await self._make_sure(ticket.job_id)
         return ticket
 
     async def _take(self, new: NewJob, target: Target, check: InputCheck) -> Taken:
@@ -180,9 +181,9 @@ class JobService:
         if own:
             new.headers.update(told)
 
-    async def _on_disk(self, job_id: str) -> None:
-        if self._disk is not None:
-            await self._disk.holds(job_id)
+    async def _make_sure(self, job_id: str) -> None:
+        if self._durable is not None:
+            await self._durable.holds(job_id)
 
     async def _accept(self, asked: Submission, new: NewJob, waiting: Waiting | None) -> Ticket:
         try:
@@ -215,6 +216,8 @@ class JobService:
             raise refused(asked.target.ref, submitted, asked.deadline_ms, asked.target.spec.limits.queue)
         # `existing` with our own id: the connection broke after the first try, and the second found the job.
         origin.about(submitted.job_id)
+        if accepted:
+            self._accepted.labels(asked.target.ref.model, asked.target.ref.version).inc()
         return Ticket(
             submitted.job_id,
             asked.target.ref,
@@ -310,7 +313,7 @@ class JobService:
                     await _end_or_gone(waiting, timeout_s - _UNWATCHED_S, receive)
             if waiting.done() and (news := waiting.result()) is not None:
                 return news
-            await self._on_disk(job_id)
+            await self._make_sure(job_id)
             return None
         finally:
             self._waiter.forget(job_id, waiting)

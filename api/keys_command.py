@@ -17,7 +17,7 @@ from shared.api_keys import ApiKey, Scope
 from shared.errors import ServiceError
 from shared.rates import Rates
 from shared.settings import Settings
-from shared.store import aconnect
+from shared.store import acheck_server, aconnect
 
 _DAY_S = 86_400
 
@@ -39,6 +39,7 @@ async def _with_keys(settings: Settings, do: Callable[[KeyService], Awaitable[No
     client = aconnect(settings)
     submitter = Submitter(client)
     try:
+        await acheck_server(client)
         await do(KeyService(submitter))
     finally:
         await submitter.close()

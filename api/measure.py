@@ -55,6 +55,12 @@ class Measures:
         self.fallbacks = Counter(
             "ml_fallbacks", "Jobs that went to the fallback of `model`", ("model", "reason"), registry=registry
         )
+        self.accepted = Counter(
+            "ml_jobs_accepted",
+            "Jobs accepted over HTTP, without lines of batches",
+            ("model", "version"),
+            registry=registry,
+        )
         self.batches = Counter("ml_batches", "Batches accepted", registry=registry)
         self.waits = Gauge(
             "ml_waiting_calls", "Calls that wait for a job now", multiprocess_mode="livesum", registry=registry

@@ -231,6 +231,8 @@ class Metrics:
     async def text(self) -> bytes:
         """The exposition; without the queues while Redis is away. (What Redis knows is told by the process that is
         asked, not by each that counts beside it.)"""
+        for ref, _, _ in self._catalog.refs():
+            self._measures.accepted.labels(ref.model, ref.version)  # from 0 on: a rate does not see a first value
         store = CollectorRegistry()
         store.register(_Store(await self._look()))
         return generate_latest(self._measures.registry()) + generate_latest(store)

@@ -192,15 +192,15 @@ class OpenAIError(BaseModel):
 
 
 class Health(BaseModel):
-    """`status` is degraded while Redis is away: nothing can be queued. The rest is told to who shows a key, where keys
-    are on."""
+    """`status` is degraded while Redis is away: nothing can be queued, and what only Redis knows is null. All but it is
+    told to who shows a key, where keys are on."""
 
     status: Literal["ok", "degraded"]
     models: dict[str, dict[str, Any]] = Field(
         default_factory=dict, examples=[{"bert": {"workers": 2, "queue_depth": 0}}]
     )
-    workers: int = 0
-    queue_depth: int = 0
+    workers: int | None = 0
+    queue_depth: int | None = 0
 
 
 class FileTold(BaseModel):

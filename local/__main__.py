@@ -12,7 +12,7 @@ from local import serve
 from local.stack import Options
 from local.up import up
 from shared.beside import data_folder
-from shared.errors import ConfigError
+from shared.errors import ConfigError, StoreTooOld
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -63,7 +63,7 @@ def main() -> int:
         if sys.argv[1] == "serve":
             os.environ |= serve.environment(os.environ)
         return up(options)
-    except ConfigError as error:
+    except (ConfigError, StoreTooOld) as error:
         print(f"ml-service: {error}", file=sys.stderr)  # noqa: T201 - the answer to a command
         return 1
 

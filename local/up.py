@@ -27,12 +27,12 @@ from shared import keys
 from shared.beside import data_folder
 from shared.catalog import Catalog, load_catalog
 from shared.credentials import FLOWER_USER
-from shared.errors import ConfigError
+from shared.errors import ConfigError, StoreUnavailable
 from shared.loopback import needs_keys
 from shared.redis_url import Address
 from shared.registry_store import RegistryStore
 from shared.settings import load_settings
-from shared.store import client
+from shared.store import check_server, client
 
 _STORE_S = 10.0
 KEYS_S = 0.5  # between two looks for the first API key
@@ -194,8 +194,11 @@ class _Up:
 
 
 def _check(address: Address) -> None:
-    if not answers(address):
-        raise ConfigError(f"ML_REDIS_URL: no server answers at {address.place()}")
+    with client(address, timeout_s=_STORE_S, connect_s=_STORE_S) as store:
+        try:
+            check_server(store)
+        except StoreUnavailable as error:
+            raise ConfigError(f"ML_REDIS_URL: no server answers at {address.place()}: {error.message}") from None
 
 
 def _has_keys(address: Address) -> bool:

@@ -152,7 +152,7 @@ def drain(lists: Sequence[str], room: Sequence[int], *, process: str, version: i
     newer message version than `version` are parked."""
     return Call(
         script("drain"),
-        lists,
+        [*lists, *(keys.TURNS + name for name in lists), keys.REGISTRY, keys.PAUSED],
         [*room, process, version],
         _drained,
     )

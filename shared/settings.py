@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, ByteSize, Field, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, ByteSize, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared import health, keys
@@ -21,11 +21,12 @@ from shared.payload_place import Place
 from shared.redis_url import Address, parse
 
 _MOST_DELAY_S = 7 * 86_400
+_SERVERS, _SENTINELS = "ML_REDIS_PASSWORD_FILE", "ML_SENTINEL_PASSWORD_FILE"
 
 
 class Settings(BaseSettings):
-    """Durations end in `_s`, sizes in `_bytes`. Raises ConfigError for a wrong `redis_url` or
-    `redis_password_file`, else ValidationError. Its repr shows no secret."""
+    """Durations end in `_s`, sizes in `_bytes`. Raises ConfigError for a wrong `redis_url`, `redis_password_file` or
+    `sentinel_password_file`, else ValidationError. Its repr shows no secret."""
 
     model_config = SettingsConfigDict(env_prefix="ML_", extra="ignore", frozen=True, hide_input_in_errors=True)
 
@@ -33,6 +34,8 @@ class Settings(BaseSettings):
     """Redis >= 7.0 or Valkey, in one of the forms of shared/redis_url.py. May be shared with other apps."""
     redis_password_file: Path | None = None
     """A file whose one line is the password for `redis_url`, where that has none; empty: no file."""
+    sentinel_password_file: Path | None = None
+    """The same for the sentinels' own, which is the URL's `sentinel_password`."""
 
     models_file: Path = Path("models.yaml")
     model_cache_dir: Path | None = Field(None, validation_alias=AliasChoices("MODEL_CACHE_DIR", "ML_MODEL_CACHE_DIR"))
@@ -92,8 +95,11 @@ class Settings(BaseSettings):
     default_deadline_s: float = Field(86_400.0, gt=0, le=MAX_DEADLINE_S)
     result_ttl_s: float = Field(3600.0, gt=0)
     """How long a finished job and its output can be read."""
-    durability: Literal["everysec", "fsync"] = "everysec"
-    """What 202 promises: the job is in Redis, which writes it to disk within a second; or it is on the disk."""
+    durability: Literal["everysec", "fsync", "replica"] = "everysec"
+    """What 202 promises: the job is in Redis, which writes it to disk within a second; or it is on the disk; or
+    replicas have it."""
+    replicas: int = Field(1, ge=1)
+    """How many of them."""
     inline_bytes: int = Field(32_000, ge=0)
     """A larger input does not travel in the message but in the payload store."""
     payload_store: str = "redis"
@@ -174,12 +180,13 @@ class Settings(BaseSettings):
         return self.files_bytes or (256_000_000 if self.payload_store == "redis" else 10_000_000_000)
 
     def redis_address(self) -> Address:
-        """Of `redis_url`, with the password of the file where it has none. Raises ConfigError."""
+        """Of `redis_url`, with the passwords of the files where it has none. Raises ConfigError."""
         address = parse(self.redis_url)
-        if self.redis_password_file is None or address.login.get("password"):
+        address = replace(address, login=_with_password(address.login, self.redis_password_file, _SERVERS))
+        if not address.master:
             return address
-        password = read_password(self.redis_password_file, "ML_REDIS_PASSWORD_FILE")
-        return replace(address, login={**address.login, "password": password})
+        own = _with_password(address.sentinel_login, self.sentinel_password_file, _SENTINELS)
+        return replace(address, sentinel_login=own)
 
     def health_path(self) -> Path:
         """The file that tells `python -m worker healthcheck` that the worker lives (shared/health.py)."""
@@ -220,16 +227,16 @@ class Settings(BaseSettings):
         parse(url)  # its ConfigError is the answer: a ValidationError would quote the URL, and with it the password
         return url
 
-    @field_validator("redis_password_file", mode="before")
+    @field_validator("redis_password_file", "sentinel_password_file", mode="before")
     @classmethod
     def _none_if_empty(cls, path: Path | str | None) -> Path | str | None:
         return path or None
 
-    @field_validator("redis_password_file")
+    @field_validator("redis_password_file", "sentinel_password_file")
     @classmethod
-    def _holds_one(cls, path: Path | None) -> Path | None:
+    def _holds_one(cls, path: Path | None, info: ValidationInfo) -> Path | None:
         if path is not None:
-            read_password(path, "ML_REDIS_PASSWORD_FILE")
+            read_password(path, f"ML_{str(info.field_name).upper()}")
         return path
 
     @model_validator(mode="after")
@@ -237,6 +244,12 @@ class Settings(BaseSettings):
         if self.heartbeat_s * 2 > self.lease_s:
             raise ValueError("ML_HEARTBEAT_S must be at most half of ML_LEASE_S")
         return self
+
+
+def _with_password(login: dict[str, str], file: Path | None, variable: str) -> dict[str, str]:
+    if file is None or login.get("password"):
+        return login
+    return {**login, "password": read_password(file, variable)}
 
 
 def load_settings() -> Settings:

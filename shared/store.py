@@ -10,10 +10,10 @@ import redis.asyncio.sentinel
 import redis.sentinel
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ConstantBackoff, NoBackoff
-from redis.exceptions import MasterDownError, NoScriptError, ReadOnlyError
+from redis.exceptions import MasterDownError, NoPermissionError, NoScriptError, ReadOnlyError
 from redis.retry import Retry
 
-from shared.errors import ConfigError, StoreTooOld, StoreUnavailable
+from shared.errors import ConfigError, ServiceError, StoreTooOld, StoreUnavailable
 from shared.follower import Follower, follow
 from shared.primary import aprimary, primary
 from shared.redis_url import Address
@@ -21,6 +21,7 @@ from shared.sentinels import AsyncSentinels, Sentinels
 from shared.settings import Settings
 
 MINIMUM = (7, 0)
+_SECTIONS, _KEEPS = ("server", "cluster", "memory"), "noeviction"
 _NO_WRITES = ("MISCONF ", "NOREPLICAS ", "BUSY ")  # redis-py has no classes for these
 TIMEOUT_S = 10.0
 CONNECT_S = 5.0
@@ -110,18 +111,37 @@ def may_pass(error: redis.RedisError) -> bool:
 
 
 def check_server(client: redis.Redis) -> None:
-    """Raises StoreTooOld below Redis 7.0, ConfigError for one that cannot hold the queue, StoreUnavailable when it
-    does not answer."""
+    """Raises StoreTooOld below Redis 7.0, ConfigError for one that cannot hold the queue or denies its user what we
+    need, StoreUnavailable when it does not answer."""
+    info: dict[str, object] = {}
     try:
-        info = cast(dict[str, object], client.info("server") | client.info("cluster"))
+        for section in _SECTIONS:
+            info |= cast(dict[str, object], client.info(section))
     except redis.RedisError as error:
-        raise StoreUnavailable(f"Redis does not answer: {error}") from None
+        raise _no_answer(error) from None
     refuse_unfit(info)
 
 
+async def acheck_server(client: redis.asyncio.Redis) -> None:
+    """As `check_server`."""
+    info: dict[str, object] = {}
+    try:
+        for section in _SECTIONS:
+            info |= await client.info(section)
+    except redis.RedisError as error:
+        raise _no_answer(error) from None
+    refuse_unfit(info)
+
+
+def _no_answer(error: redis.RedisError) -> ServiceError:
+    if isinstance(error, NoPermissionError):
+        return ConfigError(f"ML_REDIS_URL: {error}; docs/configuration.md tells what its user must be allowed")
+    return StoreUnavailable(f"Redis does not answer: {error}")
+
+
 def refuse_unfit(info: dict[str, object]) -> None:
-    """`info` is INFO's sections server and cluster. Scripts need the flags of 7.0 (`#!lua flags=allow-oom`), and all
-    keys on one server."""
+    """`info` is INFO's sections server, cluster and memory. Scripts need the flags of 7.0 (`#!lua flags=allow-oom`),
+    all keys on one server, and that they stay there: an eviction takes parts of jobs."""
     version = str(info.get("redis_version", "0"))
     if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM:
         raise StoreTooOld(f"Redis {version} is too old: 7.0 or newer, or Valkey, is needed")
@@ -131,4 +151,10 @@ def refuse_unfit(info: dict[str, object]) -> None:
         raise ConfigError(
             "ML_REDIS_URL: this is a Redis Cluster; the scripts need all keys on one server: Redis or Valkey without "
             "cluster-enabled, which Sentinel can fail over"
+        )
+    policy = info.get("maxmemory_policy", _KEEPS)
+    if policy != _KEEPS:
+        raise ConfigError(
+            f"ML_REDIS_URL: this server may evict accepted jobs (maxmemory-policy {policy}); set it to {_KEEPS}, "
+            "or use a server that is no cache"
         )

@@ -71,10 +71,10 @@ def _alive(store: redis.Redis, name: str, process: subprocess.Popen[bytes]) -> b
     return any(key.decode().startswith(f"{keys.WORKER}{name}-") for key in store.scan_iter(f"{keys.WORKER}*"))
 
 
-def refused_worker(env: dict[str, str], part: str = "worker") -> subprocess.CompletedProcess[str]:
-    """`python -m worker`, or another part, that is expected not to start: its exit code and what it said."""
+def refused_worker(env: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
+    """`python -m worker`, or another command, that is expected not to start: its exit code and what it said."""
     return subprocess.run(
-        [sys.executable, "-m", part],
+        [sys.executable, "-m", *(command or ("worker",))],
         env=env,
         cwd=REPOSITORY,
         check=False,

@@ -3,6 +3,7 @@ a replica that three sentinel processes watch."""
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -53,6 +54,29 @@ def tls(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
+def managed(folder: Path) -> Iterator[str]:
+    """rediss:// of a server that is somebody else's: a user with the rights that docs/configuration.md asks for, and no
+    more, and commands that are not there at all. Nothing may have been denied."""
+    user = ("--user", "ml", "on", f">{PASSWORD}", *least_rights().split())
+    gone = [word for name in ("CONFIG", "DEBUG", "KEYS", "MONITOR", "SAVE") for word in ("--rename-command", name, "")]
+    with (
+        EmbeddedServer(folder / "redis", extra=(*user, *gone)) as server,
+        Front(folder, server.port) as front,
+        redis.Redis(port=server.port) as administrator,
+    ):
+        yield f"rediss://{USER}@127.0.0.1:{front.port}/1?ssl_ca_certs={front.authority}"
+        assert administrator.acl_log() == []
+
+
+def least_rights() -> str:
+    """Of the ACL line in the docs."""
+    page = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text()
+    found = re.search(r"^user ml on >PASSWORD (.+)$", page, re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+@contextmanager
 def sentinel(folder: Path) -> Iterator[str]:
     """sentinel://"""
     with Watched(folder) as watched:
@@ -66,7 +90,14 @@ def sentinel_tls(folder: Path) -> Iterator[str]:
         yield watched.url
 
 
-KINDS = {"redis": plain, "rediss": tls, "redis+socket": unix_socket, "sentinel": sentinel, "sentinel-tls": sentinel_tls}
+KINDS = {
+    "redis": plain,
+    "rediss": tls,
+    "redis+socket": unix_socket,
+    "managed": managed,
+    "sentinel": sentinel,
+    "sentinel-tls": sentinel_tls,
+}
 
 
 class Front:
@@ -121,14 +152,14 @@ def _authority(certificate: Path) -> trustme.CA:
 
 
 class Watched:
-    """A primary and its replica, and three sentinels that agree on which is which. `by_tls`: clients reach all of
+    """A primary and its replicas, and three sentinels that agree on which is which. `by_tls`: clients reach all of
     them by TLS, while they speak plainly among themselves. `guarded`: a primary without a replica takes no writes."""
 
-    def __init__(self, folder: Path, *, by_tls: bool = False, guarded: bool = False) -> None:
-        self._folder, self._by_tls = folder, by_tls
+    def __init__(self, folder: Path, *, by_tls: bool = False, guarded: bool = False, replicas: int = 1) -> None:
+        self._folder, self._by_tls, self._replicas = folder, by_tls, replicas
         self._options = (*REPLICATING, "--min-replicas-to-write", "1") if guarded else REPLICATING
         self._stack = ExitStack()
-        self.primary = self.replica = EmbeddedServer(folder)
+        self.primary = self.replica = EmbeddedServer(folder)  # `replica`: the first of them
         self.sentinels: list[int] = []
         self._doors: list[int] = []
 
@@ -152,7 +183,10 @@ class Watched:
     def __enter__(self) -> Watched:
         with ExitStack() as stack:
             self.primary, at = self._server(stack, "primary")
-            self.replica, _ = self._server(stack, "replica", "--replicaof", "127.0.0.1", str(at))
+            following = ("--replicaof", "127.0.0.1", str(at))
+            self.replica, _ = self._server(stack, "replica", *following)
+            for number in range(1, self._replicas):
+                self._server(stack, f"replica-{number}", *following)
             for _ in range(3):
                 self._sentinel(stack, at)
             wait_until(lambda: all(map(self._knows_all, self.sentinels)), what="the sentinels see each other")
@@ -195,4 +229,5 @@ class Watched:
                 replicas = asked.sentinel_slaves(MASTER)
         except redis.RedisError:
             return False
-        return state.get("num-other-sentinels") == 2 and [one["master-link-status"] for one in replicas] == ["ok"]
+        links = [one["master-link-status"] for one in replicas]
+        return state.get("num-other-sentinels") == 2 and links == ["ok"] * self._replicas

@@ -12,11 +12,12 @@ import socket
 from api.deliver.bodies import Bodies
 from api.deliver.loop import Deliverer
 from api.deliver.secrets import WebhookSecrets
-from api.submitter import LOST, Submitter
+from api.submitter import Submitter
 from shared import tracing
+from shared.errors import StoreUnavailable
 from shared.logs import Event, get_logger
 from shared.settings import Settings
-from shared.store import aconnect, refuse_unfit
+from shared.store import acheck_server, aconnect
 
 logger = get_logger("api")
 
@@ -34,8 +35,8 @@ def deliver_command(settings: Settings, arguments: list[str]) -> int:
 async def _deliver(settings: Settings) -> None:
     client = aconnect(settings)
     submitter = Submitter(client)
-    with contextlib.suppress(*LOST):  # it is waited for
-        refuse_unfit(await client.info("server") | await client.info("cluster"))
+    with contextlib.suppress(StoreUnavailable):  # it is waited for
+        await acheck_server(client)
     bodies = Bodies(submitter, most=settings.webhook_output_bytes)
     deliverer = Deliverer(settings, client, submitter, bodies, WebhookSecrets(submitter))
     ended, loop = asyncio.Event(), asyncio.get_running_loop()

@@ -52,8 +52,8 @@ async def health(request: Request) -> Response:
     try:
         body = await asyncio.wait_for(_health(parts), _HEALTH_S)
     except (ServiceError, TimeoutError):
-        models = {name: {"workers": 0, "queue_depth": 0} for name in parts.catalog.models}
-        body = {"status": "degraded", "models": models, "workers": 0, "queue_depth": 0}
+        unknown = {"workers": None, "queue_depth": None}  # 0 would tell a scaler to take workers away
+        body = {"status": "degraded", "models": dict.fromkeys(parts.catalog.models, unknown), **unknown}
     return _json(body if known_caller(request) else {"status": body["status"]})
 
 

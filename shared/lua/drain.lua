@@ -6,12 +6,14 @@
 -- Of a paused model nothing is taken; that its pause is read here makes its end wake this connection.
 -- A message of a newer version than this worker knows is parked for the workers that do: never failed, never a loop.
 -- A worker need not ask for all of its lists each time: what it was not told of is as it was at the last look.
--- KEYS  lists, the most urgent first
+-- KEYS  lists, the most urgent first; then what else is looked at here and must wake the worker (the lists' turns, the
+--       registry, the pauses): before 7.2 Redis tracks of a script its KEYS alone, whatever it reads
 -- ARGV  for each list: how many messages there is room for, or -1: take none, and tell whether any wait; then the
 --       worker's process id, and the newest message version that it understands
 -- RETURNS {{the lists that may be taken from now and hold more}, {the others in which messages wait}, the registry's
 --         etag (whose next change wakes the worker too), {the messages' tags}, list, raw, list, raw, ...}
-local holder, known = ARGV[#KEYS + 1], tonumber(ARGV[#KEYS + 2])
+local lists = #ARGV - 2
+local holder, known = ARGV[lists + 1], tonumber(ARGV[lists + 2])
 local out = { {}, {}, redis.call('HGET', REGISTRY, 'etag') or '', {} }
 
 local paused = paused_models()
@@ -93,8 +95,8 @@ local function waiting(list)
 end
 
 local function look()
-  for i, list in ipairs(KEYS) do
-    local room = tonumber(ARGV[i])
+  for i = 1, lists do
+    local list, room = KEYS[i], tonumber(ARGV[i])
     if not is_paused(list) then
       local length, turns = waiting(list)
       if room > 0 and length > 0 then

@@ -36,7 +36,7 @@ LISTS = [
 ]
 
 
-BY_FILE = ("redis", "sentinel-tls")  # their password is in ML_REDIS_PASSWORD_FILE, the others' in the URL
+BY_FILE = ("redis", "sentinel-tls")  # their passwords are in files, the others' in the URL
 
 
 @pytest.fixture(params=KINDS)
@@ -51,10 +51,11 @@ def url(whole_url: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypa
     """ML_REDIS_URL."""
     if request.node.callspec.params["whole_url"] not in BY_FILE:
         return whole_url
-    file = tmp_path / "password"
-    file.write_text(f"{PASSWORD}\n")
-    monkeypatch.setenv("ML_REDIS_PASSWORD_FILE", str(file))
-    return whole_url.replace(USER, USER.partition(":")[0])
+    for variable, password in (("ML_REDIS_PASSWORD_FILE", PASSWORD), ("ML_SENTINEL_PASSWORD_FILE", WATCHWORD)):
+        file = tmp_path / variable
+        file.write_text(f"{password}\n")
+        monkeypatch.setenv(variable, str(file))
+    return whole_url.replace(USER, USER.partition(":")[0]).replace(f"&sentinel_password={WATCHWORD}", "")
 
 
 def producer(url: str) -> Celery:

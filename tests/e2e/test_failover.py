@@ -19,8 +19,10 @@ import redis
 
 from local.server import EmbeddedServer
 from shared import keys
+from shared.api_keys import ApiKey, Scope, digest
+from shared.rates import Rates
 from tests.conftest import wait_until
-from tests.processes import api, queue_ms, worker
+from tests.processes import api, flower_process, queue_ms, worker
 from tests.redis_kinds import MASTER, REPLICATING, USER, Front, Watched
 
 pytestmark = pytest.mark.long
@@ -69,11 +71,11 @@ def moves(http: httpx.Client, store: redis.Redis) -> bool:
 
 
 @contextmanager
-def running(url: str, models: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client, Stream]]:
+def running(url: str, models: Path, **extra: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client, Stream]]:
     """A worker, an API and a stream of jobs to it, 50 of them accepted."""
     with (
         worker(url, models, **LEASE) as process,
-        api(url, models) as at,
+        api(url, models, **extra) as at,
         httpx.Client(base_url=at, timeout=60) as http,
         Stream(at) as stream,
     ):
@@ -136,11 +138,30 @@ def test_a_planned_failover_of_a_guarded_primary_loses_nothing(
     assert told["lost"] == 0
 
 
+@pytest.mark.parametrize(("end", "count"), [(_kill, 1), (_freeze, 1), (_hand_over, 2)])
+def test_what_replicas_have_confirmed_is_not_lost(
+    tmp_path: Path,
+    models: Path,
+    end: Callable[[Watched], None],
+    count: int,
+    record_property: Callable[[str, Any], None],
+) -> None:
+    """There are two, so that there is one after the failover. Of a primary that lives on, the other one goes on
+    confirming what the promoted one does not get: there both must."""
+    with (
+        Watched(tmp_path / "redis", replicas=2) as watched,
+        running(watched.url, models, ML_DURABILITY="replica", ML_REPLICAS=str(count)) as (_, http, stream),
+    ):
+        told = _fail_over(watched, http, stream, end)
+    record_property(f"confirmed, {end.__name__}", told)
+    assert told["lost"] == 0
+
+
 def _fail_over(watched: Watched, http: httpx.Client, stream: Stream, end: Callable[[Watched], None]) -> dict[str, Any]:
-    store = redis.Redis(port=watched.replica.port, db=1)
     begun = time.monotonic()
     end(watched)
-    wait_until(lambda: watched.master() == watched.replica.port, what="the sentinels agree on the replica")
+    wait_until(lambda: watched.master() != watched.primary.port, what="the sentinels agree on a replica")
+    store = redis.Redis(port=watched.master(), db=1)
     promoted_s = time.monotonic() - begun
     wait_until(lambda: moves(http, store), what="jobs move again")
     recovered_s, before = time.monotonic() - begun, set(stream.accepted)
@@ -162,6 +183,35 @@ def _role(server: EmbeddedServer) -> str:
             return str(client.role()[0].decode())
     except redis.RedisError:
         return "gone"
+
+
+def test_flower_and_the_limits_of_keys_follow(tmp_path: Path, models: Path) -> None:
+    """Both speak to Redis by libraries of others, and the limits by a script that the new primary does not know."""
+    key = ApiKey(name="k", scopes=frozenset({Scope.SUBMIT, Scope.READ}), limits=Rates(requests="100000/minute"))
+    with Watched(tmp_path / "redis") as watched:
+        with redis.Redis(port=watched.primary.port, db=1) as store:
+            store.hset(keys.KEYS, digest("mls_k"), key.model_dump_json())
+            assert store.wait(1, 10_000) == 1
+        with (
+            worker(watched.url, models, **LEASE),
+            api(watched.url, models, ML_AUTH="on") as at,
+            flower_process(watched.url, models) as flower,
+            httpx.Client(base_url=at, timeout=60, headers={"Authorization": "Bearer mls_k"}) as http,
+        ):
+            wait_until(lambda: _heard(flower, http), what="Flower hears events")
+            watched.primary.kill()
+            wait_until(lambda: watched.master() == watched.replica.port, what="the sentinels agree on the replica")
+            wait_until(lambda: _heard(flower, http), timeout_s=60, what="and those of the new primary")
+
+
+def _heard(flower: httpx.Client, http: httpx.Client) -> bool:
+    """Whether a job that a key's limits let through ends, and Flower hears of that."""
+    answer = http.post("/v1/jobs", json={"model": "echo", "input": 1}, headers={"Prefer": "wait=5"})
+    if answer.status_code != 200:
+        return False
+    assert "ratelimit" in answer.headers, "it was counted"
+    told = flower.get(f"/api/task/info/{answer.json()['id']}")
+    return told.status_code == 200
 
 
 def test_one_name_leads_to_another_server(tmp_path: Path, models: Path) -> None:

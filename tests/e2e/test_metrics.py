@@ -132,6 +132,8 @@ def test_whichever_process_answers_tells_of_both(stack: Stack) -> None:
         assert seen.value("ml_http_requests_total", **answered, status="500") == 1
         assert seen.value("ml_http_request_seconds_count", route="/inference") == 28
         assert seen.value("ml_fallbacks_total", model="busy", reason="queue_full") == 1
+        assert seen.value("ml_jobs_accepted_total", model="echo", version="1") == 24
+        assert seen.value("ml_jobs_accepted_total", model="spare", version="1") == 1, "the fallback has the job"
         assert seen.value("ml_refusals_total") == seen.value("ml_refusals_total", reason="payload_too_large") == 1
         assert seen.value("ml_jobs", model="echo", state="succeeded") == 24, "what Redis knows is not summed"
 

@@ -218,6 +218,7 @@ async def test_retry(api: Api, hands: Hands) -> None:
     assert (job["state"], job["retried_from"], job["attempt"], job["labels"]) == ("queued", job_id, 0, {"a": "b"})
     assert job["deadline_at"][:10] > job["created_at"][:10], "the default: nobody waits with the old one any more"
     assert await letters(api) == []
+    assert 'ml_jobs_accepted_total{model="echo",version="1"} 2.0' in (await api.client.get("/metrics")).text
     assert (await api.client.get(f"/v1/jobs/{job_id}")).json()["letter"] is None
     drained = await hands.call(scripts.drain(hands.lists, [10] * len(hands.lists), process="p"))
     ((list_name, raw),) = drained.messages

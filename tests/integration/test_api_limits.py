@@ -129,7 +129,10 @@ async def test_a_redis_that_restarts(own_api: Api, own_server: EmbeddedServer) -
     assert (await own_api.client.get("/readyz")).status_code == 503
     assert (await own_api.client.get("/livez")).status_code == 200
     health = await own_api.client.get("/health")
-    assert (health.status_code, health.json()["status"]) == (200, "degraded")
+    told = health.json()
+    assert (health.status_code, told["status"]) == (200, "degraded")
+    unknown = {"workers": None, "queue_depth": None}
+    assert {name: told[name] for name in unknown} == told["models"]["echo"] == unknown, "0 would be believed"
     assert "ml_store_up 0.0" in (await own_api.client.get("/metrics")).text
     assert (await own_api.client.get("/v1/models")).status_code == 200
     assert not waiting.done()

@@ -100,6 +100,25 @@ async def test_calls_are_counted_by_route_and_refusals_by_reason(api: Api) -> No
     assert refusals == {"queue_full": 1, "model_not_found": 1}, "a read that finds nothing is no refusal"
 
 
+async def test_accepted_jobs_are_counted_once_and_by_their_version(api: Api, hands: Hands) -> None:
+    name = "ml_jobs_accepted_total"
+    assert (await scrape(api))[name, "echo", "1"] == 0, "there before the first: a rate needs it"
+    for _ in range(2):  # the second is the first one's
+        await api.client.post("/v1/jobs", json={"model": "echo", "input": 1}, headers={"Idempotency-Key": "once"})
+    await api.client.post("/v1/jobs", json={"model": "bert@2", "input": {"text": "x"}})
+    await api.client.post("/v1/jobs", json={"model": "bert", "input": {"text": 5}})  # refused
+    waiting = asyncio.create_task(api.client.post("/inference", json={"model_type": "cnn", "data": {"image": "AA=="}}))
+    for taken in await hands.take(3):
+        await hands.finish(taken)
+    assert (await waiting).status_code == 200
+    samples = await scrape(api)
+    assert {key[1:]: value for key, value in samples.items() if key[0] == name and value} == {
+        ("echo", "1"): 1,
+        ("bert", "2"): 1,
+        ("cnn", "1"): 1,
+    }
+
+
 async def test_what_the_queue_tells(api: Api, hands: Hands, store: redis.Redis) -> None:
     assert (await scrape(api))["ml_queue_oldest_seconds", "tiny", "1"] == 0
     job = (await api.client.post("/v1/jobs", json={"model": "tiny", "input": 1})).json()

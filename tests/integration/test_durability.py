@@ -111,7 +111,7 @@ async def test_everysec_does_not_wait(tmp_path: Path) -> None:
 
 def _asked(api: Api) -> list[str]:
     """The jobs that the disk is asked for from now on, and has answered for."""
-    disk = api.parts.disk
+    disk = api.parts.durable
     assert disk is not None
     asked: list[str] = []
     real = disk.holds
@@ -150,7 +150,7 @@ async def test_a_retry_of_a_dead_letter_is_an_acceptance_too(fsync_api: Api) -> 
 
 async def test_a_server_that_lost_the_job_meanwhile_is_found_out(fsync_api: Api) -> None:
     """As after a power cut and a quick restart: the disk is asked again, but the record is not there."""
-    disk = fsync_api.parts.disk
+    disk = fsync_api.parts.durable
     assert disk is not None
     (_,) = await _submit_s(fsync_api)
     keep, gone = "kept", "gone"

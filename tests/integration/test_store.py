@@ -18,29 +18,55 @@ from tests.processes import environment, refused_worker
 from tests.redis_kinds import KINDS, Watched, tls
 from tests.stock_celery import close_celery
 
+COMMANDS = ("api", "worker", "api deliver", "api keys list", "local up")
 
-def _refused(part: str, url: str, tmp_path: Path) -> str:
+
+def _refused(command: str, url: str, tmp_path: Path) -> str:
     """What a process says that does not start."""
     models = tmp_path / "models.yaml"
     models.write_text('models: {echo: {task: echo, versions: {"1": {}}}}')
-    run = refused_worker(environment(url, models, ML_PORT="0"), part)
+    env = environment(url, models, ML_PORT="0", ML_DATA_DIR=str(tmp_path / "data"))
+    run = refused_worker(env, *command.split())
     assert run.returncode > 0
-    return run.stderr
+    assert "Traceback" not in run.stderr
+    return run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("part", ["api", "worker"])
-def test_a_cluster_is_refused(part: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_cluster_is_refused(command: str, tmp_path: Path) -> None:
     with EmbeddedServer(tmp_path / "redis", extra=("--cluster-enabled", "yes")) as server:
-        assert "this is a Redis Cluster" in _refused(part, server.url, tmp_path)
+        told = _refused(command, server.url, tmp_path)
+    assert "this is a Redis Cluster" in told
+    assert "Redis or Valkey without cluster-enabled, which Sentinel can fail over" in told
 
 
-@pytest.mark.parametrize("part", ["api", "worker"])
-def test_a_wrong_url_is_refused(part: str, tmp_path: Path) -> None:
-    told = _refused(part, "sentinel://:hunter2@127.0.0.1:1/0", tmp_path)
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+def test_a_server_that_evicts_is_refused(policy: str, tmp_path: Path) -> None:
+    """Also one that evicts only what has a TTL: nearly all of a job has one."""
+    with EmbeddedServer(tmp_path / "redis", extra=("--maxmemory-policy", policy)) as server:
+        told = _refused("api", server.url, tmp_path)
+        with connect(Settings(redis_url=server.url)) as client, pytest.raises(ConfigError, match="noeviction"):
+            check_server(client)
+    assert f"maxmemory-policy {policy}" in told
+
+
+def test_a_user_who_may_not_even_ask_is_told_so(tmp_path: Path) -> None:
+    user = ("--user", "ml", "on", ">hunter2", "~*", "&*", "+@all", "-info")
+    with EmbeddedServer(tmp_path / "redis", extra=user) as server:
+        url = f"redis://ml:hunter2@127.0.0.1:{server.port}/0"
+        told = _refused("api", url, tmp_path)
+        with connect(Settings(redis_url=url)) as client, pytest.raises(ConfigError, match="must be allowed"):
+            check_server(client)
+    assert "'info' command" in told
+    assert "hunter2" not in told
+
+
+@pytest.mark.parametrize("command", ["api", "worker"])
+def test_a_wrong_url_is_refused(command: str, tmp_path: Path) -> None:
+    told = _refused(command, "sentinel://:hunter2@127.0.0.1:1/0", tmp_path)
     assert "ML_REDIS_URL" in told
     assert "master_name" in told
     assert "hunter2" not in told
-    assert "Traceback" not in told
 
 
 def test_a_sentinel_is_no_server(tmp_path: Path) -> None:

@@ -116,7 +116,10 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.
     assert re.match(r"credentials: .*redis", capsys.readouterr().err)
 
 
-# ML_REDIS_PASSWORD_FILE ---------------------------------------------------------------------------
+# ML_REDIS_PASSWORD_FILE, ML_SENTINEL_PASSWORD_FILE ------------------------------------------------
+
+
+FILES = ("ML_REDIS_PASSWORD_FILE", "ML_SENTINEL_PASSWORD_FILE")
 
 
 @pytest.fixture
@@ -141,6 +144,21 @@ def test_it_is_the_password_where_the_url_has_none(url: str, login: dict[str, st
     assert Settings(redis_url=url, redis_password_file=file).redis_address().login == login
 
 
+@pytest.mark.parametrize(
+    ("url", "login"),
+    [
+        ("sentinel://:server@a;sentinel://b?master_name=m", {"password": "hunter2"}),
+        ("sentinel://a?master_name=m&sentinel_username=s", {"username": "s", "password": "hunter2"}),
+        ("sentinel://a?master_name=m&sentinel_password=mine", {"password": "mine"}),
+        ("redis://h/0", {}),
+    ],
+)
+def test_the_sentinels_have_a_file_of_their_own(url: str, login: dict[str, str], file: Path) -> None:
+    address = Settings(redis_url=url, sentinel_password_file=file).redis_address()
+    assert address.sentinel_login == login
+    assert address.login.get("password") in (None, "server")
+
+
 def test_celery_gets_it_in_each_part_of_the_url_and_tells_nobody(file: Path) -> None:
     from shared.queue import make_celery
 
@@ -154,10 +172,13 @@ def test_celery_gets_it_in_each_part_of_the_url_and_tells_nobody(file: Path) -> 
 
 
 def test_an_empty_setting_is_none_and_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ML_REDIS_PASSWORD_FILE", "")
+    for variable in FILES:
+        monkeypatch.setenv(variable, "")
     assert load_settings().redis_password_file is None
+    assert load_settings().sentinel_password_file is None
 
 
+@pytest.mark.parametrize("variable", FILES)
 @pytest.mark.parametrize(
     ("content", "told"),
     [
@@ -169,13 +190,13 @@ def test_an_empty_setting_is_none_and_no_folder(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_a_file_without_a_password_is_refused_by_its_variable(
-    content: bytes | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    variable: str, content: bytes | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "password"
     if content is not None:
         path.write_bytes(content)
-    monkeypatch.setenv("ML_REDIS_PASSWORD_FILE", str(path))
-    with pytest.raises(ConfigError, match=rf"^ML_REDIS_PASSWORD_FILE: .*{told}") as caught:
+    monkeypatch.setenv(variable, str(path))
+    with pytest.raises(ConfigError, match=rf"^{variable}: .*{told}") as caught:
         load_settings()
     assert "hunter" not in caught.value.message
 
