@@ -56,7 +56,8 @@ class Run:
 
 class Runner:
     """`put` from any thread; `before` is called in the runner's own, each time before it predicts. `on_paused` is told
-    of jobs that have not started and are not to, since their model is paused: they are no longer here."""
+    of jobs that have not started and are not to, since their model is paused: they are no longer here. `on_batch`: one
+    begins."""
 
     def __init__(
         self,
@@ -69,12 +70,13 @@ class Runner:
         name: str = "device",
         threads: int = 1,
         on_paused: Callable[[list[Work]], None] = lambda _: None,
+        on_batch: Callable[[], None] = lambda: None,
         before: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._claimer, self._finisher, self._metrics, self._listener = claimer, finisher, metrics, listener
         self._worker, self._name = worker, name
-        self._on_paused, self._before, self._clock = on_paused, before, clock
+        self._on_paused, self._on_batch, self._before, self._clock = on_paused, on_batch, before, clock
         self._condition = threading.Condition()
         self._batcher: Batcher[Unit] = Batcher(clock)
         self._later: list[tuple[float, int, Unit]] = []  # a heap: units and when they are tried again
@@ -207,6 +209,7 @@ class Runner:
         run = Run(now, now, units, threading.current_thread())
         with self._condition:
             self._runs.append(run)
+        self._on_batch()
         self._before()
         outputs = self._predict(run, model)
         predict_s = self._clock() - run.begun
