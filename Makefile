@@ -18,10 +18,10 @@ export HF_HUB_OFFLINE = 1
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-update up dev test test-long test-clients fuzz openapi-test audit wheel-test test-redis7 slow lint types imports check format \
 	bench bench-noop bench-peers bench-wake bench-batches bench-auto bench-limits bench-loss chaos soak \
-	bench-scaling release gpu compose-test chart-test alerts monitoring-test clean
+	bench-scaling bench-replicas release gpu compose-test chart-test alerts monitoring-test clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Make .venv and install everything into it
 
@@ -136,6 +136,9 @@ bench-limits: $(STAMP) ## Photographs, tail, memory, growth: docs/benchmarks/lim
 
 bench-scaling: $(STAMP) ## How many workers when, simulated over a bursty day: docs/benchmarks/scaling.md (ARGS="--parts compare")
 	@ML_DEVICE=cpu $(BIN)/python -m benchmarks.scaling $(ARGS)
+
+bench-replicas: $(STAMP) ## Jobs a second by worker and API processes, and where it bends: docs/benchmarks/replicas.md (about 12 minutes)
+	@$(BIN)/python -m benchmarks.replicas $(ARGS)
 
 bench-loss: $(STAMP) ## What stock Celery loses and we do not: docs/benchmarks/loss.md
 	@$(BIN)/python -m benchmarks.stock $(ARGS)
