@@ -18,10 +18,10 @@ export HF_HUB_OFFLINE = 1
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-update up dev test test-long test-clients fuzz openapi-test audit wheel-test test-redis7 slow lint types imports check format \
 	bench bench-noop bench-peers bench-wake bench-batches bench-auto bench-limits bench-loss bench-failover chaos soak \
-	bench-scaling gpu compose-test chart-test alerts monitoring-test clean
+	bench-scaling bench-replicas release gpu compose-test chart-test alerts monitoring-test clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Make .venv and install everything into it
 
@@ -137,6 +137,9 @@ bench-limits: $(STAMP) ## Photographs, tail, memory, growth: docs/benchmarks/lim
 bench-scaling: $(STAMP) ## How many workers when, simulated over a bursty day: docs/benchmarks/scaling.md (ARGS="--parts compare")
 	@ML_DEVICE=cpu $(BIN)/python -m benchmarks.scaling $(ARGS)
 
+bench-replicas: $(STAMP) ## Jobs a second by worker and API processes, and where it bends: docs/benchmarks/replicas.md (about 12 minutes)
+	@$(BIN)/python -m benchmarks.replicas $(ARGS)
+
 bench-loss: $(STAMP) ## What stock Celery loses and we do not: docs/benchmarks/loss.md
 	@$(BIN)/python -m benchmarks.stock $(ARGS)
 
@@ -165,6 +168,14 @@ chart-test: $(STAMP) .venv-chart/installed ## The Helm chart: linted, rendered, 
 	@.venv-chart/bin/python -m pip install --disable-pip-version-check --no-input -q -r $<
 	@touch $@
 
+release: $(STAMP) .venv-release/installed ## Prove, build, check and tag a release of main; publishes nothing (ARGS=--check: only look)
+	@$(BIN)/python -m scripts.release $(ARGS)
+
+.venv-release/installed: scripts/release-tools.txt
+	@$(PYTHON) -m venv .venv-release
+	@.venv-release/bin/python -m pip install --disable-pip-version-check --no-input -q -r $<
+	@touch $@
+
 alerts: ## The alert rules of deploy/prometheus, checked and tested with promtool
 	@scripts/promtool.sh check config deploy/prometheus/prometheus.yml deploy/prometheus/local.yml
 	@scripts/promtool.sh test rules deploy/prometheus/alerts.test.yml
@@ -173,6 +184,6 @@ monitoring-test: $(STAMP) ## A real Prometheus on a real stack: every query of t
 	@$(BIN)/python -m pytest -m slow tests/e2e/test_metrics.py $(ARGS)
 
 clean: ## Remove .venv and what the tools left (not .ml-service, which holds accepted jobs)
-	rm -rf .venv .venv-audit .venv-openapi .venv-clients .venv-peers .venv-chart build dist *.egg-info client/*.egg-info client/build .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf .venv .venv-audit .venv-openapi .venv-clients .venv-peers .venv-chart .venv-release build dist *.egg-info client/*.egg-info client/build .pytest_cache .mypy_cache .ruff_cache \
 		.import_linter_cache .hypothesis demo.png demo-update.png
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

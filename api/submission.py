@@ -146,6 +146,7 @@ def compose(
         stored=stowed.refs,
         owner=share.owner,
         weight=share.weight,
+        items=items,
         carried=carried.headers(),
     )
     submit = scripts.submit(

@@ -33,18 +33,20 @@ def start(redis_url: str, models: Path, name: str, **env: str) -> subprocess.Pop
 
 @contextlib.contextmanager
 def running(redis_url: str, models: Path, names: Sequence[str], **env: str) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """All ready when it yields; none runs afterwards. Raises RuntimeError where one does not start or stop."""
-    processes = [start(redis_url, models, name, **env) for name in names]
-    try:
-        give_up = time.monotonic() + START_S
-        with redis.Redis.from_url(redis_url) as store:
-            while len(store.keys(f"{keys.WORKER}*")) < len(names):
+    """So many more, all ready when it yields; none of them runs afterwards. Raises RuntimeError where one does not
+    start or stop."""
+    with redis.Redis.from_url(redis_url) as store:
+        before = len(store.keys(f"{keys.WORKER}*"))
+        processes = [start(redis_url, models, name, **env) for name in names]
+        try:
+            give_up = time.monotonic() + START_S
+            while len(store.keys(f"{keys.WORKER}*")) < before + len(names):
                 if time.monotonic() > give_up or any(process.poll() is not None for process in processes):
                     raise RuntimeError("a worker did not start")
                 time.sleep(0.05)
-        yield processes
-    finally:
-        stop(processes)
+            yield processes
+        finally:
+            stop(processes)
 
 
 def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:

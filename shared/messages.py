@@ -63,6 +63,12 @@ class Envelope(BaseModel):
         return cls.model_validate(headers | {"arguments": kwargs, "ml_stored": _by_number(headers.get("ml_stored"))})
 
 
+def items_of(headers: dict[str, Any]) -> int:
+    """How many items a message's job has, of whatever sent it; `drain` in shared/lua reads it likewise."""
+    items = headers.get("ml_items")
+    return items if isinstance(items, int) and items > 1 else 1
+
+
 def _by_number(stored: Any) -> Any:
     """JSON's keys are text. What is no such mapping is left for the model to refuse."""
     if stored is None:
@@ -86,23 +92,26 @@ def build(
     timeout_s: float | None = None,
     owner: str = "",
     weight: int = 1,
+    items: int = 1,
     carried: Mapping[str, str] | None = None,
 ) -> bytes:
-    """The raw message. `owner`: the key that takes turns with others, by its weight. `payloads`: JSON pointers of the
-    parts of `input` that lie beside the message, in the order of their numbers (the pointer "" is the input itself);
-    `stored` the references of those that lie in the payload store, by number: the others are keys of the job's own.
-    `timeout_s`: of this predict, not its model's. `carried`: further headers (shared/origin.py)."""
+    """The raw message. `items`: how many its input has. `owner`: the key that takes turns with others, by its weight.
+    `payloads`: JSON pointers of the parts of `input` that lie beside the message, in the order of their numbers (the
+    pointer "" is the input itself); `stored` the references of those that lie in the payload store, by number: the
+    others are keys of the job's own. `timeout_s`: of this predict, not its model's. `carried`: further headers
+    (shared/origin.py)."""
     kwargs = {"model": model, "version": version, "input": input, "parameters": parameters or {}}
     body = base64.b64encode(orjson.dumps([[], kwargs, _NO_CALLBACKS])).decode()
     whose = _Whose(queue, priority, owner, weight, timeout_s, carried or {})
-    return _message(job_id, body, payloads or [], whose, stored or {}, version=VERSION if stored else PLAIN)
+    wire = VERSION if stored else PLAIN
+    return _message(job_id, body, payloads or [], whose, stored or {}, version=wire, items=items)
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
     """The messages of jobs that differ in their ids and inputs. In `text` the character 1 and a letter stand for what
-    is put in: i an id, v the message's version, p the JSON list of the payloads' pointers (and behind it the header
-    `ml_stored`, if there is one), b the body, which is `head`, an input, and `tail`."""
+    is put in: i an id, v the message's version, p the JSON list of the payloads' pointers (and behind it the headers
+    `ml_stored` and `ml_items`, where they are wanted), b the body, which is `head`, an input, and `tail`."""
 
     text: bytes
     head: bytes
@@ -156,6 +165,7 @@ def _message(
     stored: Mapping[int, str],
     *,
     version: int | str,
+    items: int = 1,
 ) -> bytes:
     return orjson.dumps(
         {
@@ -185,7 +195,7 @@ def _message(
                 "stamped_headers": None,
                 "stamps": {},
                 "ml": version,
-                **_own(payloads, stored, whose),
+                **_own(payloads, stored, whose, items),
                 **whose.carried,
             },
             "properties": {
@@ -201,7 +211,7 @@ def _message(
     )
 
 
-def _own(payloads: list[str], stored: Mapping[int, str], whose: _Whose) -> dict[str, Any]:
+def _own(payloads: list[str], stored: Mapping[int, str], whose: _Whose, items: int) -> dict[str, Any]:
     """Our fields, but for those that are as every `Envelope` has them by default: a queued job is the message and its
     record, and lies in Redis's memory."""
     fields: dict[str, Any] = {"ml_payloads": payloads} if payloads else {}
@@ -213,6 +223,8 @@ def _own(payloads: list[str], stored: Mapping[int, str], whose: _Whose) -> dict[
         fields["ml_owner"] = whose.owner
     if whose.weight != 1:
         fields["ml_weight"] = whose.weight
+    if items != 1:
+        fields["ml_items"] = items
     return fields
 
 
@@ -237,7 +249,7 @@ def readdress(
     message["headers"] |= {"argsrepr": "()", "kwargsrepr": "{}", "ml_timeout_s": timeout_s, "task": TASK}
     message["headers"] |= {"ml_returns": returns}
     # The turns of a key are not a producer's to take, nor what lies in the payload store.
-    for name in (*HIDDEN.values(), "ml_owner", "ml_weight", "ml_stored"):
+    for name in (*HIDDEN.values(), "ml_owner", "ml_weight", "ml_items", "ml_stored"):
         message["headers"].pop(name, None)
     message["properties"] |= {
         "body_encoding": "base64",

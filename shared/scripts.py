@@ -148,8 +148,8 @@ class Drained:
 
 
 def drain(lists: Sequence[str], room: Sequence[int], *, process: str, version: int = VERSION) -> Call[Drained]:
-    """`process` takes up to `room[i]` messages of `lists[i]` (-1: none, but it is told whether any wait); those of a
-    newer message version than `version` are parked."""
+    """`process` takes messages of `lists[i]` until they have `room[i]` items or more (-1: none, but it is told whether
+    any wait); those of a newer message version than `version` are parked."""
     return Call(
         script("drain"),
         [*lists, *(keys.TURNS + name for name in lists), keys.REGISTRY, keys.PAUSED],

@@ -107,6 +107,7 @@ class Engine:
             self._listener,
             worker=settings.worker_name,
             on_paused=self._give_back,
+            on_batch=self._on_batch,
         )
         self._runners = Runners(make_runner, before=share.apply, threads=share.cores, limit=share.now)
         adopter = Adopter(
@@ -354,8 +355,13 @@ class Engine:
         if ref is not None:
             self._want(ref)
 
+    def _on_batch(self) -> None:
+        """A runner's thread."""
+        if self.holdings.one_more():
+            self.reporter.call(_wake)
+
     def _room(self, list_name: str) -> int:
-        """How many messages of one list may be held: two batches of normal jobs, one of the others, so that the next
+        """How many items of one list may be held: two batches of normal jobs, one of the others, so that the next
         batch is ready while one runs and the other replicas still get their share. -1 where its version is not
         loaded, 0 where it is not this worker's any more."""
         queue = keys.queue_of(list_name)
@@ -368,6 +374,10 @@ class Engine:
         else:
             size = model.max_size * (model.concurrency or model.streams)
         return 2 * size if list_name == keys.queue_list(queue, keys.NORMAL) else size
+
+
+def _wake() -> None:
+    """Celery's loop turns, and drains."""
 
 
 def _by_queue(shelf: Shelf) -> dict[str, Ref]:

@@ -12,9 +12,10 @@ from collections.abc import Callable
 
 
 class Holdings:
-    """Delivery tag -> the list it came from. `process`: the worker process's own id. `limit(list)`: how many of one
-    list may be held at once, so that a flood of one priority or model never takes the room of another; -1 where nothing
-    is taken, and `on_waiting` is told of the list when messages wait in it."""
+    """Delivery tag -> the list it came from, and its items. `process`: the worker process's own id. `limit(list)`: how
+    many items of one list may be held at once, so that a flood of one priority or model takes no room of another's,
+    and lists of many items do not all lie here while other workers have nothing to do; -1 where nothing is taken, and
+    `on_waiting` is told of the list when messages wait in it."""
 
     def __init__(
         self,
@@ -29,8 +30,10 @@ class Holdings:
         self.on_etag = on_etag  # of the registry, as seen with each drain
         self._limit = limit
         self._lock = threading.Lock()
-        self._lists: dict[str, str] = {}
-        self._counts: Counter[str] = Counter()
+        self._held: dict[str, tuple[str, int]] = {}
+        self._items: Counter[str] = Counter()  # by list
+        self._jobs: Counter[str] = Counter()
+        self._one_more: set[str] = set()  # lists of which one job may be taken though there is no room
         self._closed = False
         self.changed = False  # the limits have: look whether there is more to take
         # What was said of held messages, whatever channel it was said to; a channel that lives flushes it.
@@ -38,22 +41,26 @@ class Holdings:
         self.rejected: list[str | bytes] = []
         self.requeued: list[str] = []
 
-    def hold(self, tag: str, list_name: str) -> bool:
+    def hold(self, tag: str, list_name: str, items: int = 1) -> bool:
         """False when the tag is held already (a redelivery of what we are working on)."""
         with self._lock:
-            if tag in self._lists:
+            if tag in self._held:
                 return False
-            self._lists[tag] = list_name
-            self._counts[list_name] += 1
+            self._held[tag] = list_name, items
+            self._items[list_name] += items
+            self._jobs[list_name] += 1
+            self._one_more.discard(list_name)
             return True
 
     def release(self, tag: str) -> bool:
         """False when it was not held."""
         with self._lock:
-            list_name = self._lists.pop(tag, None)
-            if list_name is None:
+            held = self._held.pop(tag, None)
+            if held is None:
                 return False
-            self._counts[list_name] -= 1
+            list_name, items = held
+            self._items[list_name] -= items
+            self._jobs[list_name] -= 1
             return True
 
     def ack(self, tag: str) -> None:
@@ -76,12 +83,22 @@ class Holdings:
             self.requeued.append(tag)
 
     def room(self, lists: list[str]) -> list[int]:
-        """For each list how many more may be taken; -1 as the limit says."""
+        """For each list how many more items may be taken; -1 as the limit says."""
         with self._lock:
-            if self._closed:
-                return [0] * len(lists)
-            limits = [(name, self._limit(name)) for name in lists]
-            return [limit if limit < 0 else max(0, limit - self._counts[name]) for name, limit in limits]
+            return [0] * len(lists) if self._closed else [self._free(name) for name in lists]
+
+    def _free(self, name: str) -> int:
+        limit = self._limit(name)
+        return limit if limit <= 0 else max(limit - self._items[name], int(name in self._one_more))
+
+    def one_more(self) -> bool:
+        """A batch begins. Of a list whose items have no room one more job may be taken, though never more jobs than
+        there is room for items: else a few long ones would hold up another key's lone one until they end. False: none
+        is let in."""
+        with self._lock:
+            long = [name for name, items in self._items.items() if items > self._jobs[name]]
+            self._one_more = {name for name in long if self._jobs[name] < self._limit(name) <= self._items[name]}
+            return bool(self._one_more)
 
     def close(self) -> None:
         """Take nothing more: the worker is stopping."""
@@ -91,8 +108,8 @@ class Holdings:
     def tags(self) -> list[str]:
         """All held, oldest first."""
         with self._lock:
-            return list(self._lists)
+            return list(self._held)
 
     def __len__(self) -> int:
         """How many are held."""
-        return len(self._lists)
+        return len(self._held)

@@ -61,7 +61,7 @@ class Runner:
     """`put` from any thread; `before` is called in the runner's own, each time before it predicts, with the number of
     parts that the device is cut into, of which this batch has one. `limit`: how many such parts there may be.
     `on_paused` is told of jobs that have not started and are not to, since their model is paused: they are no longer
-    here."""
+    here. `on_batch`: one begins."""
 
     def __init__(
         self,
@@ -75,12 +75,13 @@ class Runner:
         threads: int = 1,
         limit: Callable[[], int] = lambda: 1,
         on_paused: Callable[[list[Work]], None] = lambda _: None,
+        on_batch: Callable[[], None] = lambda: None,
         before: Callable[[int], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._claimer, self._finisher, self._metrics, self._listener = claimer, finisher, metrics, listener
         self._worker, self._name = worker, name
-        self._on_paused, self._before, self._clock = on_paused, before, clock
+        self._on_paused, self._on_batch, self._before, self._clock = on_paused, on_batch, before, clock
         self._limit = limit
         self._condition = threading.Condition()
         self._batcher: Batcher[Unit] = Batcher(clock)
@@ -239,6 +240,7 @@ class Runner:
         run = Run(now, now, units, threading.current_thread(), share=1 / parts)
         with self._condition:
             self._runs.append(run)
+        self._on_batch()
         self._before(parts)
         outputs = self._predict(run, model)
         predict_s = self._clock() - run.begun

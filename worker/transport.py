@@ -184,7 +184,8 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
             self.holdings.refuse(filed)
             return None
         # A tag that is held is a redelivery of what this very process works on: its lease ran out meanwhile.
-        return (tag, list_name, message) if self.holdings.hold(tag, list_name) else None
+        items = messages.items_of(message["headers"])
+        return (tag, list_name, message) if self.holdings.hold(tag, list_name, items) else None
 
     def _unreadable(self, tag: str, error: Exception, message: Any) -> None:
         """Whatever the script could read and Python or Celery cannot: to the dead letters, not to the next worker."""

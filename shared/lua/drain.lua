@@ -6,9 +6,11 @@
 -- Of a paused model nothing is taken; that its pause is read here makes its end wake this connection.
 -- A message of a newer version than this worker knows is parked for the workers that do: never failed, never a loop.
 -- A worker need not ask for all of its lists each time: what it was not told of is as it was at the last look.
+-- A job that is a list takes room for each of its items, so that one worker does not hold what keeps others busy; the
+-- last one that is taken may have more of them than there is room for.
 -- KEYS  lists, the most urgent first; then what else is looked at here and must wake the worker (the lists' turns, the
 --       registry, the pauses): before 7.2 Redis tracks of a script its KEYS alone, whatever it reads
--- ARGV  for each list: how many messages there is room for, or -1: take none, and tell whether any wait; then the
+-- ARGV  for each list: how many items there is room for, or -1: take none, and tell whether any wait; then the
 --       worker's process id, and the newest message version that it understands
 -- RETURNS {{the lists that may be taken from now and hold more}, {the others in which messages wait}, the registry's
 --         etag (whose next change wakes the worker too), {the messages' tags}, list, raw, list, raw, ...}
@@ -36,7 +38,7 @@ local function file_taken()
   end)
 end
 
--- The tag under which it is to be filed, or nil.
+-- The tag under which it is to be filed, or nil; and the room that it takes.
 local function read(list, raw)
   local readable, message = pcall(cjson.decode, raw)
   local properties = readable and type(message) == 'table' and message.properties
@@ -51,19 +53,38 @@ local function read(list, raw)
     taken.leases[at + 1], taken.leases[at + 2] = now, tag
     out[4][at / 2 + 1] = tag
     out[at + 5], out[at + 6] = list, raw
-    return tag
+    local items = headers.ml_items -- as `items_of` in shared/messages.py
+    return tag, type(items) == 'number' and items > 1 and items or 1
   else
     dead_letter('unparsable', '', list, raw)
   end
 end
 
--- What fails of one (the dead letters are no stream: somebody's hand) goes back, and the others are filed.
+-- What fails of one (the dead letters are no stream: somebody's hand) goes back, and the others are filed. RETURNS the room
+-- that it takes, and its tag or nil
 local failed
 local function take(list, raw)
-  local done, tag = pcall(read, list, raw)
-  if done then return tag end
+  local done, tag, items = pcall(read, list, raw)
+  if done then return items or 1, tag end
   failed = tag
   redis.call('LPUSH', list, raw)
+  return 1
+end
+
+-- So many are read with one command, and those of them that are taken leave with one.
+local SOME = 16
+
+local function take_in_order(list, room, length)
+  while room > 0 and length > 0 do
+    local some = redis.call('LRANGE', list, -math.min(SOME, length, math.ceil(room)), -1)
+    local count = 0
+    while count < #some and room > 0 do
+      room = room - take(list, some[#some - count])
+      count = count + 1
+    end
+    redis.call('LTRIM', list, 0, -1 - count)
+    length = length - count
+  end
 end
 
 -- What one message takes of its owner's share.
@@ -80,8 +101,9 @@ local function take_in_turns(list, room)
     if not owner then return end
     local raw = redis.call('RPOP', lane_of(list, owner))
     if raw then
-      redis.call('ZINCRBY', turns, share(take(list, raw)), owner)
-      room = room - 1
+      local items, tag = take(list, raw)
+      redis.call('ZINCRBY', turns, share(tag), owner)
+      room = room - items
     else -- only now: who leaves earlier would come back without what it has had
       redis.call('ZREM', turns, owner)
     end
@@ -103,7 +125,7 @@ local function look()
         if turns then
           take_in_turns(list, room)
         else
-          for _, raw in ipairs(redis.call('RPOP', list, room)) do take(list, raw) end
+          take_in_order(list, room, length)
         end
         length, turns = waiting(list) -- our own change has ended the tracking of it
       end

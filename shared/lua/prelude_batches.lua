@@ -88,11 +88,13 @@ end
 local function begin_line(id, batch, entry)
   local read = read_entry(entry)
   local job, beside = id .. '-' .. read.line, read.beside
-  local pointers = read.pointers == '' and '[]' or read.pointers
+  local told = read.pointers == '' and '[]' or read.pointers
+  if beside then told = told .. ',"ml_stored":' .. cjson.encode(beside.refs) end
+  if read.items ~= '' then told = told .. ',"ml_items":' .. read.items end
   local raw = string.gsub(batch.template, '\1(%a)', {
     i = job,
     v = beside and batch.wire_stored or batch.wire_plain,
-    p = beside and pointers .. ',"ml_stored":' .. cjson.encode(beside.refs) or pointers,
+    p = told,
     b = batch.head .. read.input .. batch.tail,
   })
   local more = cjson.decode(batch.line_fields)

@@ -71,6 +71,21 @@ async def test_a_line_is_a_job(api: Api, hands: Hands) -> None:
     assert (await api.client.get(f"/v1/jobs/{late}?wait=5")).json()["output"] == 11
 
 
+async def test_a_message_says_how_many_items_its_job_has(api: Api, store: redis.Redis) -> None:
+    """So a worker takes no more of them than two batches."""
+    inputs = [{"texts": ["a", "b"]}, {"text": "a"}]
+    batch = (await api.client.post("/v1/batches", json={"model": "bert", "inputs": inputs})).json()
+    job = await api.client.post("/v1/jobs", json={"model": "bert", "input": {"texts": ["a", "b", "c"]}})
+    assert job.status_code == 202
+    told = {}
+    for priority in (keys.LOW, keys.NORMAL):
+        for raw in store.lrange(keys.queue_list(keys.queue_name("bert", "1"), priority), 0, -1):
+            headers = orjson.loads(raw)["headers"]
+            told[headers["id"]] = headers.get("ml_items")
+    assert told == {keys.line_id(batch["id"], 0): 2, keys.line_id(batch["id"], 1): None, job.json()["id"]: 3}
+    assert (await api.client.post("/v1/models/bert/purge")).status_code == 200
+
+
 async def test_lines_come_as_a_stream(api: Api, hands: Hands) -> None:
     """JSON lines, cut anywhere, with odd ends; more than one body may have, and compressed."""
     body = b"\xef\xbb\xbf" + lines(*range(5)) + b"\r\n{\r\n" + orjson.dumps("x" * 300_000) + b"\n" + b"7\n\n \n"

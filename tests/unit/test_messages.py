@@ -55,6 +55,7 @@ def test_what_is_as_by_default_is_left_out_and_read_all_the_same() -> None:
         seen.append(({name for name in headers if name.startswith("ml")}, parts))
     names = {"ml", *(f"ml_{name}" for name in told)}
     assert seen == [({"ml"}, ([], {}, None, "", 1)), (names, tuple(told.values()))]
+    assert messages.items_of(messages.unpack(messages.build("c", **what, items=8))[0]["headers"]) == 8
     assert len(messages.build("a", **what)) < 1000, "it lies in Redis's memory as long as its job is queued"
 
 
