@@ -57,11 +57,11 @@ engine() {
   eval "$exports"
 }
 
-# A folder of pip's own configuration that holds a torch wheel: pip would take that one, so shall the builds.
+# A folder of pip's own configuration that holds a torch wheel for the CPU: pip would take that one, so shall the builds.
 wheels() {
   local folder
   for folder in ${PIP_FIND_LINKS:-} $(python3 -m pip config get global.find-links 2>/dev/null || :); do
-    compgen -G "${folder#file://}/torch-*.whl" >/dev/null || continue
+    compgen -G "${folder#file://}/torch-*+cpu-*.whl" >/dev/null || continue
     echo "${folder#file://}"
     return
   done
@@ -228,7 +228,7 @@ all_in_one() {
   port_free 8001 || fail "port 8001 is taken"
   local start=$SECONDS
   step "docker build -t ml-service:latest ."
-  docker build --build-arg "BASE=$BASE_IMAGE" "${context[@]}" -t ml-service:latest .
+  docker build --build-arg "BASE=$BASE_IMAGE" --build-arg "TORCH=${TORCH:-cuda}" "${context[@]}" -t ml-service:latest .
   figures+=("build of the all-in-one image: $((SECONDS - start)) s")
   start=$SECONDS
   step "docker run -d --name ml-service -p 8001:8001 -e MODEL_CACHE_DIR=/app/models ml-service:latest"
@@ -315,8 +315,9 @@ files=(-f docker-compose.yml)
 if [ -n "$ML_WHEELS" ]; then
   files+=(-f tests/containers/wheels.yml)
   context=(--build-context "wheels=$ML_WHEELS")
-elif [ -z "${TORCH_INDEX_URL:-}" ]; then
-  echo "compose-test: the index's own torch is taken (gigabytes, with CUDA); TORCH_INDEX_URL names another"
+  export TORCH=cpu
+elif [ "${TORCH:-cuda}" = cuda ]; then
+  echo "compose-test: CUDA's torch is taken (gigabytes); TORCH=cpu with TORCH_INDEX_URL takes another"
 fi
 [ -n "${TORCH_INDEX_URL:-}" ] && context+=(--build-arg "TORCH_INDEX_URL=$TORCH_INDEX_URL")
 compose
