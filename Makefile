@@ -18,7 +18,7 @@ export HF_HUB_OFFLINE = 1
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-update up dev test test-long test-clients fuzz openapi-test audit wheel-test test-redis7 slow lint types imports check format \
 	bench bench-noop bench-peers bench-wake bench-batches bench-auto bench-limits bench-loss bench-failover chaos soak \
-	bench-scaling bench-replicas release gpu compose-test chart-test alerts monitoring-test clean
+	bench-scaling bench-replicas release gpu compose-test lock chart-test alerts monitoring-test clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -160,6 +160,14 @@ gpu: $(STAMP) ## On a GPU: the tests that need one, then its figures in docs/ben
 compose-test: ## The containers, built and asked for real
 	@scripts/compose-test.sh $(ARGS)
 
+lock: .venv-lock/installed ## What the images install, with hashes: requirements/*.txt, after a change of pyproject.toml (ARGS="--upgrade" for newer versions)
+	@.venv-lock/bin/python scripts/lock.py $(ARGS)
+
+.venv-lock/installed:
+	@$(PYTHON) -m venv .venv-lock
+	@.venv-lock/bin/python -m pip install --disable-pip-version-check --no-input -q 'uv>=0.13,<1'
+	@touch $@
+
 chart-test: $(STAMP) .venv-chart/installed ## The Helm chart: linted, rendered, held to the schemas of Kubernetes, KEDA and the Prometheus operator
 	@$(BIN)/python -m pytest -m chart tests/containers/test_chart_rendered.py $(ARGS)
 
@@ -184,6 +192,6 @@ monitoring-test: $(STAMP) ## A real Prometheus on a real stack: every query of t
 	@$(BIN)/python -m pytest -m slow tests/e2e/test_metrics.py $(ARGS)
 
 clean: ## Remove .venv and what the tools left (not .ml-service, which holds accepted jobs)
-	rm -rf .venv .venv-audit .venv-openapi .venv-clients .venv-peers .venv-chart .venv-release build dist *.egg-info client/*.egg-info client/build .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf .venv .venv-audit .venv-openapi .venv-clients .venv-peers .venv-chart .venv-release .venv-lock build dist *.egg-info client/*.egg-info client/build .pytest_cache .mypy_cache .ruff_cache \
 		.import_linter_cache .hypothesis demo.png demo-update.png
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

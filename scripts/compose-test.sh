@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds the images and runs them for real: docker-compose.yml with two workers, the image that holds all, and the
 # compose block of the naive service's users. Asks each over its published port, prints figures, removes everything
-# but the images. Uses the Docker that is there; where none is, starts one of its own (scripts/local-engine.sh).
+# but the images. Arguments name parts of it: compose, all_in_one, as_a_model_container, seed_block (the last two need the
+# image of the second). Uses the Docker that is there; where none is, starts one of its own (scripts/local-engine.sh).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,9 +14,11 @@ free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1
 PUBLISH_API=127.0.0.1:$(free_port) # the same when its container is made anew
 export PUBLISH_API PUBLISH_FLOWER=127.0.0.1: # any free port
 PROCESSES="cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | tr '\\0' '\\n'" # what they were started with
+parts=("$@")
+[ $# -gt 0 ] || parts=(compose all_in_one as_a_model_container seed_block)
 figures=()
 api=http://$PUBLISH_API old_job='' api_key=''
-own_engine='' own_container='' seed_folder='' had_models=''
+own_engine='' own_container='' seed_folder='' had_models='' load='' load_log=''
 [ -e models ] && had_models=yes
 
 step() { printf '\n== %s\n' "$*"; }
@@ -37,6 +40,8 @@ logs_and_fail() { # command that prints logs..., message last
 cleanup() {
   local code=$?
   set +e # the rest is removed even where a part fails
+  [ -n "$load" ] && kill -KILL "$load" 2>/dev/null
+  [ -n "$load_log" ] && rm -f "$load_log"
   step "removing everything"
   [ ${#files[@]} -gt 0 ] && stack down --volumes --remove-orphans --timeout 60 >/dev/null 2>&1
   [ -n "$own_container" ] && docker rm -fv ml-service >/dev/null 2>&1
@@ -57,11 +62,11 @@ engine() {
   eval "$exports"
 }
 
-# A folder of pip's own configuration that holds a torch wheel: pip would take that one, so shall the builds.
+# A folder of pip's own configuration that holds a torch wheel for the CPU: pip would take that one, so shall the builds.
 wheels() {
   local folder
   for folder in ${PIP_FIND_LINKS:-} $(python3 -m pip config get global.find-links 2>/dev/null || :); do
-    compgen -G "${folder#file://}/torch-*.whl" >/dev/null || continue
+    compgen -G "${folder#file://}/torch-*+cpu-*.whl" >/dev/null || continue
     echo "${folder#file://}"
     return
   done
@@ -83,6 +88,9 @@ compose() {
   step "building the images of docker-compose.yml"
   progress=plain stack build
   figures+=("build of api, flower, worker: $((SECONDS - start)) s")
+  settings
+  bills_of_materials
+  same_again
   before_passwords
   start=$SECONDS
   step "docker compose up --build --wait --scale worker=$WORKERS"
@@ -191,22 +199,105 @@ keys_on() {
   API_KEY=$api_key ask "$api" --keys || logs_and_fail stack logs --no-color --tail 100 api "keys do not hold"
 }
 
+# What .env.example says is what holds without it, and each profile can be read.
+settings() {
+  step "the profiles, and .env.example"
+  local without with
+  without=$(stack config) with=$(docker compose --project-name "$PROJECT" --env-file .env.example "${files[@]}" config)
+  [ "$without" = "$with" ] || fail "a copy of .env.example changes something: $(diff <(echo "$without") <(echo "$with"))"
+  [ "$(stack --profile cpu config --services | sort)" = "$(stack config --services | sort)" ] || fail "cpu is the default"
+  [ "$(comm -13 <(stack config --services | sort) <(stack --profile gpu config --services | sort))" = worker-gpu ] ||
+    fail "the profile gpu adds one service"
+}
+
+# Each image lists the packages that are in it, and no others.
+bills_of_materials() {
+  step "what is in the images"
+  local service
+  for service in api flower worker; do
+    docker run --rm --interactive --network none --entrypoint python "ml-service-$service" - \
+      "$([ $service = worker ] && echo with || echo without)" <tests/containers/check_sbom.py
+  done
+}
+
+# The same lock and code give the same files.
+same_again() {
+  step "building the API's image once more, without its cache"
+  local first second
+  docker build -f Dockerfile.api --build-arg "BASE=$BASE_IMAGE" --no-cache-filter api-packages,api -t "$PROJECT-again" .
+  first=$(files_of ml-service-api) second=$(files_of "$PROJECT-again")
+  docker image rm "$PROJECT-again" >/dev/null
+  [ "$(wc -l <<<"$first")" -gt 1000 ] || fail "nothing was looked at"
+  [ "$first" = "$second" ] || fail "other files: $(diff <(echo "$first") <(echo "$second") | head)"
+}
+
+files_of() { # image: its packages and code, with digests
+  docker run --rm --network none --entrypoint sh "$1" -c 'find /opt/venv /app -type f -print0 | sort -z | xargs -0 sha256sum'
+}
+
 # What was accepted ends well whatever happens to the containers.
 hardship() {
-  local its_process='$(cat /proc/1/task/1/children)' # of the container's init, which ends with it
-  step "killing a worker at work"
-  survives exec -T --index 1 worker sh -c "kill -KILL $its_process"
+  step "killing a worker's process at work"
+  survives in_worker KILL
   started_again 1
   step "a worker that is stuck: nothing but its health check can tell"
-  survives exec -T --index 1 worker sh -c "kill -STOP $its_process"
+  survives in_worker STOP
   started_again 2
   step "restarting Redis"
-  survives restart redis
+  survives stack restart redis
   step "a new password for Redis"
   stack run --rm secrets renew redis
-  survives up --detach --wait --force-recreate --no-build --scale worker=$WORKERS
-  step "one worker less"
-  survives up --detach --no-recreate --scale worker=1
+  survives stack up --detach --wait --force-recreate --no-build --scale worker=$WORKERS
+  step "killing a worker's container"
+  survives killed
+  step "one worker, three, one"
+  workers 1
+  survives --ready scaled
+  step "a new image of the worker, one after the other"
+  workers $WORKERS
+  survives --ready replaced
+}
+
+in_worker() { # signal for its process, with which the container's init ends too
+  stack exec -T --index 1 worker sh -c "kill -$1 \$(cat /proc/1/task/1/children)"
+}
+
+# Docker does not start again what was killed from outside.
+killed() {
+  docker kill "$(stack ps --quiet worker | head -n 1)" >/dev/null
+  workers $WORKERS
+}
+
+workers() { # how many: those that are there stay as they are
+  stack up --detach --wait --wait-timeout $TIMEOUT --no-deps --no-recreate --no-build --scale worker="$1" worker
+  [ "$(stack ps worker --format '{{.Health}}' | grep -cx healthy)" = "$1" ] || fail "there are not $1 healthy workers"
+}
+
+scaled() {
+  workers 3
+  local start=$SECONDS
+  until grep -q '^worker 3:' "$load_log"; do
+    [ $((SECONDS - start)) -lt 60 ] || fail "only these have answered: $(grep '^worker' "$load_log")"
+    sleep 0.2
+  done
+  workers 1
+}
+
+# As docs/containers.md tells: the new come beside the old, which then finish what they hold.
+replaced() {
+  local old new
+  old=$(stack ps --quiet worker)
+  REVISION=second stack build worker
+  workers $((2 * WORKERS))
+  # shellcheck disable=SC2086 # several
+  docker stop $old >/dev/null
+  for container in $old; do
+    [ "$(docker inspect -f '{{.State.ExitCode}}' "$container")" = 0 ] || fail "a worker did not stop cleanly"
+  done
+  # shellcheck disable=SC2086
+  docker rm $old >/dev/null
+  new=$(stack ps --quiet worker | xargs docker inspect -f '{{index .Config.Labels "org.opencontainers.image.revision"}}')
+  [ "$new" = "$(yes second | head -n $WORKERS)" ] || fail "not all workers have the new image: $new"
 }
 
 started_again() { # how often by now
@@ -218,9 +309,22 @@ started_again() { # how often by now
   done
 }
 
-survives() { # docker compose arguments
-  ask "$api" --during docker compose --project-name "$PROJECT" --env-file /dev/null "${files[@]}" "$@" ||
-    logs_and_fail stack logs --no-color --tail 100 "accepted work was lost"
+survives() { # [--ready], what is done meanwhile
+  local options=() start=$SECONDS
+  [ "$1" = --ready ] && { options=(--ready); shift; }
+  load_log=$(mktemp)
+  python3 tests/containers/load.py "$api" "${options[@]}" >"$load_log" 2>&1 &
+  load=$!
+  until grep -q '^loaded' "$load_log"; do
+    kill -0 $load 2>/dev/null && [ $((SECONDS - start)) -lt 120 ] || logs_and_fail cat "$load_log" "there is no load"
+    sleep 0.2
+  done
+  "$@"
+  kill -TERM $load
+  wait $load || { cat "$load_log"; logs_and_fail stack logs --no-color --tail 100 "accepted work was lost"; }
+  load=''
+  tail -n 1 "$load_log"
+  rm "$load_log"
 }
 
 all_in_one() {
@@ -228,7 +332,8 @@ all_in_one() {
   port_free 8001 || fail "port 8001 is taken"
   local start=$SECONDS
   step "docker build -t ml-service:latest ."
-  docker build --build-arg "BASE=$BASE_IMAGE" "${context[@]}" -t ml-service:latest .
+  docker build --build-arg "BASE=$BASE_IMAGE" --build-arg "TORCH=${TORCH:-cuda}" "${context[@]}" -t ml-service:latest .
+  docker run --rm --interactive --network none --entrypoint python ml-service:latest - with <tests/containers/check_sbom.py
   figures+=("build of the all-in-one image: $((SECONDS - start)) s")
   start=$SECONDS
   step "docker run -d --name ml-service -p 8001:8001 -e MODEL_CACHE_DIR=/app/models ml-service:latest"
@@ -315,14 +420,12 @@ files=(-f docker-compose.yml)
 if [ -n "$ML_WHEELS" ]; then
   files+=(-f tests/containers/wheels.yml)
   context=(--build-context "wheels=$ML_WHEELS")
-elif [ -z "${TORCH_INDEX_URL:-}" ]; then
-  echo "compose-test: the index's own torch is taken (gigabytes, with CUDA); TORCH_INDEX_URL names another"
+  export TORCH=cpu
+elif [ "${TORCH:-cuda}" = cuda ]; then
+  echo "compose-test: CUDA's torch is taken (gigabytes); TORCH=cpu with TORCH_INDEX_URL takes another"
 fi
 [ -n "${TORCH_INDEX_URL:-}" ] && context+=(--build-arg "TORCH_INDEX_URL=$TORCH_INDEX_URL")
-compose
-all_in_one
-as_a_model_container
-seed_block
+for part in "${parts[@]}"; do $part; done
 step "figures"
 docker image ls --format '{{.Repository}} {{.Size}}' |
   awk '/^(ml-service(-api|-worker|-flower|-providers)?) / {print "  image " $1 ": " $2}'

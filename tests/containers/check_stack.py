@@ -5,7 +5,6 @@
     python3 check_stack.py API_URL --submit                 accepts a job and prints its id
     python3 check_stack.py API_URL --ended ID               the job has succeeded, or soon will
     python3 check_stack.py API_URL --keys                   only API_KEY of the environment comes in
-    python3 check_stack.py API_URL --during COMMAND...      what was accepted survives the command
 
 Exit code 0 if all holds.
 """
@@ -17,7 +16,6 @@ import base64
 import json
 import math
 import os
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +31,6 @@ CATS = {"tabby", "tiger cat", "egyptian cat", "persian cat", "siamese cat", "lyn
 SENTENCES = ["A cat sleeps on the sofa.", "A kitten naps on the couch.", "Interest rates rose again in March."]
 BOTH_WORKERS_S = 60
 JOB_S = 180  # above a dead worker's lease and the run of what it held
-JOBS = 100
 
 
 class Unavailable(Exception):
@@ -139,19 +136,6 @@ def check_job(api: str) -> str:
     return str(job["state"])
 
 
-def check_during(api: str, command: list[str]) -> str:
-    """Accepts a pile of work, does something to the service, and sees every job end well."""
-    with ThreadPoolExecutor(16) as pool:
-        ids = list(pool.map(lambda n: submit(api, [f"Job {n}, sentence {i}." for i in range(64)]), range(JOBS)))
-        states = [call(f"{api}/v1/jobs/{job_id}")["state"] for job_id in ids[-16:]]
-        assert "queued" in states, "the pile was gone before anything could happen to it"
-        subprocess.run(command, check=True, capture_output=True)
-        began = time.monotonic()
-        jobs = list(pool.map(lambda job_id: ended(api, job_id), ids))
-    again = sum(job["attempt"] > 1 for job in jobs)
-    return f"{JOBS} jobs succeeded, {again} of them in a second attempt, {time.monotonic() - began:.0f} s later"
-
-
 def check_flower(flower: str, count: int) -> str:
     """Flower lets nobody in without a password, and sees as many workers, all online, and what they have done."""
     for path in ("/", "/api/workers", "/api/tasks", "/workers?json=1"):
@@ -189,7 +173,6 @@ def main() -> int:
     parser.add_argument("--submit", action="store_true")
     parser.add_argument("--ended")
     parser.add_argument("--keys", action="store_true")
-    parser.add_argument("--during", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     api = options.api
     if options.submit:
@@ -198,7 +181,6 @@ def main() -> int:
     alone = {
         "ended": lambda: ended(api, options.ended)["state"],
         "keys": lambda: check_keys(api),
-        "during": lambda: check_during(api, options.during),
     }
     for name, only in alone.items():
         if getattr(options, name):

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import yaml
 
+from shared.catalog import load_catalog
 from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = ["Dockerfile", "Dockerfile.api", "Dockerfile.worker"]
-COMPOSE_FILES = ["docker-compose.yml", "docker-compose.gpu.yml"]
 OF_THE_TEST = sorted((ROOT / "tests/containers").glob("*.yml"))
 SEED = yaml.safe_load((ROOT / "tests/containers/seed.yml").read_text())["services"]["ml-service"]
 
@@ -63,7 +63,7 @@ def test_hadolint_finds_nothing() -> None:
     run(tool, *DOCKERFILES)
 
 
-@pytest.mark.parametrize("name", [*COMPOSE_FILES, *(f"tests/containers/{path.name}" for path in OF_THE_TEST)])
+@pytest.mark.parametrize("name", ["docker-compose.yml", *(f"tests/containers/{path.name}" for path in OF_THE_TEST)])
 def test_compose_files_follow_the_schema(name: str) -> None:
     run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", name)
 
@@ -80,7 +80,7 @@ def test_scripts_parse_and_can_be_run(name: str) -> None:
 def test_bases_are_build_arguments_and_no_frontend_is_fetched(name: str) -> None:
     assert not re.search(r"^#\s*syntax\s*=", (ROOT / name).read_text(), re.M)
     bases = [value.split()[0] for value in values(name, "FROM")]
-    assert {*bases} <= {"${BASE}", "scratch", "base"}
+    assert {*bases} <= {"${BASE}", "scratch", "base", "build"}
     assert "BASE=python:3.11-slim" in values(name, "ARG")
 
 
@@ -95,6 +95,7 @@ def test_torch_is_the_pinned_pair_and_not_in_the_api() -> None:
     assert len(pins) == 2
     for name in ("Dockerfile", "Dockerfile.worker"):
         assert set(re.findall(r"\b(?:torch|torchvision)==[\d.]+", (ROOT / name).read_text())) == pins
+        assert "torch==2.13.0+cpu" in (ROOT / name).read_text(), "else TORCH=cpu could take gigabytes of CUDA"
     assert "torch" not in (ROOT / "Dockerfile.api").read_text().partition("FROM")[2]
 
 
@@ -118,6 +119,8 @@ def test_what_is_copied_travels_to_the_engine() -> None:
     sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     for name in DOCKERFILES:
         for copy in values(name, "COPY"):
+            if copy.startswith("--from="):
+                continue  # of a stage
             source = copy.split()[0]
             assert source.split("/")[0] in sent, (name, source)
             assert (ROOT / source).exists(), (name, source)
@@ -131,11 +134,11 @@ def test_services_are_hardened(name: str) -> None:
     assert spec["security_opt"] == ["no-new-privileges:true"]
     assert "privileged" not in spec
     assert spec.get("user") != "root"
-    assert spec["deploy"]["resources"]["limits"]["memory"]
-    assert spec["logging"]["options"]["max-size"]
+    assert {*spec["deploy"]["resources"]["limits"]} == {"memory", "pids"}
+    assert {*spec["logging"]["options"]} == {"max-size", "max-file"}
 
 
-@pytest.mark.parametrize("name", ["redis", "api", "worker", "flower"])
+@pytest.mark.parametrize("name", ["redis", "api", "worker", "worker-gpu", "providers", "flower"])
 def test_services_are_checked_and_start_in_order(name: str) -> None:
     spec = service(name)
     assert spec["restart"] == "unless-stopped"
@@ -151,10 +154,10 @@ def test_passwords_are_made_by_a_container_that_reaches_nothing_and_read_where_t
     readers = {name: {volume for volume in mounts(name) if "secret" in volume} for name in COMPOSE["services"]}
     assert readers.pop("secrets") == readers.pop("flower") == {"redis_secret", "flower_secret"}
     assert readers.pop("providers") == {"redis_secret", "./secrets"}, "the second is the user's own"
-    for name in ("redis", "api", "worker"):
+    for name in ("redis", "api", "worker", "worker-gpu"):
         assert readers.pop(name) == {"redis_secret"}
     assert not any(readers.values())
-    for name in ("redis", "api", "worker", "flower"):
+    for name in ("redis", "api", "worker", "worker-gpu", "flower"):
         assert {mount.rpartition(":")[2] for volume, mount in mounts(name).items() if "secret" in volume} == {"ro"}
     assert service("redis")["command"][1].startswith(mounts("redis")["redis_secret"].removesuffix(":ro"))
 
@@ -172,6 +175,7 @@ def test_files_with_secrets_stay_out_of_git_and_images() -> None:
     kept_out = [".env", ".env.production", "redis-ca.pem", "server.key", ".ml-service/secrets/redis/password"]
     ignored = subprocess.run(["git", "check-ignore", *kept_out], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ignored.stdout.split() == kept_out
+    assert subprocess.run(["git", "check-ignore", "--quiet", ".env.example"], cwd=ROOT, check=False).returncode == 1
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     sent = [n for n, line in enumerate(lines) if line.startswith("!")]
     for pattern in ("**/.env*", "**/*.pem", "**/*.key"):  # the last line that fits decides
@@ -196,6 +200,42 @@ def test_monitoring_is_asked_for_and_hardened(name: str) -> None:
     for volume in spec["volumes"]:
         source, _, _ = volume.partition(":")
         assert (volume.endswith(":ro") and (ROOT / source).is_dir()) or source == f"{name}_data"
+
+
+def test_profiles_are_those_that_are_told() -> None:
+    """Without one, the CPU worker runs; with `gpu` alone, it can be left out."""
+    of = {name: spec.get("profiles", []) for name, spec in COMPOSE["services"].items()}
+    asked_for = {name: profiles for name, profiles in of.items() if profiles}
+    assert asked_for.pop("worker-gpu") == ["gpu"]
+    assert asked_for.pop("providers") == ["providers"]
+    assert asked_for == {"prometheus": ["monitoring"], "grafana": ["monitoring"]}
+    assert service("worker")["scale"] == "${CPU_WORKERS:-1}"
+    assert service("worker-gpu")["scale"] == "${GPU_WORKERS:-1}"
+
+
+def test_the_gpu_worker_is_the_worker_on_a_gpu() -> None:
+    worker, gpu = dict(service("worker")), dict(service("worker-gpu"))
+    assert gpu["environment"].items() >= worker["environment"].items()
+    assert gpu["environment"]["ML_DEVICE"] == "cuda", "never the CPU by mistake"
+    assert worker["build"]["args"]["TORCH"] == "${TORCH:-cuda}", "PyPI's alone can be had without an index"
+    assert gpu["build"]["args"]["TORCH"] == "cuda"
+    (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["count"], device["capabilities"]) == ("nvidia", "all", ["gpu"])
+    assert gpu["networks"]["outside"] == {"aliases": ["worker"]}, "Prometheus looks for that name"
+    differ = {"environment", "build", "image", "deploy", "networks", "scale", "profiles", "shm_size"}
+    assert {key for key in gpu.keys() | worker.keys() if gpu.get(key) != worker.get(key)} == differ
+
+
+def test_the_example_of_settings_shows_each_with_what_holds_anyway() -> None:
+    shown = dict(re.findall(r"^(?:# )?([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.M))
+    text = (ROOT / "docker-compose.yml").read_text()
+    used = dict(re.findall(r"(?<!\$)\$\{([A-Z_]+):?-([^}]*)\}", text))
+    assert shown.pop("COMPOSE_PROFILES") == "cpu"
+    assert shown == used
+    in_force = re.findall(r"^([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.M)
+    assert in_force == ["COMPOSE_PROFILES"], "a copy changes nothing"
+    told = (ROOT / "docs/containers.md").read_text()
+    assert not [name for name in ["COMPOSE_PROFILES", *used] if f"`{name}`" not in told]
 
 
 def test_what_providers_run_has_a_worker_of_its_own() -> None:
@@ -252,14 +292,24 @@ def test_redis_keeps_what_was_accepted() -> None:
 
 
 def test_nobody_is_killed_before_his_grace_is_over() -> None:
-    settings = Settings()
-    assert seconds(service("worker")["stop_grace_period"]) > settings.grace_s
-    assert seconds(service("api")["stop_grace_period"]) > settings.drain_s
+    """Nor his batch cut off: what runs longest is what `limits.timeout_s` allows."""
+
+    def default(text: str) -> str:
+        return re.sub(r"\$\{[A-Z_]+:-([^}]*)\}", r"\1", text)
+
+    longest = max(model.limits.timeout_s for model in load_catalog(ROOT / "models.yaml").models.values())
+    for name in ("worker", "worker-gpu", "providers"):
+        grace = float(default(service(name)["environment"]["ML_GRACE_S"]))
+        assert grace >= longest
+        assert seconds(default(service(name)["stop_grace_period"])) >= grace + 10, "when Redis is away"
+    assert seconds(service("api")["stop_grace_period"]) > Settings().drain_s
 
 
 def test_the_seeds_settings_are_kept() -> None:
     worker, api = service("worker"), service("api")
-    assert worker["deploy"] == SEED["deploy"]
+    ours, seeds = worker["deploy"]["resources"], SEED["deploy"]["resources"]
+    assert ours["limits"]["memory"] == seeds["limits"]["memory"]
+    assert ours["reservations"] == seeds["reservations"]
     assert f"MODEL_CACHE_DIR={worker['environment']['MODEL_CACHE_DIR']}" in SEED["environment"]
     assert {"./models:/app/models:ro", "ml_cache:/app/.cache"} <= {*worker["volumes"]}
     assert {key: api["healthcheck"][key] for key in SEED["healthcheck"]} == SEED["healthcheck"]

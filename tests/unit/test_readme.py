@@ -99,7 +99,7 @@ def test_make_targets_exist() -> None:
 
 
 def test_files_that_it_names_exist() -> None:
-    for name in ("docker-compose.yml", "docker-compose.gpu.yml", "tests/containers/cat.jpg", "LICENSE"):
+    for name in ("docker-compose.yml", ".env.example", "tests/containers/cat.jpg", "LICENSE"):
         assert (ROOT / name).exists()
     assert "Apache License" in (ROOT / "LICENSE").read_text()
     for row in re.findall(r"^\| `([a-z]+/)` \|", README.read_text(), re.MULTILINE):
