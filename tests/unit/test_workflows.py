@@ -64,7 +64,8 @@ def test_ours_runs_what_must_pass_and_builds_every_image() -> None:
     assert jobs(OWN)["image"]["strategy"]["matrix"]["file"] == sorted(file.name for file in ROOT.glob("Dockerfile*"))
     assert commands(OWN) == [
         "make ${{ matrix.target }}",
-        "docker build -f ${{ matrix.file }} --build-arg TORCH_INDEX_URL -t scanned .",
+        "docker build -f ${{ matrix.file }} "
+        "${{ vars.TORCH_INDEX_URL && '--build-arg TORCH=cpu --build-arg TORCH_INDEX_URL' || '' }} -t scanned .",
     ]
 
 
