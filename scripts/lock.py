@@ -25,7 +25,7 @@ IMAGES = {
     "flower": ["flower"],
     "providers": ["providers", "payloads", "otel"],
     "worker": ["worker", "models", "s3", "onnx", "providers", "otel"],
-    "all-in-one": ["worker", "models", "providers", "otel", "local", "client:cli"],
+    "all-in-one": ["worker", "models", "s3", "onnx", "providers", "otel", "local", "client:cli"],
 }
 TORCH = re.compile(r"(torch|torchvision|triton|cuda-.*|nvidia-(?!ml-py).*)$")
 # What builds an image and is not in it.

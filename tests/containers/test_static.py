@@ -222,6 +222,7 @@ def test_the_gpu_worker_is_the_worker_on_a_gpu() -> None:
     (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
     assert (device["driver"], device["count"], device["capabilities"]) == ("nvidia", "all", ["gpu"])
     assert gpu["networks"]["outside"] == {"aliases": ["worker"]}, "Prometheus looks for that name"
+    assert service("providers")["networks"]["outside"] == {"aliases": ["worker"]}, "as above"
     differ = {"environment", "build", "image", "deploy", "networks", "scale", "profiles", "shm_size"}
     assert {key for key in gpu.keys() | worker.keys() if gpu.get(key) != worker.get(key)} == differ
 
