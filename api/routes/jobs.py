@@ -21,13 +21,18 @@ from api.query import known_query
 from api.schemas import JobPage
 from api.submission import Ticket
 from shared.api_keys import Scope
-from shared.errors import BadRequest, InvalidInput, StoreUnavailable
+from shared.errors import BadRequest, InvalidInput, StoreUnavailable, UnknownJob
 from shared.types import Job, State
 
 router = APIRouter(prefix="/v1/jobs", route_class=PlainRoute)
 
 _DEFAULT, _MOST, _MOST_LABELS = 50, 200, 32
 _LINKS = links({"job_id": "id"}, "GET /v1/jobs/{job_id}", "GET /v1/jobs/{job_id}/output", "DELETE /v1/jobs/{job_id}")
+
+_FORGOTTEN = (
+    "the job was queued, and Redis does not know it any more: it was lost in a failover; with an Idempotency-Key it is "
+    "safe to send it again"
+)
 
 
 def idempotency_key(request: Request) -> str | None:
@@ -58,6 +63,8 @@ async def accepted(parts: Services, ticket: Ticket, caller: Caller, *, applied: 
         if queued is None:
             raise
         job = queued  # it was accepted: a 503 would say that it was not
+    except UnknownJob:
+        raise StoreUnavailable(_FORGOTTEN) from None
     return job_response(job, status=200 if job.state.terminal else 202, applied=applied)
 
 

@@ -251,6 +251,20 @@ async def test_a_wait_that_ends_first_says_so(api: Api, hands: Hands) -> None:
     assert again.json() == answer.json()
 
 
+async def test_who_waits_for_a_job_that_redis_has_lost_is_told_that_it_was_not_kept(
+    api: Api, store: redis.Redis
+) -> None:
+    """As after a failover to a replica that did not have it yet; 404 would say that nobody had asked."""
+    asked = api.client.post("/v1/jobs", json={"model": "echo", "input": 7}, headers={"Prefer": "wait=1"})
+    call = asyncio.create_task(asked)
+    await until(lambda: len(api.parts.waiter) == 1, "the call waits")
+    (record,) = store.scan_iter(f"{keys.JOB}*")
+    store.delete(record)
+    answer = await call
+    assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+    assert "Idempotency-Key" in answer.json()["detail"]
+
+
 async def test_news_between_reading_and_waiting(api: Api, hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
     await api.client.post("/v1/jobs", json={"model": "echo", "input": 7})
     (taken,) = await hands.take()
