@@ -37,6 +37,7 @@ class Reckon(Handler[Question, Answer]):
     task = "reckon"
     example = [Question(seed=0, n=-1, text="warm me up")]
     uses_torch = False
+    side_by_side = True
 
     def load(self, ctx: Context) -> None:
         """The journal's place comes from the driver."""
@@ -45,10 +46,11 @@ class Reckon(Handler[Question, Answer]):
     def predict(self, batch: list[Question]) -> list[Answer]:
         """The warm-up's example is no job."""
         numbers = [question.n for question in batch if question.n >= 0]
+        batch_number = 0
         if numbers:
-            self.journal.begin(numbers)
+            batch_number = self.journal.begin(numbers)
             time.sleep(_BATCH_S + _ITEM_S * len(batch))
         answers = [Answer(**reference.answer(q.seed, q.n, q.text)) for q in batch]
         if numbers:
-            self.journal.end(numbers)
+            self.journal.end(batch_number, numbers)
         return answers

@@ -20,6 +20,7 @@ from tests.chaos import access
 
 REPOSITORY = Path(__file__).parents[2]
 START_S, STOP_S = 60.0, 60.0
+_TWO_STREAMS = {"ML_DEVICE": "cpu", "ML_TORCH_THREADS": "2"}  # batches side by side, whatever machine this is
 
 
 def until(condition: Callable[[], object], timeout_s: float, what: str) -> None:
@@ -145,7 +146,7 @@ class Stack:
     def begin_worker(self) -> Process:
         """A new one, not yet ready."""
         name = self._name("worker")
-        return self._part(name, {"CHAOS_JOURNAL": str(self.journal), "ML_WORKER_NAME": name, "ML_DEVICE": "cpu"})
+        return self._part(name, {"CHAOS_JOURNAL": str(self.journal), "ML_WORKER_NAME": name, **_TWO_STREAMS})
 
     def begin_api(self, **own: str) -> Process:
         """A new one on the same port, not yet ready."""

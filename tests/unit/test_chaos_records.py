@@ -37,10 +37,11 @@ def test_a_killed_process_leaves_its_batch_without_an_end(tmp_path: Path) -> Non
     journal = Journal(path)
     killed, living = Writer(path, "worker-1"), Writer(path, "worker-2")
     killed.begin([1, 2])
-    living.begin([3])
+    first = living.begin([3])
     assert (journal.in_progress(["worker-1", "worker-2"]), journal.in_progress(["worker-2"])) == (3, 1)
-    living.end([3])
     living.begin([1])
+    assert journal.in_progress(["worker-2"]) == 2, "batches of streams, side by side"
+    living.end(first, [3])
     found = {(one.n, one.process, one.ended is None) for one in journal.executions()}
     assert found == {(1, "worker-1", True), (2, "worker-1", True), (3, "worker-2", False), (1, "worker-2", True)}
     assert journal.in_progress(["worker-2"]) == 1
