@@ -104,14 +104,14 @@ class Batcher(Generic[U]):
     def _insert(self, entry: _Entry, unit: U) -> None:
         bisect.insort(self._lanes.setdefault(unit.lane, []), (entry, unit), key=lambda waiting: waiting[0])
 
-    def take(self) -> list[U]:
-        """The next batch; empty when nothing waits, or when a lane still waits for company (see `ready_in`). Those
-        before have ended, or run beside it."""
+    def take(self, may_run: Callable[[U], bool] = lambda _: True) -> list[U]:
+        """The next batch; empty when nothing waits, when a lane still waits for company (see `ready_in`), or when its
+        first may not run now. Those before have ended, or run beside it."""
+        lane = self._first()
+        if lane is None or not may_run(self._lanes[lane][0][1]):
+            return []
         if self._shared:
             self._shared, self._since = False, next(self._numbers)
-        lane = self._first()
-        if lane is None:
-            return []
         waiting = self._lanes[lane]
         chosen = self._choose(waiting)
         if len(chosen) == len(waiting):

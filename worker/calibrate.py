@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from worker.handler import Handler, Prepared
 from worker.predict import is_out_of_memory
-from worker.streams import SideBySide, fewest
+from worker.streams import SideBySide, choose
 from worker.warm import prepared_chunks
 
 Ended = Literal["top", "slower", "memory", "time"]
@@ -125,13 +125,15 @@ def calibrate(
     otherwise: int,
     limit_s: float,
     streams: Sequence[int] = (1,),
+    usual: int = 1,
     part: Callable[[int], object] = lambda _: None,
     settle: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Calibration | None:
     """Run batches of one of `items` (as `handler.io.item`; warm already) through `predict`, and let the handler use
-    what is found. First so many of `streams` at once (`part` is SideBySide's), then of larger cost. `settle` waits for
-    the device. None, and nothing is changed, where there is nothing to choose. Raises what `predict` raises."""
+    what is found. First so many of `streams` at once (`usual` is choose's, `part` SideBySide's), then of larger cost.
+    `settle` waits for the device. None, and nothing is changed, where there is nothing to choose. Raises what
+    `predict` raises."""
     chunks = prepared_chunks(handler, items)
     if not chunks:
         return None
@@ -162,8 +164,9 @@ def calibrate(
         seconds = measure(rungs[0], at_once)
         return math.inf if seconds is None else seconds
 
-    tried = fewest(streams, small, clock=clock, limit_s=limit_s / 2) if len(streams) > 1 else {}
-    count = next(iter(tried), 1)
+    count, tried = 1, dict[int, float]()
+    if len(streams) > 1:
+        count, tried = choose(streams, small, usual=usual, clock=clock, limit_s=limit_s / 2)
     found = search(
         rungs,
         lambda budget: measure(budget, count),

@@ -46,13 +46,16 @@ class Claimer:
         self._process, self._worker, self._max_attempts = process, worker, max_attempts
         self._lock = threading.Lock()  # jobs of many items are claimed by several threads at a time
 
-    def claim(self, units: Sequence[Unit], stopped: Callable[[float], bool], *, call: bool = False) -> Claimed:
-        """Of one lane, or of jobs that run here already; `call`: somebody else is asked. Jobs that have ended meanwhile
+    def claim(
+        self, units: Sequence[Unit], stopped: Callable[[float], bool], *, call: bool = False, solo: bool = False
+    ) -> Claimed:
+        """Of one lane, or of jobs that run here already; `call`: somebody else is asked; `solo`: they are a suspect's,
+        which runs alone. Jobs that have ended meanwhile
         fall out here. However long Redis is away: `stopped` waits so many seconds, and says whether to give up; then
         nothing may run."""
         claimed = Claimed()
         works = list(dict.fromkeys(unit.work for unit in units if not unit.work.ended))
-        verdicts = self._verdicts(works, stopped, call=call) if works else None
+        verdicts = self._verdicts(works, stopped, call=call, solo=solo) if works else None
         if verdicts is None:
             return claimed
         with self._lock:
@@ -71,7 +74,6 @@ class Claimer:
                     started.append(work)
                 self._begin(work, verdict)
             elif verdict.status == "suspect":
-                work.alone = True
                 claimed.suspects.add(work)
             elif verdict.status == "paused":
                 claimed.paused.append(work)
@@ -94,7 +96,7 @@ class Claimer:
         self._finisher.skip(work, verdict)
 
     def _verdicts(
-        self, works: list[Work], stopped: Callable[[float], bool], *, call: bool
+        self, works: list[Work], stopped: Callable[[float], bool], *, call: bool, solo: bool
     ) -> list[scripts.Verdict] | None:
         """None: given up. Claiming again is harmless."""
         asked = scripts.claim(
@@ -102,7 +104,7 @@ class Claimer:
             process=self._process,
             worker=self._worker,
             max_attempts=self._max_attempts,
-            solo=works[0].alone,
+            solo=solo,
             call=call,
         )
         while True:

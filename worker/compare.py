@@ -123,5 +123,7 @@ def _best(output: Any) -> tuple[str, float] | None:
 
 
 def _cosine(a: list[float], b: list[float]) -> float:
+    if len(a) != len(b):
+        return 0.0
     norm = math.hypot(*a) * math.hypot(*b)
     return sum(x * y for x, y in zip(a, b, strict=True)) / norm if norm else 0.0

@@ -64,8 +64,11 @@ class CpuShare:
         """Let torch's forwards in this very thread use so many, or one of `parts` of them; how many that are. Cheap:
         call it before each. Where the folder cannot be written nobody is counted."""
         torch = sys.modules.get("torch")
+        if not hasattr(torch, "set_num_threads"):  # another thread is importing it
+            torch = None
         with self._lock:
-            if self._clock() >= self._again_at:
+            # Torch's own number is read before it is first changed.
+            if self._clock() >= self._again_at or (torch is not None and not self._cores):
                 self._look(torch)
             number = max(1, self._share // parts)
         if torch is not None and number != torch.get_num_threads():  # of this thread, as OpenMP has it

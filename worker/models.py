@@ -28,7 +28,7 @@ from worker.inprocess import plain, run_items, warm_items, warm_up
 from worker.memory import device_bytes, free, host_bytes
 from worker.precision import EXACT, Precision, candidates, fastest
 from worker.sources import TORCHVISION, fetch, resolve
-from worker.streams import choices, untried
+from worker.streams import choices, usual
 from worker.warm import warm_batches
 
 __all__ = ["LoadedModel", "handler_class", "load_model", "run_items"]
@@ -199,7 +199,7 @@ def load_model(
     calibration = _calibrated(
         ref, spec, handler, device, settings, max_size=max_size, otherwise=max_cost, share=share, threads=threads
     )
-    streams = untried(threads)
+    streams = usual(threads)
     if calibration:
         max_cost, streams = calibration.budget, calibration.streams
     if handler.uses_torch:
@@ -353,6 +353,7 @@ def _calibrated(
         otherwise=otherwise,
         limit_s=settings.calibrate_s,
         streams=choices(threads),
+        usual=usual(threads),
         part=share.apply,
         settle=torch.cuda.synchronize if on_gpu else lambda: None,
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker.compare import alike, difference, measure
 from worker.memory import free
+from worker.predict import is_device_lost
 
 if TYPE_CHECKING:
     from worker.models import LoadedModel
@@ -42,27 +43,34 @@ def fastest(load: Callable[[str], LoadedModel], others: Sequence[str]) -> Loaded
     """float32, or the fastest of `others` that gives about the same; it knows its `precision`. What is not taken is
     unloaded. Raises what `load` raises for float32; another that does not load, or does not run, is refused."""
     best = load(EXACT)
-    exact = measure(best)
-    found = Precision(rates={EXACT: exact.items_per_s})
+    rate, exact = _measured(best)
+    found = Precision(rates={EXACT: rate})
     for dtype in others:
+        loser: LoadedModel | None = None
         try:
-            model = load(dtype)
-            tried = measure(model)
+            loser = load(dtype)
+            rate, outputs = _measured(loser)
         # Whatever a kernel raises for this dtype, the answer is the same: not this one.
         except Exception as error:
+            if is_device_lost(error):
+                raise
             found.refused[dtype] = f"{type(error).__name__}: {error}"
-            continue
-        found.rates[dtype] = tried.items_per_s
-        if not alike(exact.outputs, tried.outputs):
-            found.refused[dtype] = difference(exact.outputs, tried.outputs)
-            loser = model
-        elif tried.items_per_s < GAIN * found.rates[found.dtype]:
-            found.refused[dtype] = "not faster"
-            loser = model
         else:
-            loser, best, found.dtype = best, model, dtype
-        loser.handler.unload()
-        del loser, model
+            found.rates[dtype] = rate
+            if not alike(exact, outputs):
+                found.refused[dtype] = difference(exact, outputs)
+            elif rate < GAIN * found.rates[found.dtype]:
+                found.refused[dtype] = "not faster"
+            else:
+                loser, best, found.dtype = best, loser, dtype
+        if loser is not None:
+            loser.handler.unload()
+            del loser
         free()
     best.precision = found
     return best
+
+
+def _measured(model: LoadedModel) -> tuple[float, list[Any]]:
+    compared = measure(model)
+    return compared.items_per_s, compared.outputs

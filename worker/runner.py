@@ -161,10 +161,11 @@ class Runner:
                 if self._stopping:
                     return
                 parts = self._enter(units) if units else 1
+                alone = _is_alone(units)
             try:
                 if not units:
                     self._look()
-                elif not self._run(units, parts):
+                elif not self._run(units, parts, alone):
                     return
             except DeviceLost as error:
                 self.device_lost = str(error)
@@ -176,24 +177,27 @@ class Runner:
         now = self._clock()
         while self._later and self._later[0][0] <= now:
             self._batcher.put_back([heapq.heappop(self._later)[2]])
-        units = self._batcher.take() if self._held_until <= now and self._has_room() else []
+        units = self._batcher.take(self._may_run) if self._held_until <= now else []
         for unit in units:
             self._put_off.pop(unit, None)
         if units and (self._batcher or self._later):
             self._condition.notify()  # who waits may wait for what has become due only now
         return units
 
+    def _may_run(self, head: Unit) -> bool:
+        """Whether the batch that begins with it may run beside what does: nothing passes over it."""
+        return len(self._taken) < min([self._at_once(head), *self._taken.values()])
+
     def _has_room(self) -> bool:
-        """Whether what is next may run beside what does: nothing passes over it."""
         head = self._batcher.head()
-        return head is None or len(self._taken) < min([self._at_once(head), *self._taken.values()])
+        return head is None or self._may_run(head)
 
     def _enter(self, units: list[Unit]) -> int:
         """A batch is on its way; how many parts of the device there are, one of which it has: one where nothing runs
         beside it, nor is about to."""
         at_once = self._at_once(units[0])
         self._taken[threading.current_thread()] = at_once
-        return at_once if len(self._taken) > 1 or (self._batcher and self._has_room()) else 1
+        return min(self._taken.values()) if len(self._taken) > 1 or (self._batcher and self._has_room()) else 1
 
     def _at_once(self, unit: Unit) -> int:
         """How many batches may be under way when one of its lane is."""
@@ -214,8 +218,9 @@ class Runner:
         """What was canceled, or is past its deadline, need not wait for its turn to end."""
         with self._condition:
             units = list(self._put_off)
-        self._claimer.claim(units, self._stopped)
+        claimed = self._claimer.claim(units, self._stopped)
         with self._condition:
+            self._set_aside(claimed.suspects)
             self._take_out(lambda unit: unit.work.ended)
 
     def _next_in(self) -> float | None:
@@ -225,15 +230,14 @@ class Runner:
         pauses += [max(0.0, self._look_at - now)] if self._put_off else []
         return min(pauses, default=None)
 
-    def _run(self, units: list[Unit], parts: int) -> bool:
+    def _run(self, units: list[Unit], parts: int, alone: bool) -> bool:
         """False: it took too long, and this thread has a successor."""
-        alone = units[0].work.alone
         if alone:
             # If this one kills the process, no other job's start may look like a crash: their outcomes stand first.
             self._finisher.flush()
         model = units[0].work.model
         assert model is not None  # noqa: S101  # prepared work has its model
-        units = self._claim(units, call=model.concurrency > 0)
+        units = self._claim(units, call=model.concurrency > 0, alone=alone)
         if not units:
             return True
         now, halved = self._clock(), model.halved_batches
@@ -330,16 +334,23 @@ class Runner:
             after_s = max(after_s, _pause_s(self._refusals))
         self._held_until = max(self._held_until, now + after_s)
 
-    def _claim(self, units: list[Unit], *, call: bool) -> list[Unit]:
+    def _claim(self, units: list[Unit], *, call: bool, alone: bool) -> list[Unit]:
         """The units that may run now. Suspects go back to wait alone."""
-        claimed = self._claimer.claim(units, self._stopped, call=call)
+        claimed = self._claimer.claim(units, self._stopped, call=call, solo=alone)
         if suspects := claimed.suspects:
+            with self._condition:
+                self._set_aside(suspects)
             self.put(unit for unit in units if unit.work in suspects)
-            with self._condition:  # what else of theirs waits, in the lane of the innocent
-                self._batcher.put(self._batcher.discard(lambda unit: unit.work in suspects))
         if claimed.paused:
             self._leave(claimed.paused)
         return claimed.units
+
+    def _set_aside(self, suspects: set[Work]) -> None:
+        """From now on they run alone; what waits of them leaves the lane of the innocent."""
+        for work in suspects:
+            work.alone = True
+        if suspects:
+            self._batcher.put(self._batcher.discard(lambda unit: unit.work in suspects))
 
     def _stopped(self, wait_s: float) -> bool:
         with self._condition:
@@ -351,9 +362,10 @@ class Runner:
         refs = {work.ref for work in paused}
         with self._condition:
             others = self._take_out(lambda unit: unit.work.ref in refs and not unit.work.claimed)
-        works = list(dict.fromkeys([*paused, *(unit.work for unit in others if not unit.work.ended)]))
-        for work in works:
-            work.ended = True  # what of it is still being prepared falls out
+            told = dict.fromkeys([*paused, *(unit.work for unit in others)])
+            works = [work for work in told if not work.ended]  # another thread may have been told of it first
+            for work in works:
+                work.ended = True  # what of it is still being prepared falls out
         self._on_paused(works)
 
     def _take_out(self, unwanted: Callable[[Unit], bool]) -> list[Unit]:
@@ -363,6 +375,11 @@ class Runner:
             self._later = [entry for entry in self._later if not unwanted(entry[2])]
             heapq.heapify(self._later)
         return gone + self._batcher.discard(unwanted)
+
+
+def _is_alone(units: list[Unit]) -> bool:
+    """A suspect's own batch; one that it shares was taken before it was known to be one."""
+    return bool(units) and units[0].work.alone and all(unit.work is units[0].work for unit in units)
 
 
 def _pause_s(tries: int) -> float:

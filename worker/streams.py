@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 ENOUGH = 0.97  # of the best throughput: fewer streams answer sooner
+USUAL = 0.9  # of the best: what a trial must show against the usual number
 ROUNDS = 3
-UNTRIED = 4  # cores of a stream, where nothing is tried
+_CORES = 4  # of a stream, usually
 
 
 def choices(threads: int) -> list[int]:
@@ -21,16 +22,19 @@ def choices(threads: int) -> list[int]:
     return [1 << step for step in range(threads.bit_length())] if threads > 0 else [1]
 
 
-def untried(threads: int) -> int:
-    """Two on a small CPU, and one for each UNTRIED threads of a large one."""
-    return max(min(2, threads), threads // UNTRIED)
+def usual(threads: int) -> int:
+    """Two on a small CPU, and one for every four threads of a large one."""
+    return max(min(2, threads), threads // _CORES)
 
 
-def fewest(
-    counts: Sequence[int], measure: Callable[[int], float], *, clock: Callable[[], float], limit_s: float
-) -> dict[int, float]:
-    """What each of `counts` (which rise) gives a second, at its best, the fewest that are about as fast as the fastest
-    first. `measure`: the seconds of that many batches at once. All run once; again, as long as `limit_s` lasts."""
+def choose(
+    counts: Sequence[int], measure: Callable[[int], float], *, usual: int, clock: Callable[[], float], limit_s: float
+) -> tuple[int, dict[int, float]]:
+    """How many of `counts` (which rise) it should be, and what each gives a second, at its best. `measure`: the seconds
+    of that many batches at once. All run once; again, as long as `limit_s` lasts.
+
+    A trial has the CPU to itself, and a worker has not: what is lost by waiting for each other shows only in service.
+    So it is the usual number, unless that is clearly slower; else the fewest that are about as fast as the fastest."""
     begun, best_s = clock(), dict.fromkeys(counts, float("inf"))
     for number in range(ROUNDS):
         for count in counts:
@@ -39,7 +43,9 @@ def fewest(
             best_s[count] = min(best_s[count], measure(count))
     rates = {count: count / max(seconds, 1e-9) for count, seconds in best_s.items()}
     most = max(rates.values())
-    return dict(sorted(rates.items(), key=lambda item: (item[1] < ENOUGH * most, item[0])))
+    if rates.get(usual, 0.0) >= USUAL * most:
+        return usual, rates
+    return min(count for count in counts if rates[count] >= ENOUGH * most), rates
 
 
 class SideBySide:

@@ -184,7 +184,7 @@ def test_batches_are_of_the_costliest_usual_item_and_the_handler_hears() -> None
 def test_as_many_streams_as_pay_are_found_before_the_budget() -> None:
     """Batches at once take one tick together: the more the better; and they are at once."""
     handler, parts = Sized(), list[int]()
-    found = run(handler, streams=[1, 2, 4], part=parts.append)
+    found = run(handler, streams=[1, 2, 4], usual=2, part=parts.append)
     assert found
     assert (found.budget, found.streams) == (1600, 4)
     assert found.stream_rates == {1: 400, 2: 800, 4: 1600}

@@ -101,7 +101,7 @@ def running(threads: int = 1, **more: Any) -> Iterator[tuple[Runner, dict[Any, A
 
 
 def runner_of(delivered: Delivered, **more: Any) -> Runner:
-    claimer: Any = SimpleNamespace(claim=lambda units, stopped, call=False: Claimed(list(units)))
+    claimer: Any = SimpleNamespace(claim=lambda units, stopped, call=False, solo=False: Claimed(list(units)))
     finisher: Any = delivered
     metrics = WorkerMetrics("w", Device("cpu"))
     return Runner(
@@ -189,7 +189,7 @@ def test_who_was_canceled_need_not_wait_for_the_provider() -> None:
         asked.extend(batch)
         raise TryLater("busy", after_s=3600)
 
-    def claim(units: list[Unit], stopped: Any, call: bool = False) -> Claimed:
+    def claim(units: list[Unit], stopped: Any, call: bool = False, solo: bool = False) -> Claimed:
         for unit in units:
             unit.work.ended = unit.work.ended or unit.work.job_id in over
         return Claimed([unit for unit in units if not unit.work.ended])
@@ -518,3 +518,26 @@ def test_the_device_has_all_its_threads_busy_and_waits_no_longer_than_it_must() 
         assert not runner.runs()
     assert most["lone"] == 1
     assert most["twins"] <= 3
+
+
+def test_a_job_that_turns_out_a_suspect_in_one_stream_runs_in_no_other() -> None:
+    """Two threads hold batches of it when the first is told: both go back, and each then runs with nobody beside it."""
+    device, both = Device2(), threading.Barrier(2)
+    model = model_of(Asks(device.ask), streams=2)
+    first = [True]
+
+    def claim(units: list[Unit], stopped: Any, call: bool = False, solo: bool = False) -> Claimed:
+        if first[0]:
+            both.wait(10)  # both batches are taken, and neither is known to be a suspect's
+            first[0] = False
+        suspects = set() if solo else {unit.work for unit in units if unit.work.job_id == "j"}
+        return Claimed([unit for unit in units if unit.work not in suspects], suspects)
+
+    job = units_of(model, "j")
+    job += [Unit(job[0].work, 0, chunk, Prepared(f"j{chunk}"), job[0].budget) for chunk in (1, 2)]
+    with running(threads=2, limit=lambda: 2) as (runner, outputs):
+        runner._claimer.claim = claim  # type: ignore[method-assign]
+        runner.put([*job, *units_of(model, "a", "b")])
+        device.may_end.release(5)
+        wait_until(lambda: len(outputs) == 5)
+    assert all(len(together) == 1 for together in device.seen if any(str(one).startswith("j") for one in together))
