@@ -3,6 +3,7 @@ a replica that three sentinel processes watch."""
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -231,3 +232,19 @@ class Watched:
             return False
         links = [one["master-link-status"] for one in replicas]
         return state.get("num-other-sentinels") == 2 and links == ["ok"] * self._replicas
+
+
+def kill(watched: Watched) -> None:
+    """kill -9 of the primary."""
+    watched.primary.kill()
+
+
+def freeze(watched: Watched) -> None:
+    """Its connections stay open and say nothing, as of a host that is gone without a word."""
+    os.kill(watched.primary.pid, signal.SIGSTOP)
+
+
+def hand_over(watched: Watched) -> None:
+    """A planned one, of a primary that is well."""
+    with watched.ask(watched.sentinels[0]) as asked:
+        asked.execute_command("SENTINEL", "FAILOVER", MASTER)

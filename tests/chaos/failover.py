@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
-import signal
 import tempfile
 import threading
 import time
@@ -26,7 +24,7 @@ from benchmarks import page
 from benchmarks.figures import median
 from tests.conftest import wait_until
 from tests.processes import REPOSITORY, api, worker
-from tests.redis_kinds import DOWN_MS, MASTER, Watched
+from tests.redis_kinds import DOWN_MS, Watched, freeze, hand_over, kill
 
 COMMAND = "make bench-failover"
 MODELS = 'models: {echo: {task: echo, versions: {"1": {}}, batch: {max_size: 16}}}'
@@ -36,22 +34,6 @@ BEFORE, AFTER = 200, 200  # accepted jobs before the blow, and after the new pri
 WAIT_S = 20
 PAUSE_MS = 5000
 Strike = Callable[[Watched], None]
-
-
-def kill(watched: Watched) -> None:
-    """kill -9 of the primary."""
-    watched.primary.kill()
-
-
-def freeze(watched: Watched) -> None:
-    """Its connections stay open and say nothing, as of a host that is gone without a word."""
-    os.kill(watched.primary.pid, signal.SIGSTOP)
-
-
-def hand_over(watched: Watched) -> None:
-    """A planned one, of a primary that is well."""
-    with watched.ask(watched.sentinels[0]) as asked:
-        asked.execute_command("SENTINEL", "FAILOVER", MASTER)
 
 
 def pause_and_hand_over(watched: Watched) -> None:

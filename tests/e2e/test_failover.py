@@ -3,8 +3,6 @@ it is lost."""
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import threading
 import time
@@ -23,7 +21,7 @@ from shared.api_keys import ApiKey, Scope, digest
 from shared.rates import Rates
 from tests.conftest import wait_until
 from tests.processes import api, flower_process, queue_ms, worker
-from tests.redis_kinds import MASTER, REPLICATING, USER, Front, Watched
+from tests.redis_kinds import REPLICATING, USER, Front, Watched, freeze, hand_over, kill
 
 pytestmark = pytest.mark.long
 
@@ -101,22 +99,7 @@ def judge(store: redis.Redis, http: httpx.Client, stream: Stream, before: set[st
     return {"accepted": len(stream.accepted), "lost": len(lost), "refused": stream.refused}
 
 
-def _kill(watched: Watched) -> None:
-    watched.primary.kill()
-
-
-def _freeze(watched: Watched) -> None:
-    """As a host that is gone without a word: its connections stay open and say nothing."""
-    os.kill(watched.primary.pid, signal.SIGSTOP)
-
-
-def _hand_over(watched: Watched) -> None:
-    """A planned one."""
-    with watched.ask(watched.sentinels[0]) as asked:
-        asked.execute_command("SENTINEL", "FAILOVER", MASTER)
-
-
-@pytest.mark.parametrize("end", [_kill, _freeze, _hand_over])
+@pytest.mark.parametrize("end", [kill, freeze, hand_over])
 def test_sentinels_promote_the_replica(
     tmp_path: Path, models: Path, end: Callable[[Watched], None], record_property: Callable[[str, Any], None]
 ) -> None:
@@ -124,7 +107,7 @@ def test_sentinels_promote_the_replica(
         told = _fail_over(watched, http, stream, end)
         assert process.poll() is None
     record_property(end.__name__, told)
-    if end is _hand_over:
+    if end is hand_over:
         assert told["role of the old one"] == "master", "nobody waited for it to be told"
 
 
@@ -133,12 +116,12 @@ def test_a_planned_failover_of_a_guarded_primary_loses_nothing(
     tmp_path: Path, models: Path, record_property: Callable[[str, Any], None]
 ) -> None:
     with Watched(tmp_path / "redis", guarded=True) as watched, running(watched.url, models) as (_, http, stream):
-        told = _fail_over(watched, http, stream, _hand_over)
+        told = _fail_over(watched, http, stream, hand_over)
     record_property("guarded", told)
     assert told["lost"] == 0
 
 
-@pytest.mark.parametrize(("end", "count"), [(_kill, 1), (_freeze, 1), (_hand_over, 2)])
+@pytest.mark.parametrize(("end", "count"), [(kill, 1), (freeze, 1), (hand_over, 2)])
 def test_what_replicas_have_confirmed_is_not_lost(
     tmp_path: Path,
     models: Path,
