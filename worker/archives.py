@@ -129,6 +129,8 @@ def _unpack_zip(file: Path, to: Path, bound: int) -> None:
         if sum(member.file_size for member in archive.infolist()) > bound:
             raise ValueError(f"it would take more than {bound} bytes")
         for member in archive.infolist():
+            if not member.filename:  # `is_dir` of Python 3.11 would raise IndexError
+                raise ValueError("a member has no name")
             target = (to / member.filename).resolve()
             if not target.is_relative_to(to.resolve()):
                 raise ValueError(f"{member.filename!r} lies outside of it")

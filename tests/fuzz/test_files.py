@@ -99,6 +99,14 @@ def _zip(*names: str, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     return out.getvalue()
 
 
+def _nameless_zip() -> bytes:
+    """Its directory says so: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.3.12."""
+    made = bytearray(_zip("a"))
+    entry = made.index(b"PK\1\2")
+    made[entry + 28], made[entry + 30] = 0, 1  # the name's length, and the extra field's, which the name becomes
+    return bytes(made)
+
+
 _ALL = [
     _member("model", tarfile.DIRTYPE),
     _member("model/config.json", size=300),
@@ -123,6 +131,7 @@ ARCHIVES = [
     _zip("model/", "model/config.json", "model/a/b.txt"),
     _zip("../out", method=zipfile.ZIP_STORED),
     _zip("a", "a/b"),
+    _nameless_zip(),
     _zip("model/\\..\\..\\out", "a" * 300, method=zipfile.ZIP_LZMA),
     _zip("a\0b", method=zipfile.ZIP_BZIP2),
     _zip("a", "b").replace(b"PK\1\2\x14\x03\x14\0\0\0", b"PK\1\2\x14\x03\x14\0\1\0"),  # encrypted, it says
