@@ -107,7 +107,7 @@ class Engine:
             self._listener,
             worker=settings.worker_name,
             on_paused=self._give_back,
-            on_batch=self._on_batch,
+            on_batch=self.let_more_in,
         )
         self._runners = Runners(make_runner, before=share.apply, threads=share.cores, limit=share.now)
         adopter = Adopter(
@@ -355,8 +355,8 @@ class Engine:
         if ref is not None:
             self._want(ref)
 
-    def _on_batch(self) -> None:
-        """A runner's thread."""
+    def let_more_in(self) -> None:
+        """A batch begins, or some time has passed: what is held may be long, or take long to be fetched. Any thread."""
         if self.holdings.one_more():
             self.reporter.call(_wake)
 

@@ -9,6 +9,16 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
+
+EXTRAS = 4  # jobs of one list that are held though their items have no room
+
+
+@dataclass(slots=True, frozen=True)
+class _Held:
+    list_name: str
+    items: int
+    extra: bool
 
 
 class Holdings:
@@ -30,9 +40,10 @@ class Holdings:
         self.on_etag = on_etag  # of the registry, as seen with each drain
         self._limit = limit
         self._lock = threading.Lock()
-        self._held: dict[str, tuple[str, int]] = {}
+        self._held: dict[str, _Held] = {}
         self._items: Counter[str] = Counter()  # by list
         self._jobs: Counter[str] = Counter()
+        self._extras: Counter[str] = Counter()
         self._one_more: set[str] = set()  # lists of which one job may be taken though there is no room
         self._closed = False
         self.changed = False  # the limits have: look whether there is more to take
@@ -46,9 +57,11 @@ class Holdings:
         with self._lock:
             if tag in self._held:
                 return False
-            self._held[tag] = list_name, items
+            extra = list_name in self._one_more and self._items[list_name] >= self._limit(list_name)
+            self._held[tag] = _Held(list_name, items, extra)
             self._items[list_name] += items
             self._jobs[list_name] += 1
+            self._extras[list_name] += extra
             self._one_more.discard(list_name)
             return True
 
@@ -58,9 +71,9 @@ class Holdings:
             held = self._held.pop(tag, None)
             if held is None:
                 return False
-            list_name, items = held
-            self._items[list_name] -= items
-            self._jobs[list_name] -= 1
+            self._items[held.list_name] -= held.items
+            self._jobs[held.list_name] -= 1
+            self._extras[held.list_name] -= held.extra
             return True
 
     def ack(self, tag: str) -> None:
@@ -92,13 +105,16 @@ class Holdings:
         return limit if limit <= 0 else max(limit - self._items[name], int(name in self._one_more))
 
     def one_more(self) -> bool:
-        """A batch begins. Of a list whose items have no room one more job may be taken, though never more jobs than
-        there is room for items: else a few long ones would hold up another key's lone one until they end. False: none
-        is let in."""
+        """Of a list whose items have no room one job may be taken: else a few long ones would hold up another key's
+        lone one until they end. No more than EXTRAS of them are held at once, for they may be long too, and other
+        workers would have nothing to do. False: none is let in."""
         with self._lock:
             long = [name for name, items in self._items.items() if items > self._jobs[name]]
-            self._one_more = {name for name in long if self._jobs[name] < self._limit(name) <= self._items[name]}
+            self._one_more = {name for name in long if self._extras[name] < EXTRAS and self._is_full(name)}
             return bool(self._one_more)
+
+    def _is_full(self, name: str) -> bool:
+        return self._jobs[name] < self._limit(name) <= self._items[name]
 
     def close(self) -> None:
         """Take nothing more: the worker is stopping."""

@@ -31,6 +31,7 @@ def start_watchdog(
         while not pause.wait(interval_s):
             pulse.mark("watchdog")
             engine.end_overdue()
+            engine.let_more_in()
             works = overdue = engine.stalled()
             if overdue:
                 logger.error(Event.PREDICT_STALLED, model=str(overdue[0].ref), jobs=[work.names for work in overdue])

@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from shared import keys, messages, scripts
-from worker.holdings import Holdings
+from worker.holdings import EXTRAS, Holdings
 
 QUEUE = keys.queue_name("m", "1")
 LIST = keys.queue_list(QUEUE, keys.NORMAL)
@@ -80,6 +80,25 @@ def test_lists_of_many_items_fill_the_room_and_one_job_more_is_let_in_for_each_b
     for tag in held[:4]:
         holdings.release(tag)
     assert holdings.room([LIST]) == [31]
+
+
+def test_a_worker_holds_few_jobs_that_have_no_room_however_long_they_are() -> None:
+    holdings = Holdings("p", lambda name: ROOM)
+    holdings.hold("first", LIST, 500)
+    for number in range(EXTRAS):
+        assert holdings.one_more()
+        assert holdings.one_more(), "a second look at the same time lets in no other"
+        holdings.hold(f"long-{number}", LIST, 500)
+        assert holdings.room([LIST]) == [0]
+    assert not holdings.one_more(), "other workers may have nothing to do"
+    holdings.release("first")
+    assert not holdings.one_more()
+    holdings.release("long-0")
+    assert holdings.one_more()
+    holdings.hold("lone", LIST)
+    assert not holdings.one_more()
+    holdings.release("lone")
+    assert holdings.one_more(), "single ones take turns: each goes with the next batch"
 
 
 def test_of_single_items_a_batch_lets_in_no_more_than_there_is_room_for() -> None:
