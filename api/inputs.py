@@ -9,7 +9,7 @@ import jsonschema_rs
 
 from api.schema_walk import Schema, blob_fields, decode, has_blobs
 from shared.errors import Fault, InvalidInput
-from shared.task import Task, check, parse_parameters
+from shared.task import Task, check, count, parse_parameters
 
 FILE, URL = "$file", "$url"  # the one field of an object that stands in the place of bytes (api/references.py)
 _MOST_FAULTS = 100
@@ -69,10 +69,7 @@ class TaskCheck:
 
     def items(self, value: Any) -> int:
         """See InputCheck."""
-        plural = self._task.many[1] if self._task.many else None
-        if not self._task.whole and isinstance(value, dict) and plural in value:
-            return len(value[plural])
-        return 1 if self._task.whole else _length(value)
+        return count(self._task, value)
 
     def takes(self, parameter: str) -> bool:
         """See InputCheck."""
@@ -119,7 +116,7 @@ class SchemaCheck:
 
     def items(self, value: Any) -> int:
         """See InputCheck."""
-        return _length(value)
+        return count(None, value)
 
     def takes(self, parameter: str) -> bool:
         """See InputCheck."""
@@ -152,15 +149,11 @@ class NoCheck:
 
     def items(self, value: Any) -> int:
         """See InputCheck."""
-        return _length(value)
+        return count(None, value)
 
     def takes(self, parameter: str) -> bool:
         """See InputCheck."""
         return False
-
-
-def _length(value: Any) -> int:
-    return len(value) if isinstance(value, list) else 1
 
 
 def place(base: Any, files: Sequence[tuple[str, bytes]], blobs: dict[str, bool]) -> Any:

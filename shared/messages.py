@@ -238,10 +238,11 @@ def readdress(
     embed: Any,
     timeout_s: float | None = None,
     returns: str = "",
+    items: int = 1,
 ) -> bytes:
     """A plain Celery producer's message as one of ours: its id is the delivery tag, its queue the version's, its task
-    ours, its result the field `returns` of the output (empty: the output), and what
-    else it carries (`embed`: callbacks, chain, chord; headers) stays. The deadline has moved into the record."""
+    ours, its result the field `returns` of the output (empty: the output), and what else it carries (`embed`:
+    callbacks, chain, chord; headers) stays. `items`: as for `build`. The deadline has moved into the record."""
     message = {**message, "headers": dict(message["headers"]), "properties": dict(message["properties"])}
     message["body"] = base64.b64encode(orjson.dumps([[], kwargs, embed])).decode()
     message["content-type"], message["content-encoding"] = "application/json", "utf-8"
@@ -251,6 +252,8 @@ def readdress(
     # The turns of a key are not a producer's to take, nor what lies in the payload store.
     for name in (*HIDDEN.values(), "ml_owner", "ml_weight", "ml_items", "ml_stored"):
         message["headers"].pop(name, None)
+    if items != 1:
+        message["headers"]["ml_items"] = items
     message["properties"] |= {
         "body_encoding": "base64",
         "delivery_tag": job_id,

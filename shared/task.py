@@ -129,6 +129,15 @@ def split(task: Task, value: Any) -> Split:
     return Split([value], "one")
 
 
+def count(task: Task | None, value: Any) -> int:
+    """How many items an input has, checked or not; without a task, which a handler of one's own is, a list's."""
+    if task is not None and task.whole:
+        return 1
+    if task is not None and task.many and isinstance(value, dict):
+        value = value.get(task.many[1])
+    return len(value) if isinstance(value, list) else 1
+
+
 def _counted(items: list[Any], pointer: str) -> list[Any]:
     if not 1 <= len(items) <= MAX_ITEMS:
         message = f"a job takes 1 to {MAX_ITEMS} items, not {len(items)}; use a batch for more"

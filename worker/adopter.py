@@ -16,6 +16,8 @@ from shared.errors import InvalidInput, ServiceError, UnknownModel
 from shared.logs import Event, get_logger
 from shared.origin import Carried
 from shared.settings import Settings
+from shared.task import count
+from shared.tasks import BUILT_IN
 from shared.types import Outcome, State
 from worker.finisher import Finisher
 from worker.holdings import Holdings
@@ -112,6 +114,7 @@ class Adopter:
             embed=embed,
             timeout_s=timeout_s,
             returns=returns,
+            items=count(BUILT_IN.get(spec.task or ""), kwargs["input"]),
         )
         return scripts.adopt(
             work.tag,

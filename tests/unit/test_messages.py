@@ -79,6 +79,9 @@ def test_a_readdressed_message_keeps_what_it_carries(store: redis.Redis, redis_u
     assert moved["properties"]["delivery_info"] == {"exchange": "ml.bert.1", "routing_key": "ml.bert.1"}
     assert moved["properties"]["priority"] == 0
     assert theirs["headers"]["expires"] is not None, "the original is untouched"
+    assert "ml_items" not in moved["headers"]
+    many = messages.readdress(theirs, "j", queue="ml.bert.1", priority=0, kwargs=kwargs, embed=embed, items=8)
+    assert messages.items_of(messages.unpack(many)[0]["headers"]) == 8
 
 
 def test_lists_are_named_as_kombu_names_them(store: redis.Redis, redis_url: str) -> None:

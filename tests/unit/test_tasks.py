@@ -10,7 +10,8 @@ import pytest
 
 from shared import tasks
 from shared.errors import InvalidInput
-from shared.tasks import ECHO, IMAGE_CLASSIFICATION, TEXT_EMBEDDING
+from shared.task import Task, count
+from shared.tasks import BUILT_IN, ECHO, IMAGE_CLASSIFICATION, TEXT_EMBEDDING
 
 
 @pytest.mark.parametrize(
@@ -49,6 +50,23 @@ def test_faults_point_into_the_input(value: Any, pointer: str) -> None:
         tasks.check(TEXT_EMBEDDING, value, None)
     assert pointer in [fault.pointer for fault in caught.value.faults]
     assert not jsonschema_rs.is_valid(TEXT_EMBEDDING.input_schema(), value)
+
+
+@pytest.mark.parametrize(
+    ("task", "value", "n"),
+    [
+        (TEXT_EMBEDDING, {"text": "a"}, 1),
+        (TEXT_EMBEDDING, {"texts": ["a", "b"]}, 2),
+        (TEXT_EMBEDDING, [{"text": "a"}] * 3, 3),
+        (TEXT_EMBEDDING, {"texts": 7}, 1),
+        (TEXT_EMBEDDING, None, 1),
+        (BUILT_IN["echo"], [1, 2], 1),
+        (None, [1, 2], 2),
+        (None, {"texts": ["a", "b"]}, 1),
+    ],
+)
+def test_how_many_items_an_input_has_before_it_is_checked(task: Task | None, value: Any, n: int) -> None:
+    assert count(task, value) == n
 
 
 def test_too_many_items() -> None:
