@@ -91,7 +91,7 @@ class Runner:
         self._refusals = 0  # in a row, of whom is asked
         self._put_off: dict[Unit, None] = {}  # what waits for another try, here or in the batcher
         self._look_at = float("-inf")
-        self._stopping = False
+        self._stopping = threading.Event()
         self._runs: list[Run] = []
         self._taken: dict[threading.Thread, int] = {}  # batches on their way through, and how many may be at a time
         self._threads = [vital_thread(name, self._loop) for _ in range(threads)]
@@ -106,7 +106,7 @@ class Runner:
     def close(self) -> None:
         """Begin no other batch."""
         with self._condition:
-            self._stopping = True
+            self._stopping.set()
             self._condition.notify_all()
 
     def join(self, timeout: float) -> bool:
@@ -121,12 +121,13 @@ class Runner:
         with self._condition:
             before = len(self._batcher)
             self._batcher.put(units)
-            self._condition.notify(len(self._batcher) - before)
+            self._condition.notify(min(len(self._batcher) - before, len(self._threads)))
 
     def drop(self, work: Work) -> None:
         """Forget what waits of a job that is no longer ours."""
         with self._condition:
             self._take_out(lambda unit: unit.work is work)
+            self._condition.notify()  # it may have been what nothing passes over
 
     def waiting(self) -> int:
         """How many units wait."""
@@ -147,7 +148,7 @@ class Runner:
             self._runs.remove(run)
             self._threads.remove(run.thread)  # nobody joins it
             self._taken.pop(run.thread, None)
-            if not self._stopping:
+            if not self._stopping.is_set():
                 thread = vital_thread(self._name, self._loop)
                 thread.start()
                 self._threads.append(thread)
@@ -156,9 +157,9 @@ class Runner:
     def _loop(self) -> None:
         while True:
             with self._condition:
-                while not self._stopping and not (units := self._next()) and not self._is_time_to_look():
+                while not self._stopping.is_set() and not (units := self._next()) and not self._is_time_to_look():
                     self._condition.wait(self._next_in())
-                if self._stopping:
+                if self._stopping.is_set():
                     return
                 parts = self._enter(units) if units else 1
                 alone = _is_alone(units)
@@ -218,7 +219,7 @@ class Runner:
         """What was canceled, or is past its deadline, need not wait for its turn to end."""
         with self._condition:
             units = list(self._put_off)
-        claimed = self._claimer.claim(units, self._stopped)
+        claimed = self._claimer.claim(units, self._stopping.wait)
         with self._condition:
             self._set_aside(claimed.suspects)
             self._take_out(lambda unit: unit.work.ended)
@@ -336,7 +337,7 @@ class Runner:
 
     def _claim(self, units: list[Unit], *, call: bool, alone: bool) -> list[Unit]:
         """The units that may run now. Suspects go back to wait alone."""
-        claimed = self._claimer.claim(units, self._stopped, call=call, solo=alone)
+        claimed = self._claimer.claim(units, self._stopping.wait, call=call, solo=alone)
         if suspects := claimed.suspects:
             with self._condition:
                 self._set_aside(suspects)
@@ -351,10 +352,6 @@ class Runner:
             work.alone = True
         if suspects:
             self._batcher.put(self._batcher.discard(lambda unit: unit.work in suspects))
-
-    def _stopped(self, wait_s: float) -> bool:
-        with self._condition:
-            return self._condition.wait_for(lambda: self._stopping, wait_s)
 
     def _leave(self, paused: list[Work]) -> None:
         """With them goes all that has not started of their versions: it would be told the same, one batch after the

@@ -494,6 +494,22 @@ def test_nothing_runs_beside_who_must_be_alone_and_nothing_passes_over_it(why: s
     assert parts[:2] == [1, 1], "what cannot run beside it leaves it the whole device"
 
 
+def test_what_is_dropped_lets_pass_what_waited_behind_it() -> None:
+    device = Device2()
+    model = model_of(Asks(device.ask), streams=2)
+    lone = units_of(model, "lone", place=Place("2"))
+    lone[0].work.alone = True
+    with running(threads=2, limit=lambda: 2) as (runner, outputs):
+        runner.put([*units_of(model, "a"), *lone])
+        wait_until(lambda: device.here == ["a"])
+        runner.put(units_of(model, "b"))
+        assert runner.waiting() == 2
+        runner.drop(lone[0].work)
+        wait_until(lambda: device.here == ["a", "b"])
+        device.may_end.release(2)
+        wait_until(lambda: len(outputs) == 2)
+
+
 def test_the_device_has_all_its_threads_busy_and_waits_no_longer_than_it_must() -> None:
     """Many batches of two versions, one of which runs alone: none is lost, and nobody sleeps on."""
     at_once, most, lock = [0], dict[str, int](), threading.Lock()
