@@ -28,8 +28,8 @@ from worker.inprocess import plain, run_items, warm_items, warm_up
 from worker.memory import device_bytes, free, host_bytes
 from worker.precision import EXACT, Precision, candidates, fastest
 from worker.sources import TORCHVISION, fetch, resolve
-from worker.streams import choices, usual
-from worker.warm import warm_batches
+from worker.streams import SideBySide, choices, usual
+from worker.warm import warm_batches, warm_streams
 
 __all__ = ["LoadedModel", "handler_class", "load_model", "run_items"]
 
@@ -206,6 +206,10 @@ def load_model(
         max_size = warm_batches(handler, warm_items(handler), max_size=max_size, max_cost=max_cost)
         if max_size < spec.batch.max_size:
             logger.warning(Event.BATCH_HALVED, model=str(ref), max_size=max_size, step="warm")
+        beside = SideBySide(share.apply)
+        streams = warm_streams(
+            handler, warm_items(handler), streams, max_size=max_size, max_cost=max_cost, beside=beside
+        )
     warm_s = time.monotonic() - loaded
     free()
     model = LoadedModel(

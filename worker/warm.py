@@ -9,6 +9,7 @@ from typing import Any
 
 from worker.handler import Handler, Prepared
 from worker.predict import is_out_of_memory
+from worker.streams import SideBySide
 
 PATIENCE_S = 3.0
 
@@ -19,10 +20,10 @@ def warm_batches(
     """Run batches of 2, 4, 8 ... of the costliest of `items` (as `handler.io.item`), up to `max_size` and `max_cost`,
     as long as patience lasts. The largest that may be used: `max_size`, or less where the device ran out of memory.
     Raises what `predict` raises."""
-    chunk = max(prepared_chunks(handler, items), key=lambda chunk: chunk.cost, default=None)
+    chunk = _costliest(handler, items)
     if chunk is None:
         return max_size
-    most = max(1, min(max_size, max_cost // max(1, chunk.cost)))
+    most = _most(chunk, max_size, max_cost)
     end, fits, size = time.monotonic() + patience_s, 1, 1
     while fits < most and time.monotonic() < end:
         size = min(2 * fits, most)
@@ -34,6 +35,32 @@ def warm_batches(
             return fits
         fits = size
     return max_size
+
+
+def warm_streams(
+    handler: Handler[Any, Any], items: Sequence[Any], streams: int, *, max_size: int, max_cost: int, beside: SideBySide
+) -> int:
+    """Run that many of the largest batches at once, after `warm_batches`. How many may be: one where the device ran out
+    of memory. Raises what `predict` raises."""
+    chunk = _costliest(handler, items)
+    if chunk is None or streams == 1:
+        return streams
+    batch = [chunk.item] * _most(chunk, max_size, max_cost)
+    try:
+        beside.seconds(streams, lambda: handler.predict(batch))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return 1
+    return streams
+
+
+def _costliest(handler: Handler[Any, Any], items: Sequence[Any]) -> Prepared | None:
+    return max(prepared_chunks(handler, items), key=lambda chunk: chunk.cost, default=None)
+
+
+def _most(chunk: Prepared, max_size: int, max_cost: int) -> int:
+    return max(1, min(max_size, max_cost // max(1, chunk.cost)))
 
 
 def prepared_chunks(handler: Handler[Any, Any], items: Sequence[Any]) -> list[Prepared]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -14,7 +15,8 @@ from tests import models
 from worker.handler import Handler, Prepared
 from worker.handlers.text_embedding import TextEmbedding
 from worker.models import AnyHandler, LoadedModel, load_model
-from worker.warm import warm_batches
+from worker.streams import SideBySide
+from worker.warm import warm_batches, warm_streams
 
 
 class Size(BaseModel):
@@ -78,6 +80,32 @@ def test_patience_ends_and_other_errors_are_no_lack_of_memory() -> None:
 
     with pytest.raises(RuntimeError, match="wrong shape"):
         load(Odd, batch={"max_size": 8})
+
+
+def test_streams_run_their_largest_batches_at_once() -> None:
+    class Together(Recorder):
+        """Two batches of it must be under way at once; its memory holds one of them, or both."""
+
+        able = False
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.meet = threading.Barrier(2)
+
+        def predict(self, batch: list[Size]) -> list[Size]:
+            self.meet.wait(10)
+            if not self.able:
+                raise MemoryError("no more")
+            return super().predict(batch)
+
+    def streams(handler: Recorder) -> int:
+        beside = SideBySide(lambda _: None)
+        return warm_streams(handler, handler.example, 2, max_size=20, max_cost=40, beside=beside)
+
+    assert streams(Together()) == 1
+    able = type("Able", (Together,), {"able": True})()
+    assert streams(able) == 2
+    assert able.seen == [[4] * 10] * 2
 
 
 def test_texts_of_all_lengths_and_the_fullest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
