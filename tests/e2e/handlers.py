@@ -14,7 +14,7 @@ from worker.handler import Context, DeviceLost, Handler, ItemError, Prepared
 
 
 class Order(BaseModel):
-    """What to do: `ok`, `item-error`, `raise`, `abort`, `hang`, `freeze`, `memory`, `short`, `odd`, `tell`,
+    """What to do: `ok`, `item-error`, `raise`, `abort`, `hang`, `freeze`, `memory`, `short`, `odd`, `tell`, `hold`,
     `lose-device`; where a `flag` file is named, only while it exists. `journal`: a file that gets a line for each
     run."""
 
@@ -56,6 +56,9 @@ class Moody(Handler[Order, Order]):
             ctypes.PyDLL(None).sleep(3600)  # native code that keeps the interpreter to itself
         if "raise" in todo:
             raise ValueError("told to")
+        for order in batch:
+            while order.do == "hold" and Path(order.flag).exists():
+                time.sleep(0.01)
         if "long" in todo:
             time.sleep(5)
         if ("memory" in todo and len(batch) > 2) or "too-big" in todo:

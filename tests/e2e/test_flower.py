@@ -19,6 +19,8 @@ from shared import keys
 from tests.conftest import wait_until
 from tests.processes import FLOWER, REPOSITORY, environment, flower_process
 
+pytestmark = pytest.mark.long  # more processes of other people's
+
 PATHS = ("/", "/workers", "/tasks", "/broker", "/api/workers", "/api/tasks", "/api/queues/length")
 
 

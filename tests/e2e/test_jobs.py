@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from local.server import EmbeddedServer
+from shared.queue import make_celery
+from shared.settings import Settings
 from tests.conftest import wait_until
 from tests.processes import api, worker
 
@@ -28,18 +31,36 @@ models:
 
 
 @pytest.fixture(scope="module")
-def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def own_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of a Redis server."""
+    with EmbeddedServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def http(own_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A client of a stack without torch, which is soon ready."""
-    folder = tmp_path_factory.mktemp("jobs")
-    models = folder / "models.yaml"
+    models = tmp_path_factory.mktemp("jobs") / "models.yaml"
     models.write_text(MODELS)
     with (
-        EmbeddedServer(folder / "redis") as server,
-        worker(server.url, models),
-        api(server.url, models) as url,
+        worker(own_url, models),
+        api(own_url, models) as url,
         httpx.Client(base_url=url, timeout=60) as client,
     ):
         yield client
+
+
+@pytest.fixture
+def prepared(own_url: str) -> Iterator[Callable[[], int]]:
+    """How many units wait in the worker for the device."""
+    app = make_celery(Settings(redis_url=own_url))
+
+    def count() -> int:
+        answers = app.control.inspect(timeout=1, limit=1).stats() or {}
+        return sum(int(stats["pool"]["waiting-units"]) for stats in answers.values())
+
+    yield count
+    app.close()
 
 
 def submit(http: httpx.Client, model: str, value: Any, **more: Any) -> str:
@@ -90,10 +111,14 @@ def test_items_that_have_ended_count_by_themselves(http: httpx.Client) -> None:
     assert seen[-1][1]["state"] == "succeeded"
 
 
-def test_progress_is_of_the_callers_own_items(http: httpx.Client) -> None:
+def test_progress_is_of_the_callers_own_items(http: httpx.Client, prepared: Callable[[], int], tmp_path: Path) -> None:
     """In a batch of several jobs each is told its own, whatever its place."""
-    blocker = submit(http, "moody", {"do": "slow"})
+    (flag := tmp_path / "held").touch()
+    blocker = submit(http, "moody", {"do": "hold", "flag": str(flag)})
+    wait_until(lambda: read(http, blocker)["state"] == "running")
     ids = [submit(http, "moody", {"do": "tell", "n": n}) for n in (2, 3, 5)]
+    wait_until(lambda: prepared() == 3)
+    flag.unlink()
     with ThreadPoolExecutor(3) as threads:
         streams = list(threads.map(lambda job_id: list(events(http, job_id)), ids))
     assert read(http, blocker, wait=10)["state"] == "succeeded"

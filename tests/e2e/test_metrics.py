@@ -122,6 +122,7 @@ def _sees_spare(stack: Stack) -> bool:
     return stack.metrics().value("ml_serving_workers", model="spare") == 1
 
 
+@pytest.mark.long
 def test_whichever_process_answers_tells_of_both(stack: Stack) -> None:
     pids = {name.rpartition("_")[2] for name in os.listdir(stack.counts)}
     assert len(pids) == 2

@@ -16,6 +16,8 @@ from tests.conftest import wait_until
 from tests.processes import api, worker
 from tests.stock_celery import stock_app, stock_worker
 
+pytestmark = pytest.mark.long  # more processes of other people's
+
 MODELS = """
 models:
   echo:

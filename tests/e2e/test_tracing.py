@@ -148,6 +148,7 @@ def test_a_batch_of_several_callers(traced: Traced) -> None:
     assert traced.collector.of_trace("bf" * 16) == []
 
 
+@pytest.mark.long
 def test_a_job_that_is_redelivered(traced: Traced, tmp_path: Path) -> None:
     """Each attempt has a span in the same trace; of a worker that is killed only the next one tells. The others send
     what they have when they end, at the latest."""

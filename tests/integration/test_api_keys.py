@@ -324,6 +324,7 @@ async def test_without_keys_it_does_not_start(redis_url: str, tmp_path: Path) ->
     assert (await api_process())[0] == 0, "on loopback no key is asked for"
 
 
+@pytest.mark.long
 def test_the_first_key_is_made_beside_redis(redis_url: str, tmp_path: Path, store: redis.Redis) -> None:
     settings(redis_url, tmp_path)
 

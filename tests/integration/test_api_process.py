@@ -202,6 +202,7 @@ async def test_a_second_ctrl_c_releases_at_once_and_a_third_ends(start: Start, h
     stuck.close()
 
 
+@pytest.mark.long
 async def test_processes_on_one_inherited_socket_refuse_nobody(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as shared:
         port = shared.getsockname()[1]
@@ -231,6 +232,7 @@ async def test_processes_on_one_inherited_socket_refuse_nobody(start: Start) -> 
         assert [api.popen.returncode for api in (first, second)] == [0, 0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("variables", "told"),
     [

@@ -179,6 +179,7 @@ class Pushers:
         self._client.close()
 
 
+@pytest.mark.long
 def test_no_wake_up_is_lost(idler: Idler, redis_url: str, store: redis.Redis) -> None:
     chance, pushers, pushed = random.Random(SEED), Pushers(redis_url), Counter[str]()
     with ThreadPoolExecutor(LARGEST) as threads:

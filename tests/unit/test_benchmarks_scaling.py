@@ -68,10 +68,12 @@ def test_waits_are_those_of_m_d_1(load: float) -> None:
     assert mean_wait(Service((1.0,)), 1, load, 150_000) == pytest.approx(load / (2 * (1 - load)), rel=0.06)
 
 
+@pytest.mark.long
 def test_waits_are_those_of_m_m_1() -> None:
     assert mean_wait(Exponential(), 1, 0.6, 200_000) == pytest.approx(0.6 / 0.4, rel=0.06)
 
 
+@pytest.mark.long
 def test_waits_are_those_of_m_m_3() -> None:
     """Erlang's C for three servers and a load of two: 4/9 of the jobs wait, for a second on average."""
     assert mean_wait(Exponential(), 3, 2.0, 200_000) == pytest.approx(4 / 9, rel=0.06)

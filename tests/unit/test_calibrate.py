@@ -276,6 +276,7 @@ def test_what_is_not_calibrated(fields: dict[str, Any], more: dict[str, Any]) ->
     assert not model.handler.told  # type: ignore[attr-defined]
 
 
+@pytest.mark.long
 def test_minilm_finds_its_streams_and_runs_in_them(tmp_path: Path) -> None:
     """What they give at once is what one gives."""
     spec = ModelSpec.model_validate(

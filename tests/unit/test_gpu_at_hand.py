@@ -37,12 +37,14 @@ def test_all_hidden(tmp_path: Path) -> None:
     assert _asked(env) == "make gpu: CUDA_VISIBLE_DEVICES=-1 shows no GPU"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA")
 def test_a_torch_that_cannot_use_it(tmp_path: Path) -> None:
     said = _asked(machine(tmp_path) | {"CUDA_VISIBLE_DEVICES": "0"})
     assert said == f"make gpu: torch {torch.__version__} is a build without CUDA"
 
 
+@pytest.mark.long
 def test_the_tests_themselves_fail_without_one(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu"],

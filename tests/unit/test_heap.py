@@ -38,6 +38,7 @@ def _run(*arguments: str, **env: str) -> tuple[str, int, int]:
     return told[0], int(told[1]), int(told[2])
 
 
+@pytest.mark.long
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it does nothing elsewhere")
 def test_what_was_freed_is_kept_until_it_is_trimmed() -> None:
     _, mapped_anew, _ = _run(MALLOC_MMAP_THRESHOLD_="1000000")
@@ -48,5 +49,6 @@ def test_what_was_freed_is_kept_until_it_is_trimmed() -> None:
     assert trimmed > 10_000_000
 
 
+@pytest.mark.long
 def test_what_the_environment_says_stands() -> None:
     assert _run("keep", MALLOC_ARENA_MAX="4")[0] == "False"

@@ -152,6 +152,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., PipelineHa
     return loader(tmp_path_factory.mktemp("models"))
 
 
+@pytest.mark.long
 def test_every_task_of_the_installed_transformers_is_served() -> None:
     install_torchvision_ops()
     from transformers.pipelines import SUPPORTED_TASKS
