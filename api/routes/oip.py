@@ -23,11 +23,11 @@ from api.bodies import faults_of, read_json
 from api.deps import Services, services
 from api.errors import job_url
 from api.jobs import refuse_foreign
-from api.metrics import read_counters
 from api.oip import inputs_of, items_of, outputs_of, tensors_of
 from api.paths import OIP_MODEL
 from api.presence import Workers
 from api.readiness import check
+from api.sight import read_counters
 from api.submission import NewJob
 from api.tensors import Tensor, TensorError, from_bytes, from_json, to_bytes, to_json
 from shared.api_keys import Scope

@@ -14,9 +14,9 @@ from api.auth import known_caller, needs
 from api.deps import Services, services
 from api.docs import problems
 from api.errors import problem
-from api.metrics import read_counters
 from api.readiness import check
 from api.schemas import Health
+from api.sight import read_counters
 from shared.api_keys import Scope
 from shared.errors import ServiceError, StoreUnavailable
 
