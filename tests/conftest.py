@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import redis
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("ML_CALIBRATE_S", "0")  # it would only delay them; tests/unit/test_calibrate.py asks for it
@@ -20,6 +21,12 @@ from shared import keys
 
 if TYPE_CHECKING:
     from tests.payload_places import S3, Place
+
+
+# The same examples each time, so that a commit is judged by what it changes. `make fuzz` looks for others.
+settings.register_profile("same", derandomize=True)
+if "FUZZ_TIMES" not in os.environ:
+    settings.load_profile("same")
 
 
 def pytest_configure() -> None:

@@ -1,7 +1,8 @@
-"""`make fuzz`: the fuzz tests again and again, each round with another seed, until the time is up or one fails.
+"""`make fuzz`: the fuzz tests, and every other test by Hypothesis, again and again, each round with another seed, until
+the time is up or one fails. (`make test` and `make test-long` try the same examples each time.)
 
-What fails is shown as small as Hypothesis can make it, and kept in .hypothesis: the everyday tests fail with it until
-it is fixed.
+What fails is shown as small as Hypothesis can make it, and kept in .hypothesis: the next `make fuzz` begins with it.
+Give it to the everyday tests as an `@example`, or among a fuzz test's inputs.
 """
 
 from __future__ import annotations
@@ -12,14 +13,13 @@ import random
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 _LONGEST_TEST_S = 3600
 
 
 def _round(seed: int, times: int, arguments: list[str]) -> int:
-    """One run of all of them, `times` as much as the everyday suite does. The exit code of pytest."""
-    command = [sys.executable, "-m", "pytest", str(Path(__file__).parent), f"--hypothesis-seed={seed}"]
+    """One run of all of them, the fuzz tests `times` as much as the everyday suite does. The exit code of pytest."""
+    command = [sys.executable, "-m", "pytest", "-m", "hypothesis and not slow", f"--hypothesis-seed={seed}"]
     command += [f"--timeout={_LONGEST_TEST_S}", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(command, env=os.environ | {"FUZZ_TIMES": str(times)}, check=False).returncode
 

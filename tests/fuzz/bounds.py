@@ -1,5 +1,4 @@
-"""How much a fuzz test does: a bounded part in the everyday suite, the same each time, so that a commit is judged by
-what it changes; `make fuzz` tries more, and others each time."""
+"""How much a fuzz test does: a bounded part in the everyday suite, more where `make fuzz` asks for it."""
 
 from __future__ import annotations
 
@@ -20,7 +19,6 @@ def fuzzed(*strategies: SearchStrategy[Any], examples: int = 40, **named: Search
     bounded = settings(
         max_examples=examples * TIMES,
         deadline=_LONGEST,
-        derandomize=TIMES == 1,
         # Slow, large and often refused is what hostile inputs are; what fixtures hold is not changed by an example.
         suppress_health_check=list(HealthCheck),
     )
