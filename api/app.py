@@ -24,6 +24,7 @@ from api.plain_route import PlainRoutes
 from api.routes import (
     batches,
     chat,
+    console,
     dead,
     events,
     files,
@@ -39,9 +40,13 @@ from api.routes import (
     registry,
     sagemaker,
     vertex,
+    watch,
     webhooks,
 )
 from api.schemas import OpenAIError
+from api.schemas_operators import Seen
+from api.sight import Sights
+from api.watch import Watch
 from shared import tracing
 from shared.catalog import ModelsFile, ModelSpec, VersionSpec, load_catalog
 from shared.garbage import settle_memory
@@ -89,17 +94,36 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
         description=_ABOUT,
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
         telemetry=_NO_TELEMETRY,
     )
     app.state.services = parts
-    app.state.metrics = Metrics(parts.submitter, parts.catalog, parts.presence, parts.pauses, parts.measures)
-    own = (inference, jobs, events, output, batches, files, models, registry, operators, ops, dead, keys, webhooks)
+    sights = Sights(parts.submitter, parts.catalog, parts.presence, parts.pauses)
+    app.state.metrics = Metrics(sights, parts.catalog, parts.measures)
+    app.state.watch = Watch(sights, parts.measures, draining=lambda: parts.draining)
+    own = (
+        inference,
+        jobs,
+        events,
+        output,
+        batches,
+        files,
+        models,
+        registry,
+        operators,
+        ops,
+        watch,
+        dead,
+        keys,
+        webhooks,
+    )
     faces = (*own, openai, chat, oip, sagemaker)
     # The last added is the outermost.
     app.add_middleware(PlainRoutes, routers=[face.router for face in faces], handlers=app.exception_handlers)
     app.add_middleware(Inflate, most=body_cap(settings))
     app.add_middleware(BodyCap, most=body_cap(settings))
-    also_open = (settings.vertex_health_route,)
+    also_open = (settings.vertex_health_route, *console.paths())
     find = Keyring(parts.submitter).find
     app.add_middleware(Authenticate, find=find, enabled=parts.auth, also_open=also_open)
     app.add_middleware(PlainPath)
@@ -110,8 +134,10 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
     for face in faces:
         app.include_router(face.router)
     app.include_router(vertex.make_router(settings))
+    app.include_router(console.router)
+    app.mount("/console", console.Files())
     add_error_handlers(app)
     bodies = (ModelsFile, ModelSpec, VersionSpec, registry.Traffic, keys.KeyRequest, keys.RotateRequest)
-    others = (webhooks.Rotation, openai.EmbeddingsRequest, ChatRequest, OpenAIError)
+    others = (webhooks.Rotation, openai.EmbeddingsRequest, ChatRequest, OpenAIError, Seen)
     describe(app, *bodies, *others, open_paths=OPEN)
     return app

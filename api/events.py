@@ -22,11 +22,11 @@ from shared.types import Job, State, Timing
 
 KEEP_ALIVE_S = 15.0  # proxies cut connections that are silent for a minute
 LONGEST_S = 3600.0  # then the client comes again, and its key is looked at again
-_RETRY_MS = 2000  # how long a browser waits before it does
+RETRY_MS = 2000  # how long a browser waits before it does
 _IDS = {State.QUEUED: 1, State.RUNNING: 2}
 _END_ID = 3
 
-_HEADERS = [
+HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),  # nginx would hold events back
@@ -111,8 +111,8 @@ class EventStream(Response):
             gone = asyncio.ensure_future(until_gone(receive))
             gone.add_done_callback(lambda _: following.woken.set())
             try:
-                await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
-                await _write(send, f"retry: {_RETRY_MS}\n\n".encode() + story.news(job))
+                await send({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
+                await write(send, f"retry: {RETRY_MS}\n\n".encode() + story.news(job))
                 if not job.state.terminal:
                     await self._follow(story, following, gone, send)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -130,7 +130,7 @@ class EventStream(Response):
                 async with asyncio.timeout(KEEP_ALIVE_S):
                     await following.woken.wait()
             except TimeoutError:
-                await _write(send, b": keep-alive\n\n")
+                await write(send, b": keep-alive\n\n")
                 continue
             following.woken.clear()  # before the look: what comes from now on wakes again
             try:
@@ -140,11 +140,11 @@ class EventStream(Response):
             except UnknownJob:  # it has expired
                 return
             if news := story.news(job):
-                await _write(send, news)
+                await write(send, news)
             if job.state.terminal:
                 return
 
 
-async def _write(send: Send, body: bytes) -> None:
-    """Waits as long as the client does not read."""
+async def write(send: Send, body: bytes) -> None:
+    """A part of a stream. Waits as long as the client does not read."""
     await send({"type": "http.response.body", "body": body, "more_body": True})

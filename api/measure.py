@@ -80,6 +80,12 @@ class Measures:
         MultiProcessCollector(registry, self._folder)  # type: ignore[no-untyped-call]  # as above
         return registry
 
+    def refused(self) -> dict[str, int]:
+        """POSTs refused so far, by their code."""
+        families = [family for family in self.registry().collect() if family.name == "ml_refusals"]
+        samples = [sample for family in families for sample in family.samples if sample.name == "ml_refusals_total"]
+        return {sample.labels["reason"]: int(sample.value) for sample in samples}
+
 
 def _folder() -> str | None:
     name = os.environ.get(FOLDER)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 import redis.asyncio
 
+from api.cached import Cached
 from api.inputs import InputCheck, NoCheck, SchemaCheck, TaskCheck
 from api.submitter import LOST, Command, Submitter, refusal
 from shared import keys
 from shared.catalog import Catalog, Ref
 from shared.tasks import BUILT_IN
-
-T = TypeVar("T")
 
 _FRESH_S = 2.0
 _SCHEMA_FRESH_S = 5.0
@@ -49,7 +46,7 @@ class Presence:
         self._client = client
         self._submitter = submitter
         self._catalog = catalog
-        self._workers = _Cached(_FRESH_S, self._read_workers)
+        self._workers = Cached(_FRESH_S, self._read_workers)
         self._tasks: dict[str, TaskCheck] = {}
         self._schemas: dict[str, tuple[float, bytes, InputCheck]] = {}
 
@@ -106,22 +103,3 @@ def _schema_check(raw: bytes) -> InputCheck:
         return SchemaCheck(schema["input_schema"], schema.get("parameters_schema"))
     except (KeyError, TypeError, ValueError):  # left by a handler whose schema is none: the worker checks
         return NoCheck()
-
-
-class _Cached:
-    """One value, read again when it is old; callers meanwhile share one read."""
-
-    def __init__(self, fresh_s: float, read: Callable[[], Awaitable[Workers]]) -> None:
-        self._fresh_s, self._read = fresh_s, read
-        self._at = float("-inf")
-        self._value = Workers()
-        self._lock = asyncio.Lock()
-
-    async def get(self) -> Workers:
-        if time.monotonic() - self._at < self._fresh_s:
-            return self._value
-        async with self._lock:
-            if time.monotonic() - self._at >= self._fresh_s:
-                self._value = await self._read()
-                self._at = time.monotonic()
-            return self._value

@@ -55,6 +55,40 @@ class WorkerList(BaseModel):
     data: list[Worker]
 
 
+class VersionSeen(BaseModel):
+    """A version and its jobs, as they are now."""
+
+    model: str
+    version: str
+    queued: int = Field(description="jobs that wait for a worker")
+    delayed: int = Field(description="jobs that are not to start yet")
+    running: int
+    succeeded: int = Field(description="jobs, ever; so are failed and canceled")
+    failed: int
+    canceled: int
+    limit: int = Field(description="jobs that may wait; more are refused")
+    oldest_s: float = Field(description="since when the oldest job waits that no worker has taken; 0: none waits")
+    lines_waiting: int = Field(description="lines of batches that are in no queue yet")
+    workers: int = Field(description="living workers that have it, or load it when jobs come")
+    paused: bool
+    latency: list[int] = Field(
+        description="succeeded jobs, ever, that took at most each of `bounds_ms` from submit to end; the last: all"
+    )
+
+
+class Seen(BaseModel):
+    """The service at one moment. `up` false: Redis is away, and nothing else is known."""
+
+    at: Instant
+    up: bool
+    bounds_ms: list[int]
+    versions: list[VersionSeen]
+    workers: list[Worker]
+    refusals: dict[str, int] = Field(description="POSTs refused by this API process since its start, by code")
+    dead_letters: int | None
+    webhooks_waiting: int | None
+
+
 class Paused(BaseModel):
     """A model after `pause` or `resume`."""
 

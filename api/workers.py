@@ -23,9 +23,7 @@ class WorkerService:
 
     async def all(self) -> list[Worker]:
         """By name; of a name with two processes, the older first."""
-        workers = await self._presence.workers()
-        found = [_worker(sign, workers) for sign in workers.signs]
-        return sorted(found, key=lambda one: (one.name, one.started_at or one.heartbeat_at))
+        return told_workers(await self._presence.workers())
 
     async def drain(self, name: str) -> list[str]:
         """Tell it, with its next sign of life, to finish its batch, give the rest back and leave. `name`, or the id of
@@ -39,6 +37,12 @@ class WorkerService:
             await self._submitter.one(Command("SET", keys.DRAIN + one, "1", "EX", keys.DRAIN_TTL_S))
         logger.info(Event.WORKER_DRAINED, worker=name, processes=ids)
         return ids
+
+
+def told_workers(workers: Workers) -> list[Worker]:
+    """As `WorkerService.all` answers."""
+    found = [_worker(sign, workers) for sign in workers.signs]
+    return sorted(found, key=lambda one: (one.name, one.started_at or one.heartbeat_at))
 
 
 def _worker(sign: dict[str, Any], workers: Workers) -> Worker:
