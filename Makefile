@@ -70,6 +70,16 @@ test-clients: $(STAMP) $(CLIENTS:%=.venv-clients/%/installed) ## The tests with 
 fuzz: $(STAMP) ## Hostile inputs for every decoder, for SECONDS (600) and more; fails at the first that is not refused cleanly
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
+console-test: $(STAMP) /usr/bin/chromium ## The console in a real browser, Debian's Chromium
+	@$(BIN)/python -m pytest -m browser tests/console $(ARGS)
+
+console-pictures: $(STAMP) /usr/bin/chromium ## The pictures of docs/console.md, by its tests
+	@mkdir -p docs/pictures && CONSOLE_PICTURES=docs/pictures $(BIN)/python -m pytest -m browser tests/console -k 'text or image or watch or models or jobs or axe or phone or while' $(ARGS)
+
+/usr/bin/chromium:
+	@test "$$(id -u)" = 0 || { echo "these tests need Chromium: sudo apt-get install chromium" >&2; exit 1; }
+	@apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null
+
 openapi-test: $(STAMP) ## Schemathesis on a live service: every answer is the one that /openapi.json tells (about 5 minutes)
 	@test -x .venv-openapi/bin/st || { $(BIN)/python -m venv .venv-openapi && \
 		.venv-openapi/bin/python -m pip install --disable-pip-version-check --no-input --quiet 'schemathesis>=4.32,<5'; }

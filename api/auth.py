@@ -22,7 +22,7 @@ from shared.api_keys import ApiKey, Scope, digest
 from shared.errors import Forbidden, ServiceError, StoreUnavailable, Unauthorized
 
 # Probes of orchestrators, and the description of the interface, which is public.
-OPEN = frozenset({"/livez", "/readyz", "/health", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
+OPEN = frozenset({"/livez", "/readyz", "/health", "/openapi.json"})
 OPEN |= {"/v2/health/live", "/v2/health/ready", "/ping"}
 
 _FRESH_S = 1.0  # a key that is revoked or changed is known so for at most as long

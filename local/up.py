@@ -121,7 +121,8 @@ class _Up:
         self._ready = True
         self._console.say(
             f"ready after {time.monotonic() - began:.1f} s, serving {', '.join(self._catalog.models)}\n"
-            f"  API     {stack.api_url}   (try {stack.api_url}/docs)\n"
+            f"  API     {stack.api_url}\n"
+            f"  Console {stack.api_url}/console   (try a model, watch the service)\n"
             f"  Flower  {stack.flower_url}   (user {FLOWER_USER}, password in {stack.flower_password})\n"
             "Ctrl-C stops everything; accepted jobs stay in the data folder"
         )

@@ -86,11 +86,17 @@ def refused_worker(env: dict[str, str], *command: str) -> subprocess.CompletedPr
 
 @contextmanager
 def api(
-    redis_url: str, models: Path, *, program: Sequence[str] = API, output: int | None = None, **extra: str
+    redis_url: str,
+    models: Path,
+    *,
+    program: Sequence[str] = API,
+    output: int | None = None,
+    port: int | None = None,
+    **extra: str,
 ) -> Iterator[str]:
-    """`python -m api` (or another program in its place) on a free port; its URL. `output`: a descriptor for all that it
-    says."""
-    port = free_port()
+    """`python -m api` (or another program in its place) on `port`, or on a free one; its URL. `output`: a descriptor
+    for all that it says."""
+    port = port or free_port()
     process = subprocess.Popen(
         program,
         env=environment(redis_url, models, ML_PORT=str(port), **extra),

@@ -1,0 +1,70 @@
+// Dead letters: messages that nobody could work on, to be looked at, retried or dropped.
+
+import { Json, Trouble } from "./parts.js";
+import { call } from "./service.js";
+import { bytes, day } from "./told.js";
+import { html, useEffect, useState } from "./view.js";
+
+function Letter({ id, onChanged }) {
+  const [letter, setLetter] = useState(null);
+  const [problem, setProblem] = useState(null);
+  useEffect(() => {
+    call("GET", `v1/dead/${id}`).then(({ data }) => setLetter(data), setProblem);
+  }, [id]);
+  const act = (method, path) => () => call(method, path).then(onChanged, setProblem);
+  return html`<section class="card" aria-label="Dead letter">
+    <h2><code>${id}</code></h2>
+    <${Trouble} problem=${problem} />
+    ${letter &&
+    html`<p>${letter.reason}${letter.obstacle ? `; it cannot be retried: ${letter.obstacle}` : ""}</p>
+      <p class="row">
+        <button type="button" disabled=${letter.obstacle !== null} onClick=${act("POST", `v1/dead/${id}/retry`)}>Retry</button>
+        <button type="button" onClick=${() => confirm("Drop it for ever?") && act("DELETE", `v1/dead/${id}`)()}>Drop</button>
+        ${letter.job_id && html`<a href=${`#/jobs/${letter.job_id}`}>Its job</a>`}
+      </p>
+      <${Json} data=${letter} label="The letter" />`}
+  </section>`;
+}
+
+export function Dead({ rest }) {
+  const [found, setFound] = useState(null);
+  const [problem, setProblem] = useState(null);
+  const look = () => call("GET", "v1/dead").then(({ data }) => (setFound(data), setProblem(null)), setProblem);
+  useEffect(() => {
+    look();
+  }, []);
+  const gone = () => {
+    location.hash = "#/dead";
+    look();
+  };
+  const all = () => call("POST", "v1/dead/requeue").then(look, setProblem);
+  return html`
+    <h1 class="hidden">Dead letters</h1>
+    <${Trouble} problem=${problem} />
+    <section class="card" aria-label="All dead letters">
+      ${found?.letters.length === 0 && html`<p class="faint">None. A letter comes here when a job kills its worker again and again, or cannot be read.</p>`}
+      ${found?.letters.length > 0 &&
+      html`<div class="scroll" tabindex="0" role="region" aria-label="Dead letters">
+          <table>
+            <thead><tr><th scope="col">letter</th><th scope="col">since</th><th scope="col">why</th><th scope="col">model</th><th scope="col" class="number">attempts</th><th scope="col" class="number">crashes</th><th scope="col">worker</th><th scope="col" class="number">size</th></tr></thead>
+            <tbody>
+              ${found.letters.map(
+                (one) => html`<tr key=${one.id}>
+                  <th scope="row"><a href=${`#/dead/${one.id}`}><code>${one.id}</code></a></th>
+                  <td>${day(one.created_at)}</td>
+                  <td>${one.reason}</td>
+                  <td>${one.model ? `${one.model}@${one.version}` : one.queue}</td>
+                  <td class="number">${one.attempts}</td>
+                  <td class="number">${one.crashes}</td>
+                  <td>${one.worker ?? "–"}</td>
+                  <td class="number">${bytes(one.message_bytes)}</td>
+                </tr>`,
+              )}
+            </tbody>
+          </table>
+        </div>
+        <button type="button" onClick=${all}>Retry these</button>`}
+    </section>
+    ${rest[0] && html`<${Letter} key=${rest[0]} id=${rest[0]} onChanged=${gone} />`}
+  `;
+}

@@ -1,0 +1,89 @@
+// What /v1/watch has told over the last minutes, as lines to draw. Pure: no page, no clock.
+
+const KEPT = 600; // events, one a second
+const WINDOW_MS = 30_000; // percentiles are of the jobs that ended in it
+
+export const refOf = (one) => `${one.model}@${one.version}`;
+
+/** The value that `share` of them are not above, by counts up to each bound (the last: all); NaN where there are none. */
+export function percentile(counts, bounds, share) {
+  const all = counts.at(-1);
+  if (!all) return Number.NaN;
+  const wanted = share * all;
+  const at = counts.findIndex((count) => count >= wanted);
+  if (at < 0 || at >= bounds.length) return bounds.at(-1); // above the last bound: nobody knows how far
+  const [below, from] = at === 0 ? [0, 0] : [counts[at - 1], bounds[at - 1]];
+  const inside = counts[at] - below;
+  return from + (bounds[at] - from) * (inside ? (wanted - below) / inside : 1);
+}
+
+const sum = (numbers) => numbers.reduce((total, one) => total + one, 0);
+
+/** Since `before`, of what only rises. A smaller number: the service has begun again. */
+const risen = (now, before) => (now >= before ? now - before : now);
+
+function latencies(now, before) {
+  const known = new Map((before?.versions ?? []).map((one) => [refOf(one), one.latency]));
+  const rows = now.versions.map((one) => one.latency.map((count, at) => risen(count, known.get(refOf(one))?.[at] ?? 0)));
+  return now.bounds_ms.concat(0).map((_, at) => sum(rows.map((row) => row[at])));
+}
+
+function perSecond(now, before, total) {
+  const seconds = (new Date(now.at) - new Date(before.at)) / 1000;
+  return seconds > 0 ? risen(total(now), total(before)) / seconds : 0;
+}
+
+const ever = (name) => (seen) => sum(seen.versions.map((one) => one[name]));
+const refused = (seen) => sum(Object.values(seen.refusals));
+
+export class History {
+  #seen = [];
+  points = [];
+
+  /** One more event. While Redis is away there is a gap. */
+  add(seen) {
+    const at = new Date(seen.at) / 1000;
+    const before = this.#seen.at(-1);
+    if (!seen.up) {
+      this.#keep({ at });
+      return;
+    }
+    const since = this.#seen.find((one) => new Date(seen.at) - new Date(one.at) <= WINDOW_MS) ?? before;
+    const counts = before ? latencies(seen, since) : [];
+    this.#seen.push(seen);
+    if (this.#seen.length > KEPT) this.#seen.shift();
+    this.#keep({
+      at,
+      queued: Object.fromEntries(seen.versions.map((one) => [refOf(one), one.queued])),
+      busy: Object.fromEntries(seen.workers.map((one) => [one.name, one.busy ?? 0])),
+      batch: Object.fromEntries(seen.workers.map((one) => [one.name, one.batch_size ?? Number.NaN])),
+      rates: before
+        ? {
+            succeeded: perSecond(seen, before, ever("succeeded")),
+            failed: perSecond(seen, before, ever("failed")),
+            canceled: perSecond(seen, before, ever("canceled")),
+            refused: perSecond(seen, before, refused),
+          }
+        : {},
+      latency: before
+        ? Object.fromEntries([50, 95, 99].map((share) => [`p${share}`, percentile(counts, seen.bounds_ms, share / 100)]))
+        : {},
+    });
+  }
+
+  #keep(point) {
+    this.points.push(point);
+    if (this.points.length > KEPT) this.points.shift();
+  }
+
+  /** `[times, { name: values }]` of one kind of lines; null where nothing was told of one. */
+  lines(kind) {
+    const names = new Set(this.points.flatMap((point) => Object.keys(point[kind] ?? {})));
+    const values = (name) =>
+      this.points.map((point) => {
+        const value = point[kind]?.[name];
+        return value === undefined || Number.isNaN(value) ? null : value;
+      });
+    return [this.points.map((point) => point.at), Object.fromEntries([...names].map((name) => [name, values(name)]))];
+  }
+}

@@ -1,0 +1,137 @@
+// A key's jobs: the list, and one of them with all that is known of it.
+
+import { Answer } from "./answers/answer.js";
+import { Json, State, Trouble } from "./parts.js";
+import { call } from "./service.js";
+import { Timeline } from "./timeline.js";
+import { between, day, ms, percent } from "./told.js";
+import { html, useEffect, useState } from "./view.js";
+
+const STATES = ["queued", "running", "succeeded", "failed", "canceled"];
+const END = STATES.slice(2);
+const EVERY_MS = 1000;
+const PAGE = 50;
+
+function Deliveries({ id }) {
+  const [found, setFound] = useState([]);
+  const [problem, setProblem] = useState(null);
+  const look = () => call("GET", `v1/jobs/${id}/deliveries`).then(({ data }) => setFound(data.data), setProblem);
+  useEffect(look, [id]);
+  const again = () => call("POST", `v1/jobs/${id}/deliveries`).then(look, setProblem);
+  if (found.length === 0) return html`<${Trouble} problem=${problem} />`;
+  return html`<section>
+    <h3>Webhooks</h3>
+    ${found.map(
+      (one) => html`<div key=${one.id}>
+        <p><${State} state=${one.state} /> ${one.event} to <code>${one.url}</code>${one.next_at ? `, next try ${day(one.next_at)}` : ""}</p>
+        <ul>${one.attempts.map((attempt) => html`<li>${day(attempt.at)}: ${attempt.status ?? "no answer"} ${attempt.error ?? ""} (${ms(attempt.ms)})</li>`)}</ul>
+      </div>`,
+    )}
+    <button type="button" onClick=${again}>Deliver again</button>
+    <${Trouble} problem=${problem} />
+  </section>`;
+}
+
+function One({ id }) {
+  const [job, setJob] = useState(null);
+  const [problem, setProblem] = useState(null);
+  useEffect(() => {
+    let timer;
+    const ended = new AbortController();
+    const look = async () => {
+      try {
+        const { data } = await call("GET", `v1/jobs/${encodeURIComponent(id)}`, { signal: ended.signal });
+        setJob(data);
+        setProblem(null);
+        if (END.includes(data.state)) return;
+      } catch (error) {
+        if (error.name === "AbortError") return;
+        setProblem(error);
+        if (error.status === 404) return;
+      }
+      timer = setTimeout(look, EVERY_MS);
+    };
+    look();
+    return () => {
+      ended.abort();
+      clearTimeout(timer);
+    };
+  }, [id]);
+  const cancel = () => call("DELETE", `v1/jobs/${encodeURIComponent(id)}`).catch(setProblem);
+  return html`<section class="card" aria-label="Job">
+    <p><a href="#/jobs">All jobs</a></p>
+    <h2><code>${id}</code></h2>
+    <${Trouble} problem=${problem} />
+    ${job &&
+    html`
+      <p class="row">
+        <${State} state=${job.state} /> ${job.model}@${job.version}
+        ${job.fallback_for && html`<span>in the place of ${job.fallback_for}</span>`}
+        ${!END.includes(job.state) && html`<button type="button" onClick=${cancel}>Cancel</button>`}
+      </p>
+      ${job.waiting_for && html`<p>${job.waiting_for.message}</p>`}
+      ${job.progress && !END.includes(job.state) && html`<p>${percent(job.progress.fraction)} ${job.progress.message ?? ""}</p>`}
+      ${job.error && html`<${Trouble} problem=${{ code: job.error.code, message: job.error.message ?? job.error.detail, errors: job.errors }} />`}
+      <${Timeline} job=${job} />
+      ${job.letter && html`<p>It lies among the <a href=${`#/dead/${job.letter}`}>dead letters</a>.</p>`}
+      ${job.retried_from && html`<p>A retry of <a href=${`#/jobs/${job.retried_from}`}><code>${job.retried_from}</code></a>.</p>`}
+      ${job.state === "succeeded" && (job.output_url ? html`<p>The output is large: <code>GET ${job.output_url}</code>.</p>` : html`<${Answer} output=${job.output} inputs=${[{}]} />`)}
+      <${Deliveries} id=${id} />
+      <details><summary>All that is known</summary><${Json} data=${job} label="The job" /></details>
+    `}
+  </section>`;
+}
+
+function List() {
+  const [asked, setAsked] = useState({ state: "", model: "", label: "" });
+  const [pages, setPages] = useState([]);
+  const [problem, setProblem] = useState(null);
+  const page = async (cursor) => {
+    const query = new URLSearchParams(Object.entries({ ...asked, limit: PAGE, cursor }).filter(([, value]) => value));
+    const { data } = await call("GET", `v1/jobs?${query}`);
+    return data;
+  };
+  const first = () => page("").then((one) => (setPages([one]), setProblem(null)), setProblem);
+  useEffect(() => {
+    first();
+  }, [asked.state, asked.model, asked.label]);
+  const more = () => page(pages.at(-1).next).then((one) => setPages([...pages, one]), setProblem);
+  const set = (name) => (event) => setAsked({ ...asked, [name]: event.target.value.trim() });
+  return html`<section class="card" aria-label="Your jobs">
+    <form class="row" onSubmit=${(event) => event.preventDefault()}>
+      <label>State <select value=${asked.state} onChange=${set("state")}><option value="">any</option>${STATES.map((one) => html`<option value=${one}>${one}</option>`)}</select></label>
+      <label>Model <input value=${asked.model} onChange=${set("model")} placeholder="name or name@version" /></label>
+      <label>Label <input value=${asked.label} onChange=${set("label")} placeholder="name:value" /></label>
+      <button type="button" onClick=${first}>Look again</button>
+    </form>
+    <${Trouble} problem=${problem} />
+    <div class="scroll" tabindex="0" role="region" aria-label="Jobs">
+      <table>
+        <thead><tr><th scope="col">job</th><th scope="col">state</th><th scope="col">model</th><th scope="col">made</th><th scope="col" class="number">took</th><th scope="col" class="number">batch</th><th scope="col" class="number">attempts</th><th scope="col">labels</th></tr></thead>
+        <tbody>
+          ${pages.flatMap((one) =>
+            one.data.map(
+              (job) => html`<tr key=${job.id}>
+                <th scope="row"><a href=${`#/jobs/${job.id}`}><code>${job.id.slice(0, 8)}</code></a></th>
+                <td><${State} state=${job.state} /></td>
+                <td>${job.model}@${job.version}</td>
+                <td>${day(job.created_at)}</td>
+                <td class="number">${ms(between(job.created_at, job.finished_at))}</td>
+                <td class="number">${job.timing.batch_size ?? "–"}</td>
+                <td class="number">${job.attempt}</td>
+                <td>${Object.entries(job.labels).map(([name, value]) => `${name}:${value}`).join(", ")}</td>
+              </tr>`,
+            ),
+          )}
+        </tbody>
+      </table>
+    </div>
+    ${pages.length > 0 && pages.every((one) => one.data.length === 0) && html`<p class="faint">None.</p>`}
+    ${pages.at(-1)?.next && html`<button type="button" onClick=${more}>More</button>`}
+  </section>`;
+}
+
+export function Jobs({ rest }) {
+  return html`<h1 class="hidden">Jobs</h1>
+    ${rest[0] ? html`<${One} key=${rest[0]} id=${rest[0]} />` : html`<${List} />`}`;
+}

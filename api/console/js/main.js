@@ -1,0 +1,124 @@
+// The page: who asks (a key), which view (the address's fragment), light or dark.
+
+import { Dead } from "./dead.js";
+import { Jobs } from "./jobs.js";
+import { Models } from "./models.js";
+import { call, key } from "./service.js";
+import { Try } from "./try.js";
+import { html, render, useEffect, useState } from "./view.js";
+import { Watch } from "./watch.js";
+
+const VIEWS = { try: ["Try", Try], watch: ["Watch", Watch], models: ["Models", Models], jobs: ["Jobs", Jobs], dead: ["Dead letters", Dead] };
+const THEMES = ["auto", "light", "dark"];
+const EVERY_MS = 3000;
+
+function useFragment() {
+  const read = () => {
+    const [name, ...rest] = location.hash.replace(/^#\/?/, "").split("/");
+    return { name: name in VIEWS ? name : "try", rest: rest.map(decodeURIComponent) };
+  };
+  const [place, setPlace] = useState(read);
+  useEffect(() => {
+    const moved = () => setPlace(read());
+    addEventListener("hashchange", moved);
+    return () => removeEventListener("hashchange", moved);
+  }, []);
+  return place;
+}
+
+/** Whether the service answers, whether it takes this key: "up", "degraded", "down", "key". Looked at every few seconds. */
+function useService(secret) {
+  const [state, setState] = useState("");
+  useEffect(() => {
+    let timer;
+    const ended = new AbortController();
+    const look = async () => {
+      try {
+        await call("GET", "v1/models", { signal: ended.signal });
+        const { data } = await call("GET", "health", { signal: ended.signal });
+        setState(data.status === "ok" ? "up" : "degraded");
+      } catch (problem) {
+        if (problem.name === "AbortError") return;
+        setState(problem.status === 401 || problem.status === 403 ? "key" : "down");
+      }
+      timer = setTimeout(look, EVERY_MS);
+    };
+    look();
+    return () => {
+      ended.abort();
+      clearTimeout(timer);
+    };
+  }, [secret]);
+  return state;
+}
+
+const TOLD = {
+  "": ["", "asking …"],
+  up: ["good", "connected"],
+  degraded: ["bad", "Redis is away: nothing can be queued"],
+  down: ["bad", "the service does not answer; trying again"],
+  key: ["bad", "a key is needed"],
+};
+
+function KeyForm({ refused, onKey }) {
+  const [typed, setTyped] = useState("");
+  const save = (event) => {
+    event.preventDefault();
+    key.set(typed.trim());
+    onKey(typed.trim());
+  };
+  return html`<form class="card narrow" onSubmit=${save}>
+    <h1>API key</h1>
+    <p>This service asks for a key. It stays in this tab, and is forgotten when you close it.</p>
+    ${refused && html`<p class="trouble" role="alert">This key is not known here, or may not read models.</p>`}
+    <label for="key">Key</label>
+    <input id="key" type="password" autocomplete="off" required value=${typed} onInput=${(event) => setTyped(event.target.value)} />
+    <button type="submit" class="primary">Use it</button>
+  </form>`;
+}
+
+function Page() {
+  const { name, rest } = useFragment();
+  const [secret, setSecret] = useState(key.get());
+  const [theme, setTheme] = useState(localStorage.getItem("ml-service.theme") ?? "auto");
+  const service = useService(secret);
+  useEffect(() => {
+    document.documentElement.dataset.theme = theme;
+    localStorage.setItem("ml-service.theme", theme);
+    dispatchEvent(new Event("themechange"));
+  }, [theme]);
+  useEffect(() => {
+    document.title = `${VIEWS[name][0]} · ml-service`;
+  }, [name]);
+  const forget = () => {
+    key.set("");
+    setSecret("");
+  };
+  const [tone, told] = TOLD[service];
+  const View = VIEWS[name][1];
+  return html`
+    <a class="skip" href="#main">To the content</a>
+    <header>
+      <a class="brand" href="#/try"><img src="icon.svg" alt="" width="24" height="24" /> ml-service</a>
+      <nav aria-label="Views">
+        ${Object.entries(VIEWS).map(
+          ([one, [title]]) => html`<a href=${`#/${one}`} aria-current=${one === name ? "page" : undefined}>${title}</a>`,
+        )}
+      </nav>
+      <div class="aside">
+        <span class=${`light ${tone}`} role="status">${told}</span>
+        ${secret && html`<button type="button" class="quiet" onClick=${forget}>Forget the key</button>`}
+        <label class="hidden" for="theme">Colours</label>
+        <select id="theme" value=${theme} onChange=${(event) => setTheme(event.target.value)}>
+          ${THEMES.map((one) => html`<option value=${one}>${one}</option>`)}
+        </select>
+        <a href="../docs">API</a>
+      </div>
+    </header>
+    <main id="main" tabindex="-1">
+      ${service === "key" ? html`<${KeyForm} refused=${secret !== ""} onKey=${setSecret} />` : html`<${View} key=${name + secret} rest=${rest} up=${service !== "down"} />`}
+    </main>
+  `;
+}
+
+render(html`<${Page} />`, document.getElementById("page"));

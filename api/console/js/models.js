@@ -1,0 +1,114 @@
+// Models and versions: who has them, what they take of memory, and how the traffic is shared.
+
+import { State, Trouble } from "./parts.js";
+import { call } from "./service.js";
+import { bytes, clock, percent } from "./told.js";
+import { html, useEffect, useState } from "./view.js";
+
+const EVERY_MS = 2000;
+
+function useModels() {
+  const [read, setRead] = useState(null);
+  const [problem, setProblem] = useState(null);
+  const look = () =>
+    call("GET", "v1/models").then((answer) => {
+      setRead({ ...answer.data, etag: answer.etag });
+      setProblem(null);
+    }, setProblem);
+  useEffect(() => {
+    look();
+    const timer = setInterval(look, EVERY_MS);
+    return () => clearInterval(timer);
+  }, []);
+  return { read, problem, look };
+}
+
+const memoryOf = (memory = {}) =>
+  Object.entries(memory).map(([name, size]) => `${bytes(size)} ${name.replace(/_bytes$/, "")}`).join(", ") || "–";
+
+function Versions({ model }) {
+  return html`<div class="scroll" tabindex="0" role="region" aria-label=${`Versions of ${model.id}`}>
+    <table>
+      <thead><tr><th scope="col">version</th><th scope="col" class="number">traffic</th><th scope="col">worker</th><th scope="col">state</th><th scope="col">device</th><th scope="col" class="number">memory</th></tr></thead>
+      <tbody>
+        ${model.versions.flatMap((version) =>
+          (version.workers.length ? version.workers : [{}]).map(
+            (worker, at) => html`<tr key=${`${version.version} ${worker.worker}`}>
+              <th scope="row">${at === 0 ? version.version : ""}</th>
+              <td class="number">${at === 0 ? percent(version.traffic) : ""}</td>
+              <td>${worker.worker ?? "–"}</td>
+              <td>${worker.state ? html`<${State} state=${worker.state} />` : "–"} ${worker.error && html`<small>${worker.error}</small>`}</td>
+              <td>${worker.device ?? "–"}</td>
+              <td class="number">${memoryOf(worker.memory)}</td>
+            </tr>`,
+          ),
+        )}
+      </tbody>
+    </table>
+  </div>`;
+}
+
+function Traffic({ model, etag, onChanged }) {
+  const now = Object.fromEntries(model.versions.map((one) => [one.version, Math.round(1000 * one.traffic) / 10]));
+  const [shares, setShares] = useState(null);
+  const [problem, setProblem] = useState(null);
+  const shown = shares ?? now;
+  const total = Object.values(shown).reduce((sum, one) => sum + one, 0);
+  const save = async (event) => {
+    event.preventDefault();
+    try {
+      await call("PUT", `v1/models/${encodeURIComponent(model.id)}/traffic`, { body: { traffic: shown }, headers: { "If-Match": etag } });
+      setShares(null);
+      setProblem(null);
+      onChanged();
+    } catch (error) {
+      setProblem(error);
+    }
+  };
+  return html`<form class="traffic" onSubmit=${save}>
+    ${model.versions.map(
+      (one) => html`<div key=${one.version}>
+        <label for=${`share-${model.id}-${one.version}`}>${one.version}</label>
+        <input id=${`share-${model.id}-${one.version}`} type="range" min="0" max="100" step="0.1" value=${shown[one.version]} onInput=${(event) => setShares({ ...shown, [one.version]: Number(event.target.value) })} />
+        <output>${total > 0 ? percent(shown[one.version] / total) : "–"}</output>
+      </div>`,
+    )}
+    <button type="submit" disabled=${shares === null || total <= 0}>Share the traffic so</button>
+    ${shares !== null && html`<button type="button" class="quiet" onClick=${() => setShares(null)}>As it was</button>`}
+    <${Trouble} problem=${problem} />
+  </form>`;
+}
+
+function Model({ model, etag, onChanged }) {
+  const [problem, setProblem] = useState(null);
+  const name = encodeURIComponent(model.id);
+  const act = (path) => () => call("POST", `v1/models/${name}/${path}`).then(() => (setProblem(null), onChanged()), setProblem);
+  const purge = () => confirm(`Cancel all jobs of ${model.id} that have not started?`) && act("purge")();
+  return html`<section class="card" id=${model.id} aria-label=${model.id}>
+    <h2>${model.id} <small>${model.task ?? "a handler of its own"}</small></h2>
+    ${model.paused && html`<p>Paused since ${clock(model.paused_since)}: its jobs wait.</p>`}
+    ${model.rollout && html`<p>A change is on its way (${model.rollout.state}): ${model.rollout.ready} of ${model.rollout.workers} workers have ${model.rollout.versions.join(", ")}. ${model.rollout.failures.map((one) => `${one.worker}: ${one.error}`).join("; ")}</p>`}
+    <${Versions} model=${model} />
+    ${model.versions.length > 1 && html`<${Traffic} model=${model} etag=${etag} onChanged=${onChanged} />`}
+    <p class="row">
+      <a class="button" href=${`#/try/${name}`}>Try it</a>
+      <button type="button" onClick=${act(model.paused ? "resume" : "pause")}>${model.paused ? "Resume" : "Pause"}</button>
+      <button type="button" onClick=${purge}>Purge</button>
+      ${model.rollout && html`<button type="button" onClick=${act("rollback")}>Roll back</button>`}
+    </p>
+    <${Trouble} problem=${problem} />
+  </section>`;
+}
+
+export function Models({ rest }) {
+  const { read, problem, look } = useModels();
+  useEffect(() => {
+    if (rest[0] && read) document.getElementById(rest[0])?.scrollIntoView();
+  }, [rest[0], read !== null]);
+  return html`
+    <h1 class="hidden">Models</h1>
+    <${Trouble} problem=${problem} />
+    ${!read && !problem && html`<p class="faint">Asking …</p>`}
+    ${read?.data.map((model) => html`<${Model} key=${model.id} model=${model} etag=${read.etag} onChanged=${look} />`)}
+  `;
+}

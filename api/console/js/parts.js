@@ -1,0 +1,67 @@
+// Small things that several views draw.
+
+import { html, useState } from "./view.js";
+
+/** What went wrong, and where in the input; nothing where all is well. */
+export function Trouble({ problem }) {
+  if (!problem) return null;
+  return html`<div class="trouble" role="alert">
+    <p><b>${problem.code ? `${problem.code}: ` : ""}</b>${problem.message}</p>
+    ${problem.errors?.length > 0 &&
+    html`<ul>
+      ${problem.errors.map((fault) => html`<li><code>${fault.pointer || "/"}</code> ${fault.message}</li>`)}
+    </ul>`}
+  </div>`;
+}
+
+export const State = ({ state }) => html`<span class=${`state ${state}`}>${state}</span>`;
+
+/** Text to take away. */
+export function Copyable({ text, label }) {
+  const [done, setDone] = useState(false);
+  const copy = async () => {
+    await navigator.clipboard.writeText(text);
+    setDone(true);
+    setTimeout(() => setDone(false), 1500);
+  };
+  return html`<div class="copyable">
+    <pre tabindex="0" aria-label=${label}>${text}</pre>
+    ${navigator.clipboard && html`<button type="button" class="quiet" onClick=${copy}>${done ? "Copied" : "Copy"}</button>`}
+  </div>`;
+}
+
+/** Some data as JSON; long lists of numbers and long texts are cut, and say so. */
+export const Json = ({ data, label = "JSON" }) => html`<${Copyable} text=${JSON.stringify(data, shorten, 2)} label=${label} />`;
+
+function shorten(_, value) {
+  if (typeof value === "string" && value.length > 2000) return `${value.slice(0, 200)} … (${value.length} characters)`;
+  if (Array.isArray(value) && value.length > 16 && value.every((one) => typeof one === "number"))
+    return [...value.slice(0, 8), `… (${value.length} numbers)`];
+  return value;
+}
+
+/** Shares of the whole, best first. */
+export function Bars({ rows }) {
+  return html`<table class="bars">
+    <caption class="hidden">labels and scores</caption>
+    <tbody>
+      ${rows.map(
+        ({ label, score }) => html`<tr>
+          <th scope="row">${label}</th>
+          <td class="bar"><span style=${{ width: `${100 * Math.max(0, Math.min(1, score))}%` }}></span></td>
+          <td class="number">${score.toFixed(3)}</td>
+        </tr>`,
+      )}
+    </tbody>
+  </table>`;
+}
+
+/** One of a few, side by side. */
+export function Choices({ label, all, chosen, onChoose }) {
+  return html`<div class="choices" role="group" aria-label=${label}>
+    ${all.map(
+      (one) =>
+        html`<button type="button" aria-pressed=${String(one === chosen)} onClick=${() => onChoose(one)}>${one}</button>`,
+    )}
+  </div>`;
+}

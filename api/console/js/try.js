@@ -1,0 +1,208 @@
+// Ask a model, and look at what it says.
+
+import { Answer } from "./answers/answer.js";
+import { Field } from "./fields.js";
+import { Choices, Copyable, Json, State, Trouble } from "./parts.js";
+import { anyJson, collected, Unreadable, withBytes } from "./request.js";
+import { fieldsOf, inputOf } from "./schema.js";
+import { address, call, key, listen, Problem } from "./service.js";
+import { LANGUAGES, snippet } from "./snippets.js";
+import { Timeline } from "./timeline.js";
+import { percent } from "./told.js";
+import { html, useEffect, useMemo, useRef, useState } from "./view.js";
+
+const END = ["succeeded", "failed", "canceled"];
+
+/** The model's own example, as values of its fields. */
+function exampleOf(model, fields) {
+  const example = Array.isArray(model.example) ? model.example[0] : model.example;
+  if (fields === null) return { "": example === null || example === undefined ? "" : JSON.stringify(example, null, 2) };
+  const known = fields.filter(({ name, kind }) => example?.[name] !== undefined && kind !== "file");
+  return Object.fromEntries(
+    known.map(({ name, kind }) => [name, kind === "json" ? JSON.stringify(example[name], null, 2) : example[name]]),
+  );
+}
+
+/** Waits for a job's end; `onJob` is told of each step. A stream that breaks is taken up again. Throws Problem. */
+async function follow(id, onJob, signal) {
+  for (;;) {
+    let job;
+    try {
+      await listen(`v1/jobs/${id}/events`, (_, told) => onJob((job = told)), signal);
+    } catch (problem) {
+      if (problem.name === "AbortError" || problem.status) throw problem;
+    }
+    if (END.includes(job?.state)) return job;
+    await new Promise((done) => setTimeout(done, 1000));
+    signal.throwIfAborted();
+  }
+}
+
+async function whole(job) {
+  if (job.output !== null || !job.output_url) return job;
+  const { data } = await call("GET", `v1/jobs/${job.id}/output`);
+  return { ...job, output: data };
+}
+
+function Items({ fields, many, items, onItems }) {
+  const change = (at, name, value) => onItems(items.map((item, number) => (number === at ? { ...item, [name]: value } : item)));
+  const dropped = (at, name, found) =>
+    onItems([...items.slice(0, at), ...found.map((file) => ({ ...items[at], [name]: file })), ...items.slice(at + 1)]);
+  const shown = fields ?? [{ name: "", kind: "json", required: true, description: "any JSON" }];
+  return html`${items.map(
+      (item, at) => html`<fieldset key=${at} class="item">
+        <legend>${items.length > 1 ? `Input ${at + 1}` : "Input"}</legend>
+        ${shown.map(
+          (field) => html`<${Field}
+            key=${field.name}
+            field=${field.name === "" ? { ...field, name: "input" } : field}
+            value=${item[field.name]}
+            onValue=${(value) => change(at, field.name, value)}
+            onFiles=${many && field.kind === "file" ? (found) => dropped(at, field.name, found) : undefined}
+          />`,
+        )}
+        ${items.length > 1 && html`<button type="button" class="quiet" onClick=${() => onItems(items.filter((_, number) => number !== at))}>Remove input ${at + 1}</button>`}
+      </fieldset>`,
+    )}
+    ${many && html`<button type="button" class="quiet" onClick=${() => onItems([...items, {}])}>Add another input</button>`}`;
+}
+
+function Result({ job, sent, problem, onCancel }) {
+  if (problem) return html`<${Trouble} problem=${problem} />`;
+  if (!job) return html`<p class="faint">The answer will stand here.</p>`;
+  const ended = END.includes(job.state);
+  return html`
+    <p class="row">
+      <${State} state=${job.state} />
+      <a href=${`#/jobs/${job.id}`}><code>${job.id}</code></a>
+      ${job.version && html`<span>${job.model}@${job.version}</span>`}
+      ${!ended && html`<button type="button" class="quiet" onClick=${onCancel}>Cancel</button>`}
+    </p>
+    ${job.waiting_for && html`<p>${job.waiting_for.message}</p>`}
+    ${job.progress && !ended && html`<p><progress value=${job.progress.fraction ?? undefined} max="1"></progress> ${percent(job.progress.fraction)} ${job.progress.message ?? ""}</p>`}
+    ${job.error && html`<${Trouble} problem=${{ code: job.error.code, message: job.error.message ?? job.error.detail, errors: job.errors }} />`}
+    ${job.state === "succeeded" && html`<${Answer} output=${job.output} inputs=${sent} />`}
+    ${ended && html`<${Timeline} job=${job} />`}
+  `;
+}
+
+function Snippets({ request }) {
+  const [language, setLanguage] = useState(LANGUAGES[0]);
+  const text = snippet(language, address("inference"), request, key.get() !== "");
+  return html`<section aria-label="The same call in code">
+    <${Choices} label="Language" all=${LANGUAGES} chosen=${language} onChoose=${setLanguage} />
+    <${Copyable} text=${text} label=${`The same call by ${language}`} />
+  </section>`;
+}
+
+function Form({ model }) {
+  const { fields, many } = useMemo(() => inputOf(model.input_schema), [model.id]);
+  const options = useMemo(() => fieldsOf(model.parameters_schema) ?? [], [model.id]);
+  const [version, setVersion] = useState("");
+  const [items, setItems] = useState(() => [exampleOf(model, fields)]);
+  const [parameters, setParameters] = useState({});
+  const [job, setJob] = useState(null);
+  const [sent, setSent] = useState([]);
+  const [problem, setProblem] = useState(null);
+  const [busy, setBusy] = useState(false);
+  const running = useRef(null);
+  useEffect(() => () => running.current?.abort(), []);
+
+  const read = () => {
+    const all = fields === null ? items.map((item) => anyJson(item[""] ?? "")) : items.map((item) => collected(fields, item));
+    const chosen = collected(options, parameters);
+    return { all, data: many && all.length > 1 ? all : all[0], chosen: Object.keys(chosen).length > 0 ? chosen : undefined };
+  };
+  const request = () => {
+    const { data, chosen } = read();
+    return { model_type: model.id, ...(version && { version }), data, ...(chosen && { parameters: chosen }) };
+  };
+
+  const send = async (event) => {
+    event.preventDefault();
+    running.current?.abort();
+    const mine = (running.current = new AbortController());
+    setBusy(true);
+    setProblem(null);
+    setJob(null);
+    try {
+      const { all, data, chosen } = read();
+      setSent(all);
+      const body = { model: model.id, ...(version && { version }), input: await withBytes(data), ...(chosen && { parameters: chosen }) };
+      const { data: ticket } = await call("POST", "v1/jobs", { body, headers: { Prefer: "respond-async" }, signal: mine.signal });
+      setJob(await whole(await follow(ticket.id, setJob, mine.signal)));
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      if (!(error instanceof Problem) && !(error instanceof Unreadable)) throw error;
+      setProblem(error);
+    } finally {
+      if (running.current === mine) setBusy(false);
+    }
+  };
+  const cancel = () => call("DELETE", `v1/jobs/${job.id}`).catch(setProblem);
+
+  let asked = null;
+  try {
+    asked = request();
+  } catch (error) {
+    if (!(error instanceof Unreadable)) throw error;
+  }
+  return html`
+    <form class="card" onSubmit=${send}>
+      <div class="field">
+        <label for="version">Version</label>
+        <select id="version" value=${version} onChange=${(event) => setVersion(event.target.value)}>
+          <option value="">by the traffic's shares</option>
+          ${model.versions.map((one) => html`<option value=${one.version}>${one.version} (${percent(one.traffic)}, ${one.ready} ready)</option>`)}
+        </select>
+      </div>
+      <${Items} fields=${fields} many=${many} items=${items} onItems=${setItems} />
+      ${options.length > 0 &&
+      html`<details>
+        <summary>Parameters</summary>
+        ${options.map((field) => html`<${Field} key=${field.name} field=${field} value=${parameters[field.name]} onValue=${(value) => setParameters({ ...parameters, [field.name]: value })} />`)}
+      </details>`}
+      <button type="submit" class="primary" disabled=${busy}>${busy ? "Running …" : "Run"}</button>
+    </form>
+    <section class="card answer" aria-label="Answer" aria-live="polite" aria-busy=${String(busy)}>
+      <h2>Answer</h2>
+      <${Result} job=${job} sent=${sent} problem=${problem} onCancel=${cancel} />
+    </section>
+    <section class="card">
+      <h2>In code</h2>
+      ${asked ? html`<${Snippets} request=${asked} />` : html`<p class="faint">The input is not JSON yet.</p>`}
+    </section>
+    <details class="card">
+      <summary>What it takes and gives</summary>
+      <h3>Input</h3>
+      <${Json} data=${model.input_schema} label="Input schema" />
+      <h3>Output</h3>
+      <${Json} data=${model.output_schema} label="Output schema" />
+    </details>
+  `;
+}
+
+export function Try({ rest }) {
+  const [models, setModels] = useState(null);
+  const [problem, setProblem] = useState(null);
+  const chosen = rest[0];
+  useEffect(() => {
+    call("GET", "v1/models").then(({ data }) => setModels(data.data), setProblem);
+  }, []);
+  const model = models?.find((one) => one.id === chosen) ?? models?.[0];
+  return html`
+    <h1 class="hidden">Try a model</h1>
+    <${Trouble} problem=${problem} />
+    ${models?.length === 0 && html`<p>No model is served. <code>PUT /v1/models/NAME</code>, or <code>models.yaml</code>, makes one.</p>`}
+    <div class="try">
+      <div class="card pick">
+        <label for="model">Model</label>
+        <select id="model" value=${model?.id ?? ""} disabled=${!models} onChange=${(event) => (location.hash = `#/try/${encodeURIComponent(event.target.value)}`)}>
+          ${(models ?? []).map((one) => html`<option value=${one.id}>${one.id}</option>`)}
+        </select>
+        <p>${model ? html`${model.task ?? "a handler of its own"} · ${model.ready > 0 ? `${model.ready} ready` : "no worker has it: jobs wait"}${model.paused ? " · paused" : ""}` : " "}</p>
+      </div>
+      ${model && html`<${Form} key=${model.id} model=${model} />`}
+    </div>
+  `;
+}

@@ -1,0 +1,129 @@
+// The service as it works: once a second, over the last minutes.
+
+import { History, refOf } from "./history.js";
+import { State, Trouble } from "./parts.js";
+import { Plot } from "./plot.js";
+import { listen } from "./service.js";
+import { bytes, ms, number, percent } from "./told.js";
+import { html, useEffect, useState } from "./view.js";
+
+const AGAIN_MS = 2000;
+const history = new History(); // outlives the view: who looks elsewhere for a moment keeps the minutes
+
+function useSeen() {
+  const [seen, setSeen] = useState(null);
+  const [problem, setProblem] = useState(null);
+  useEffect(() => {
+    const ended = new AbortController();
+    const run = async () => {
+      while (!ended.signal.aborted) {
+        try {
+          await listen(
+            "v1/watch",
+            (_, told) => {
+              history.add(told);
+              setSeen(told);
+              setProblem(null);
+            },
+            ended.signal,
+          );
+        } catch (error) {
+          if (error.name === "AbortError") return;
+          setProblem(error);
+          if (error.status === 403) return;
+        }
+        await new Promise((done) => setTimeout(done, AGAIN_MS));
+      }
+    };
+    run();
+    return () => ended.abort();
+  }, []);
+  return [seen, problem];
+}
+
+function Numbers({ seen }) {
+  const rates = history.points.at(-1)?.rates ?? {};
+  const sum = (name) => seen.versions.reduce((total, one) => total + one[name], 0);
+  const told = [
+    ["queued", number(sum("queued"))],
+    ["running", number(sum("running"))],
+    ["answers a second", number(rates.succeeded ?? 0, 1)],
+    ["workers", number(seen.workers.filter((one) => one.state !== "failed").length)],
+    ["dead letters", number(seen.dead_letters)],
+    ["webhooks waiting", number(seen.webhooks_waiting)],
+  ];
+  return html`<dl class="numbers">${told.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+}
+
+const Queues = ({ versions }) => html`<section class="card">
+  <h2>Queues</h2>
+  <div class="scroll" tabindex="0" role="region" aria-label="Queues">
+    <table>
+      <thead>
+        <tr><th scope="col">version</th><th scope="col" class="number">queued</th><th scope="col" class="number">oldest</th><th scope="col" class="number">running</th><th scope="col" class="number">workers</th><th scope="col" class="number">succeeded</th><th scope="col" class="number">failed</th></tr>
+      </thead>
+      <tbody>
+        ${versions.map(
+          (one) => html`<tr key=${refOf(one)}>
+            <th scope="row"><a href=${`#/models/${encodeURIComponent(one.model)}`}>${refOf(one)}</a>${one.paused ? " (paused)" : ""}</th>
+            <td class="number">${number(one.queued)} <small>of ${number(one.limit)}</small></td>
+            <td class="number">${one.oldest_s > 0 ? ms(1000 * one.oldest_s) : "–"}</td>
+            <td class="number">${number(one.running)}</td>
+            <td class="number">${number(one.workers)}</td>
+            <td class="number">${number(one.succeeded)}</td>
+            <td class="number">${number(one.failed)}</td>
+          </tr>`,
+        )}
+      </tbody>
+    </table>
+  </div>
+</section>`;
+
+const deviceOf = (one) => (one.gpu?.name ? `${one.device} ${one.gpu.name}` : (one.device ?? "–"));
+
+const Workers = ({ workers }) => html`<section class="card">
+  <h2>Workers</h2>
+  ${workers.length === 0 && html`<p class="faint">No worker lives. Jobs wait for one.</p>`}
+  <div class="scroll" tabindex="0" role="region" aria-label="Workers">
+    <table>
+      <thead>
+        <tr><th scope="col">worker</th><th scope="col">state</th><th scope="col">device</th><th scope="col" class="number">busy</th><th scope="col" class="number">jobs/s</th><th scope="col" class="number">batch</th><th scope="col" class="number">held</th><th scope="col" class="number">memory</th><th scope="col">has</th></tr>
+      </thead>
+      <tbody>
+        ${workers.map(
+          (one) => html`<tr key=${one.id}>
+            <th scope="row">${one.name}</th>
+            <td><${State} state=${one.state} /></td>
+            <td>${deviceOf(one)}</td>
+            <td class="number">${percent(one.busy)}</td>
+            <td class="number">${number(one.jobs_per_s, 1)}</td>
+            <td class="number">${number(one.batch_size, 1)}</td>
+            <td class="number">${number(one.held)}</td>
+            <td class="number">${bytes(one.memory_bytes)}${one.device_memory ? ` + ${bytes(one.device_memory.used_bytes)}` : ""}</td>
+            <td>${one.models.map((model) => `${model.model}@${model.version}${model.state === "ready" ? "" : ` (${model.state})`}`).join(", ") || "–"}</td>
+          </tr>`,
+        )}
+      </tbody>
+    </table>
+  </div>
+</section>`;
+
+export function Watch() {
+  const [seen, problem] = useSeen();
+  return html`
+    <h1 class="hidden">Watch the service</h1>
+    <${Trouble} problem=${problem} />
+    ${seen && !seen.up && html`<p class="trouble" role="alert">Redis is away: nothing can be queued, and what is queued there is not known.</p>`}
+    ${!seen && !problem && html`<p class="faint">Asking …</p>`}
+    ${seen && html`<${Numbers} seen=${seen} />`}
+    ${seen &&
+    html`<div class="plots">
+      <${Plot} title="Jobs that wait" lines=${history.lines("queued")} told=${(value) => number(value)} />
+      <${Plot} title="Ended and refused, a second" lines=${history.lines("rates")} told=${(value) => number(value, 1)} />
+      <${Plot} title="From submit to end" lines=${history.lines("latency")} told=${ms} top=${10} />
+      <${Plot} title="Workers' devices busy" lines=${history.lines("busy")} told=${percent} />
+      <${Plot} title="Items of a batch" lines=${history.lines("batch")} told=${(value) => number(value, 1)} />
+    </div>`}
+    ${seen?.up && html`<${Queues} versions=${seen.versions} /><${Workers} workers=${seen.workers} />`}
+  `;
+}

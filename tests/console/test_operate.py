@@ -1,0 +1,155 @@
+"""A person who runs the service: keys, traffic, jobs, dead letters."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+from playwright.sync_api import expect
+
+from shared import keys, scripts
+from tests.conftest import wait_until
+from tests.console.conftest import Console
+from tests.console.handlers import HOSTILE
+from tests.processes import api, worker
+from tests.receiver import Receiver
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+
+def test_traffic_is_shared_anew(console: Console, http: httpx.Client) -> None:
+    page = console.open("models/echo")
+    echo = page.get_by_role("region", name="echo", exact=True)
+    expect(echo.locator("output")).to_have_text(["90 %", "10 %"])
+    for version, share in (("1", "50"), ("2", "50")):
+        echo.get_by_label(version, exact=True).fill(share)
+    expect(echo.locator("output")).to_have_text(["50 %", "50 %"])
+    console.picture("models")
+    echo.get_by_role("button", name="Share the traffic so").click()
+    expect(echo.get_by_role("button", name="Share the traffic so")).to_be_disabled()
+    wait_until(lambda: http.get("/v1/models/echo").json()["traffic"] == {"1": 50, "2": 50})
+    assert http.put("/v1/models/echo/traffic", json={"traffic": {"1": 90, "2": 10}}).status_code == 200
+    expect(echo.locator("output")).to_have_text(["90 %", "10 %"])
+
+
+def test_a_change_beside_another_is_refused(console: Console, http: httpx.Client) -> None:
+    """What the page has read must still be so."""
+    console.may_fail = ("412",)
+    page = console.open("models")
+    echo = page.get_by_role("region", name="echo", exact=True)
+    echo.get_by_label("1", exact=True).fill("20")
+    page.route("**/v1/models", lambda route: route.abort())  # the page goes on with what it has read
+    console.may_fail += ("ERR_FAILED",)
+    assert http.put("/v1/models/echo/traffic", json={"traffic": {"1": 80, "2": 20}}).status_code == 200
+    echo.get_by_role("button", name="Share the traffic so").click()
+    expect(echo.get_by_role("alert")).to_contain_text("precondition_failed")
+    page.unroute("**/v1/models")
+    assert http.put("/v1/models/echo/traffic", json={"traffic": {"1": 90, "2": 10}}).status_code == 200
+
+
+@pytest.fixture
+def with_keys(redis_url: str, store: redis.Redis, models: Path) -> Iterator[tuple[str, str, str]]:
+    """The URL of an API that asks for keys, an administrator's, and a caller's."""
+
+    def made(*scopes: str) -> str:
+        options = [part for scope in scopes for part in ("--scope", scope)]
+        command = [sys.executable, "-m", "api", "keys", "create", "--name", "one", *options]
+        environment = {"ML_REDIS_URL": redis_url, "ML_MODELS_FILE": str(models)}
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout
+        return next(line.split()[-1] for line in told.splitlines() if line.strip().startswith("secret"))
+
+    secrets = made("admin"), made("read", "submit")
+    with api(redis_url, models, ML_AUTH="on") as url:
+        yield url, *secrets
+
+
+def test_keys(opened: Callable[..., Console], with_keys: tuple[str, str, str]) -> None:
+    url, admin, caller = with_keys
+    console = opened(url)
+    console.may_fail = ("401", "403")
+    page = console.open("try")
+    expect(page.get_by_role("heading", name="API key")).to_be_visible()
+    page.get_by_label("Key").fill("wrong")
+    page.get_by_role("button", name="Use it").click()
+    expect(page.get_by_role("alert")).to_contain_text("This key is not known here")
+    page.get_by_label("Key").fill(caller)
+    page.get_by_role("button", name="Use it").click()
+    expect(page.get_by_label("Model", exact=True)).to_have_value("bert")
+    assert caller not in page.content()
+    expect(page.get_by_label("The same call by curl")).to_contain_text("$ML_API_KEY")
+    page = console.open("watch")
+    expect(page.get_by_role("alert")).to_contain_text("scope")
+    page = console.open("models")
+    page.get_by_role("region", name="echo", exact=True).get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("alert")).to_contain_text("forbidden")
+    page.get_by_role("button", name="Forget the key").click()
+    page.get_by_label("Key").fill(admin)
+    page.get_by_role("button", name="Use it").click()
+    page = console.open("watch")
+    expect(page.locator(".numbers")).to_be_visible()
+    assert page.evaluate("Object.keys(localStorage).concat(document.cookie).join()") == "ml-service.theme,"
+
+
+def test_jobs_and_one_of_them(console: Console, http: httpx.Client) -> None:
+    with Receiver() as receiver:
+        body = {"model": "echo", "input": {"a": HOSTILE}, "labels": {"tenant": HOSTILE}, "webhook": receiver.url}
+        job_id = http.post("/v1/jobs", json=body).json()["id"]
+        assert http.get(f"/v1/jobs/{job_id}", params={"wait": 30}).json()["state"] == "succeeded"
+        page = console.open("jobs")
+        page.get_by_label("Label").fill(f"tenant:{HOSTILE}")
+        page.get_by_label("Label").blur()
+        row = page.get_by_role("row", name=job_id[:8])
+        expect(row).to_contain_text(HOSTILE)
+        page.get_by_label("State").select_option("failed")
+        expect(page.get_by_text("None.")).to_be_visible()
+        page.get_by_label("State").select_option("succeeded")
+        console.picture("jobs")
+        row.get_by_role("link").click()
+        expect(page.locator(".timeline")).to_be_visible()
+        page.get_by_text("All that is known").click()
+        expect(page.get_by_label("The job")).to_contain_text(HOSTILE.replace('"', '\\"'))
+        page.reload()
+        wait_until(lambda: (page.reload(), page.wait_for_timeout(300), page.get_by_text("Webhooks").count())[-1] > 0)
+        expect(page.locator("main")).to_contain_text("delivered")
+    assert page.locator("img[src=x]").count() == 0
+
+
+def test_a_job_is_canceled_in_the_list(console: Console, http: httpx.Client) -> None:
+    body = {"model": "echo", "input": 1, "parameters": {"sleep_ms": 4000}}
+    job_id = http.post("/v1/jobs", json=body).json()["id"]
+    page = console.open(f"jobs/{job_id}")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator(".state").first).to_have_text("canceled")
+    console.may_fail = ("404",)
+    page = console.open("jobs/nobodys")
+    expect(page.get_by_role("alert")).to_contain_text("unknown_job")
+
+
+def _bury(store: redis.Redis, job_id: str, list_name: str) -> None:
+    """As a worker does that cannot read it."""
+    scripts.run(store, [scripts.drain([list_name], [10], process="gone"), scripts.bury(job_id, "rejected")])
+
+
+def test_a_dead_letter_is_retried(
+    opened: Callable[..., Console], redis_url: str, store: redis.Redis, tmp_path: Path
+) -> None:
+    own = tmp_path / "models.yaml"
+    own.write_text('models: {echo: {task: echo, versions: {"1": {}}}}')
+    with api(redis_url, own) as url, httpx.Client(base_url=url, timeout=60) as http:
+        job_id = http.post("/v1/jobs", json={"model": "echo", "input": 7}).json()["id"]
+        _bury(store, job_id, keys.queue_list(keys.queue_name("echo", "1"), keys.NORMAL))
+        console = opened(url)
+        page = console.open("dead")
+        page.get_by_role("region", name="Dead letters", exact=True).locator("tbody a").click()
+        console.picture("dead")
+        page.get_by_role("button", name="Retry", exact=True).click()
+        expect(page.get_by_text("None. A letter comes here")).to_be_visible()
+        with worker(redis_url, own):
+            (again,) = [one for one in http.get("/v1/jobs").json()["data"] if one["retried_from"] == job_id]
+            assert http.get(f"/v1/jobs/{again['id']}", params={"wait": 30}).json()["output"] == 7
+        page.goto("about:blank")
