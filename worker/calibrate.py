@@ -1,8 +1,10 @@
 """`max_cost: auto`: how many batches at a time, and how large each, suit this model on this device, found by a short
 trial at load.
 
-Throughput rises with a batch until the device is full, and may fall again: on a CPU a larger one leaves the cache. The
-smallest batch that is about as fast as the fastest is the best: it is done sooner.
+Throughput rises with a batch until the device is full, and may fall again: on a CPU a larger one leaves the cache. A
+trial has the device to itself, and a worker has not: what each batch costs beside its forward shows only in service
+(docs/benchmarks.md). So it is the usual budget, unless that is clearly slower; else the smallest that is about as fast
+as the fastest, for it is done sooner.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from worker.warm import prepared_chunks
 Ended = Literal["top", "slower", "memory", "time"]
 
 ENOUGH = 0.97  # of the best throughput
+USUAL = 0.95  # of the best: what a trial must show against the usual budget
 FALLS = 0.9  # of the best so far: less than this, twice, and larger batches are not tried
 RIVALS = 0.7  # of the best: what is less is not tried again; a single run may be off by so much
 ROUNDS = 5  # so often each budget that may be the best runs at most
@@ -58,13 +61,14 @@ def search(
     *,
     clock: Callable[[], float],
     limit_s: float,
-    otherwise: int,
+    usual: int,
     streams: int = 1,
 ) -> Calibration:
-    """The smallest of `rungs` (budgets that rise) whose throughput is about the best. Pure, but for `measure`: the
-    seconds of `streams` batches of that cost at once, None where the memory does not hold them. The first rung runs in
-    any case, no other that would not end within `limit_s` of `clock`. `otherwise`: what is used, where it is larger,
-    if the time ended while throughput still rose. Raises what `measure` raises."""
+    """One of `rungs` (budgets that rise) whose throughput is about the best: the largest that is not above `usual`,
+    where that lies among them and is not clearly slower; else the smallest. Pure, but for `measure`: the seconds of
+    `streams` batches of that cost at once, None where the memory does not hold them. The first rung runs in any case,
+    no other that would not end within `limit_s` of `clock`. `usual` is also what is used, where it is larger, if the
+    time ended while throughput still rose. Raises what `measure` raises."""
     begun = clock()
     best_s: dict[int, float] = {}
 
@@ -103,9 +107,12 @@ def search(
         for rung in able:
             if has_time(rung):
                 run(rung)
-    budget = min((rung for rung in best_s if rate(rung) >= ENOUGH * most()), default=otherwise)
+    budget = min((rung for rung in best_s if rate(rung) >= ENOUGH * most()), default=usual)
+    known = max((rung for rung in best_s if rung <= usual < rungs[-1]), default=budget)
+    if best_s and rate(known) >= USUAL * most():
+        budget = known
     if ended == "time" and budget == max(best_s):
-        budget = max(budget, otherwise)
+        budget = max(budget, usual)
     return Calibration(budget, {rung: rate(rung) for rung in best_s}, ended, clock() - begun, streams)
 
 
@@ -122,18 +129,18 @@ def calibrate(
     *,
     max_size: int,
     most_cost: int,
-    otherwise: int,
+    usual: int,
     limit_s: float,
     streams: Sequence[int] = (1,),
-    usual: int = 1,
+    usual_streams: int = 1,
     part: Callable[[int], object] = lambda _: None,
     settle: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Calibration | None:
     """Run batches of one of `items` (as `handler.io.item`; warm already) through `predict`, and let the handler use
-    what is found. First so many of `streams` at once (`usual` is choose's, `part` SideBySide's), then of larger cost.
-    `settle` waits for the device. None, and nothing is changed, where there is nothing to choose. Raises what
-    `predict` raises."""
+    what is found. First so many of `streams` at once (`usual_streams` is choose's `usual`, `part` SideBySide's), then
+    of larger cost (`usual` is search's). `settle` waits for the device. None, and nothing is changed, where there is
+    nothing to choose. Raises what `predict` raises."""
     chunks = prepared_chunks(handler, items)
     if not chunks:
         return None
@@ -166,13 +173,13 @@ def calibrate(
 
     count, tried = 1, dict[int, float]()
     if len(streams) > 1:
-        count, tried = choose(streams, small, usual=usual, clock=clock, limit_s=limit_s / 2)
+        count, tried = choose(streams, small, usual=usual_streams, clock=clock, limit_s=limit_s / 2)
     found = search(
         rungs,
         lambda budget: measure(budget, count),
         clock=clock,
         limit_s=limit_s - (clock() - begun),
-        otherwise=otherwise,
+        usual=usual,
         streams=count,
     )
     handler.use_budget(found.budget)

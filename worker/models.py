@@ -197,7 +197,7 @@ def load_model(
     max_size, max_cost = min(spec.batch.max_size, handler.max_size or spec.batch.max_size), _max_cost(spec, device)
     threads = share.apply() if handler.side_by_side and device == "cpu" else 1
     calibration = _calibrated(
-        ref, spec, handler, device, settings, max_size=max_size, otherwise=max_cost, share=share, threads=threads
+        ref, spec, handler, device, settings, max_size=max_size, usual_cost=max_cost, share=share, threads=threads
     )
     streams = usual(threads)
     if calibration:
@@ -338,7 +338,7 @@ def _calibrated(
     settings: Settings,
     *,
     max_size: int,
-    otherwise: int,
+    usual_cost: int,
     share: CpuShare,
     threads: int,
 ) -> Calibration | None:
@@ -354,10 +354,10 @@ def _calibrated(
         warm_items(handler),
         max_size=max_size,
         most_cost=max(_MOST_COST["cuda" if on_gpu else "cpu"], max_size),
-        otherwise=otherwise,
+        usual=usual_cost,
         limit_s=settings.calibrate_s,
         streams=choices(threads),
-        usual=usual(threads),
+        usual_streams=usual(threads),
         part=share.apply,
         settle=torch.cuda.synchronize if on_gpu else lambda: None,
     )

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from shared.catalog import BatchSpec, ModelSpec, Ref
 from shared.settings import Settings
 from tests import models
-from worker.calibrate import ENOUGH, ROUNDS, Calibration, calibrate, ladder, search
+from worker.calibrate import ENOUGH, ROUNDS, USUAL, Calibration, calibrate, ladder, search
 from worker.handler import Handler, Prepared
 from worker.handlers.text_embedding import TextEmbedding
 from worker.models import AnyHandler, LoadedModel, load_model
@@ -44,8 +44,8 @@ class World:
         self.now += taken or 0.0
         return taken
 
-    def search(self, rungs: list[int] = RUNGS, limit_s: float = 1e9, otherwise: int = 1024) -> Calibration:
-        return search(rungs, self.measure, clock=self.clock, limit_s=limit_s, otherwise=otherwise)
+    def search(self, rungs: list[int] = RUNGS, limit_s: float = 1e9, usual: int = 100) -> Calibration:
+        return search(rungs, self.measure, clock=self.clock, limit_s=limit_s, usual=usual)
 
 
 def filling(full: int) -> Callable[[int, int], float]:
@@ -58,6 +58,16 @@ def test_the_smallest_that_is_about_as_fast_as_the_fastest() -> None:
     assert (found.budget, found.ended) == (1024, "top")
     assert found.rates[512] == pytest.approx(5000)
     assert found.rates[8192] == pytest.approx(10_000)
+
+
+def test_the_usual_one_is_kept_unless_it_is_clearly_slower() -> None:
+    assert World(filling(256)).search(usual=1024).budget == 1024
+    assert World(filling(256)).search(usual=1500).budget == 1024, "the nearest below"
+    assert World(filling(256)).search(usual=100).budget == 256
+    assert World(filling(256)).search(usual=8192).budget == 256, "it lies beyond what can be tried"
+    for seconds, expected in ((0.104, 1024), (0.11, 256)):
+        world = World(lambda cost, _, seconds=seconds: seconds if cost == 1024 else 1e-4 * cost)  # type: ignore[misc]
+        assert world.search(usual=1024).budget == expected
 
 
 def test_slower_ones_end_the_climb_and_are_told() -> None:
@@ -76,16 +86,16 @@ def test_a_device_that_never_fills_takes_the_ladders_top() -> None:
 def test_the_memory_ends_it() -> None:
     found = World(lambda cost, _: 0.1 if cost < 2048 else None).search()
     assert (found.budget, found.ended) == (1024, "memory")
-    assert World(lambda *_: None).search(otherwise=77) == Calibration(77, {}, "memory", 0.0)
+    assert World(lambda *_: None).search(usual=77) == Calibration(77, {}, "memory", 0.0)
 
 
 def test_the_time_ends_it_and_what_was_seen_decides() -> None:
     seen = World(filling(256)).search(limit_s=0.2)
     assert (seen.budget, seen.ended) == (256, "time")
-    rising = World(lambda cost, _: 0.3).search(limit_s=0.5, otherwise=1024)
+    rising = World(lambda cost, _: 0.3).search(limit_s=0.5, usual=1024)
     assert (rising.budget, rising.ended) == (1024, "time")
     assert rising.rates == {256: pytest.approx(256 / 0.3)}
-    assert World(lambda cost, _: 0.3).search(limit_s=0.5, otherwise=100).budget == 256
+    assert World(lambda cost, _: 0.3).search(limit_s=0.5, usual=100).budget == 256
 
 
 def test_a_moments_disturbance_does_not_decide() -> None:
@@ -105,20 +115,25 @@ def test_a_moments_disturbance_does_not_decide() -> None:
     st.integers(1, 10_000),
 )
 @example([1.0] * 6, 0.0, 6, 1024)
-def test_whatever_the_device_does(taken: list[float], limit_s: float, fits: int, otherwise: int) -> None:
+def test_whatever_the_device_does(taken: list[float], limit_s: float, fits: int, usual: int) -> None:
     """`taken`: seconds of each rung; the memory holds the first `fits`."""
     table = dict(zip(RUNGS, taken, strict=True))
     world = World(lambda cost, _: table[cost] if RUNGS.index(cost) < fits else None)
-    found = world.search(limit_s=limit_s, otherwise=otherwise)
-    assert found.budget in RUNGS or found.budget == otherwise
+    found = world.search(limit_s=limit_s, usual=usual)
+    assert found.budget in RUNGS or found.budget == usual
     assert list(found.rates) == RUNGS[: len(found.rates)], "tried from the smallest on, none left out"
     assert all(world.ran.count(rung) <= ROUNDS + 1 for rung in RUNGS)
     if found.rates:
         best = max(found.rates.values())
-        assert found.rates.get(found.budget, best) >= ENOUGH * best
-        assert found.budget == otherwise or all(
-            rate < ENOUGH * best for rung, rate in found.rates.items() if rung < found.budget
-        )
+        known = max((rung for rung in found.rates if rung <= usual < RUNGS[-1]), default=0)
+        if found.budget == known:
+            assert found.rates[known] >= USUAL * best
+        elif found.budget in found.rates:
+            assert found.rates[found.budget] >= ENOUGH * best
+            assert all(rate < ENOUGH * best for rung, rate in found.rates.items() if rung < found.budget)
+            assert found.rates.get(known, 0.0) < USUAL * best
+        else:
+            assert (found.budget, found.ended) == (usual, "time")
         # One that was slower than the best lets hope may outlast the limit, and none begins after it.
         assert found.seconds <= max(limit_s, table[256]) + 2 * max(taken)
 
@@ -166,7 +181,7 @@ class Sized(Handler[Size, Size]):
 
 def run(handler: Sized, **more: Any) -> Calibration | None:
     ticks = iter(range(10**6))
-    known = {"max_size": 8, "most_cost": 8192, "otherwise": 1024, "limit_s": 1e9, "clock": lambda: float(next(ticks))}
+    known = {"max_size": 8, "most_cost": 8192, "usual": 1, "limit_s": 1e9, "clock": lambda: float(next(ticks))}
     return calibrate(handler, handler.example, **known | more)
 
 
@@ -184,7 +199,7 @@ def test_batches_are_of_the_costliest_usual_item_and_the_handler_hears() -> None
 def test_as_many_streams_as_pay_are_found_before_the_budget() -> None:
     """Batches at once take one tick together: the more the better; and they are at once."""
     handler, parts = Sized(), list[int]()
-    found = run(handler, streams=[1, 2, 4], usual=2, part=parts.append)
+    found = run(handler, streams=[1, 2, 4], usual_streams=2, part=parts.append)
     assert found
     assert (found.budget, found.streams) == (1600, 4)
     assert found.stream_rates == {1: 400, 2: 800, 4: 1600}
