@@ -94,7 +94,7 @@ def _all(variant: str) -> dict[Group, str]:
     return dict.fromkeys(GROUPS, variant)
 
 
-def _mixed(loaded: str) -> Mapping[Group, str]:
+def _mixed(loaded: str) -> dict[Group, str]:
     """A lone request fares best where nothing waits for company."""
     return {"lone": "batching off", "many": loaded, "bulk": loaded}
 
@@ -115,7 +115,7 @@ SYSTEMS: Mapping[str, System] = {
             "LitServe, packed forward",
             ("{servers}/litserve_packed_server.py",),
             _LITSERVE_PACKED,
-            _mixed("batches of 32, 5 ms"),
+            _mixed("batches of 8, 2 ms") | {"many": "2 workers of 1 thread, batches of 16, 5 ms"},
             environment="litserve",
         ),
         System(
