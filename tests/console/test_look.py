@@ -82,7 +82,7 @@ def test_nothing_jumps_while_it_loads(opened: Callable[..., Console], stack: str
         expect(page.get_by_role("button", name="Run")).to_be_visible()
     else:
         fill(page, view)
-    expect(page.get_by_role("status")).to_have_text("connected")
+    expect(page.locator(".light")).to_have_text("connected")
     assert page.evaluate("window.shifted ?? 0") < 0.1, "https://web.dev/articles/cls: good is at most 0.1"
 
 

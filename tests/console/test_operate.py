@@ -68,7 +68,7 @@ def with_keys(redis_url: str, store: redis.Redis, models: Path) -> Iterator[tupl
         yield url, *secrets
 
 
-def test_keys(opened: Callable[..., Console], with_keys: tuple[str, str, str]) -> None:
+def test_keys(with_keys: tuple[str, str, str], opened: Callable[..., Console]) -> None:
     url, admin, caller = with_keys
     console = opened(url)
     console.may_fail = ("401", "403")
@@ -127,7 +127,7 @@ def test_a_job_is_canceled_in_the_list(console: Console, http: httpx.Client) -> 
     expect(page.locator(".state").first).to_have_text("canceled")
     console.may_fail = ("404",)
     page = console.open("jobs/nobodys")
-    expect(page.get_by_role("alert")).to_contain_text("unknown_job")
+    expect(page.get_by_role("alert")).to_contain_text("job_not_found")
 
 
 def _bury(store: redis.Redis, job_id: str, list_name: str) -> None:

@@ -101,12 +101,12 @@ def test_down_and_back(opened: Callable[..., Console], redis_of_stack: str, mode
     console.may_fail = ("ERR_CONNECTION_", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_EMPTY_RESPONSE")
     with api(redis_of_stack, models, port=port):
         page = console.open("watch")
-        expect(page.get_by_role("status")).to_have_text("connected")
+        expect(page.locator(".light")).to_have_text("connected")
         expect(page.locator(".numbers")).to_be_visible()
-    expect(page.get_by_role("status")).to_contain_text("does not answer")
+    expect(page.locator(".light")).to_contain_text("does not answer")
     expect(page.get_by_role("alert")).to_contain_text("does not answer")
     with api(redis_of_stack, models, port=port):
-        expect(page.get_by_role("status")).to_have_text("connected")
+        expect(page.locator(".light")).to_have_text("connected")
         expect(page.get_by_role("alert")).to_have_count(0)
         wait_until(lambda: number(page, "workers") >= 0)
 
