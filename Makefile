@@ -74,7 +74,7 @@ console-test: $(STAMP) /usr/bin/chromium ## The console in a real browser, Debia
 	@$(BIN)/python -m pytest -m browser tests/console $(ARGS)
 
 console-pictures: $(STAMP) /usr/bin/chromium ## The pictures of docs/console.md, by its tests
-	@mkdir -p docs/pictures && CONSOLE_PICTURES=docs/pictures $(BIN)/python -m pytest -m browser tests/console -k 'text or image or watch or models or jobs or axe or phone or while' $(ARGS)
+	@mkdir -p docs/pictures && CONSOLE_PICTURES=docs/pictures $(BIN)/python -m pytest -m browser tests/console -k 'several or an_image or while_load or shared_anew or phone' $(ARGS)
 
 /usr/bin/chromium:
 	@test "$$(id -u)" = 0 || { echo "these tests need Chromium: sudo apt-get install chromium" >&2; exit 1; }

@@ -44,8 +44,6 @@ def test_axe_finds_nothing(opened: Callable[..., Console], stack: str, view: str
     fill(page, view)
     found = Axe().run(page)
     assert not found.response["violations"], found.generate_report()
-    if theme == "dark" and view in ("watch", "try/cnn"):
-        console.picture(f"{view.replace('/', '-')}-dark")
 
 
 @pytest.mark.parametrize("view", VIEWS)

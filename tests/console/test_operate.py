@@ -108,7 +108,6 @@ def test_jobs_and_one_of_them(console: Console, http: httpx.Client) -> None:
         page.get_by_label("State").select_option("failed")
         expect(page.get_by_text("None.")).to_be_visible()
         page.get_by_label("State").select_option("succeeded")
-        console.picture("jobs")
         row.get_by_role("link").click()
         expect(page.locator(".timeline")).to_be_visible()
         page.get_by_text("All that is known").click()
@@ -146,7 +145,6 @@ def test_a_dead_letter_is_retried(
         console = opened(url)
         page = console.open("dead")
         page.get_by_role("region", name="Dead letters", exact=True).locator("tbody a").click()
-        console.picture("dead")
         page.get_by_role("button", name="Retry", exact=True).click()
         expect(page.get_by_text("None. A letter comes here")).to_be_visible()
         with worker(redis_url, own):

@@ -44,7 +44,6 @@ def test_a_text(console: Console) -> None:
     expect(page.locator(".answer figcaption")).to_contain_text("384 numbers of length 1.000")
     for step in ("queue", "prepare", "predict", "finish", "in all"):
         expect(page.locator(".timeline dt", has_text=step)).to_be_visible()
-    console.picture("try-text")
     assert "embedding" in json.dumps(answer(page))
 
 

@@ -63,7 +63,7 @@ export function Field({ field, value, onValue, onFiles }) {
   const id = useId();
   const typed = (event) => onValue(event.target.value);
   const label = html`<span class="label">${field.name}${field.required ? "" : html` <small>optional</small>`}</span>`;
-  const help = field.description && html`<small id=${`${id}-help`} class="help">${field.description}</small>`;
+  const help = field.kind !== "file" && field.description && html`<small id=${`${id}-help`} class="help">${field.description}</small>`;
   const described = field.description ? `${id}-help` : undefined;
   if (field.kind === "switch")
     return html`<div class="field">
