@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-update up dev test test-long test-clients fuzz openapi-test audit wheel-test test-redis7 slow lint types imports check format \
+.PHONY: help install demo demo-update up dev test test-long test-clients fuzz console-test console-pictures chromium openapi-test audit wheel-test test-redis7 slow lint types imports check format \
 	bench bench-noop bench-peers bench-wake bench-batches bench-auto bench-limits bench-loss bench-failover chaos soak \
 	bench-scaling bench-replicas release gpu compose-test lock chart-test alerts monitoring-test clean
 
@@ -70,15 +70,18 @@ test-clients: $(STAMP) $(CLIENTS:%=.venv-clients/%/installed) ## The tests with 
 fuzz: $(STAMP) ## Hostile inputs for every decoder, for SECONDS (600) and more; fails at the first that is not refused cleanly
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
-console-test: $(STAMP) /usr/bin/chromium ## The console in a real browser, Debian's Chromium
+console-test: $(STAMP) chromium ## The console in a real browser, Chromium or Chrome (3 minutes)
 	@$(BIN)/python -m pytest -m browser tests/console $(ARGS)
 
-console-pictures: $(STAMP) /usr/bin/chromium ## The pictures of docs/console.md, by its tests
-	@mkdir -p docs/pictures && CONSOLE_PICTURES=docs/pictures $(BIN)/python -m pytest -m browser tests/console -k 'several or an_image or while_load or shared_anew or phone' $(ARGS)
+console-pictures: $(STAMP) chromium ## The pictures of docs/console.md, by its tests
+	@mkdir -p docs/pictures
+	@CONSOLE_PICTURES=docs/pictures $(BIN)/python -m pytest -m browser tests/console \
+		-k 'several or an_image or while_load or shared_anew or phone' $(ARGS)
 
-/usr/bin/chromium:
-	@test "$$(id -u)" = 0 || { echo "these tests need Chromium: sudo apt-get install chromium" >&2; exit 1; }
-	@apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null
+chromium:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
+		test "$$(id -u)" = 0 || { echo "these tests need a browser: sudo apt-get install chromium" >&2; exit 1; }; \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
 
 openapi-test: $(STAMP) ## Schemathesis on a live service: every answer is the one that /openapi.json tells (about 5 minutes)
 	@test -x .venv-openapi/bin/st || { $(BIN)/python -m venv .venv-openapi && \

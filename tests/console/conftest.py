@@ -50,10 +50,8 @@ _QUIET = (
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert chromium, (
-        "these tests need Debian's chromium: `make console-test` installs it, or `apt-get install chromium`"
-    )
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    assert chromium, "these tests need a browser: `make console-test`, or `apt-get install chromium`"
     arguments = [*_QUIET, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     expect.set_options(timeout=20_000)
     with sync_playwright() as playwright:
