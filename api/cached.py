@@ -11,7 +11,8 @@ T = TypeVar("T")
 
 
 class Cached(Generic[T]):
-    """For one event loop. Callers who come while it is read share the read; what `read` raises they all see."""
+    """For one event loop. Callers who come while it is read share the read; where it fails the next of them tries
+    again, and each sees what its own try raised."""
 
     def __init__(self, fresh_s: float, read: Callable[[], Awaitable[T]]) -> None:
         self._fresh_s, self._read = fresh_s, read

@@ -74,8 +74,10 @@ async def read_waiting_lines(submitter: Submitter, catalog: Catalog) -> dict[tup
     batches = await submitter.run(*(Command("SMEMBERS", f"{keys.BATCHES_ON}{ref}") for ref in refs))
     found = {}
     for ref, names in zip(refs, batches, strict=True):
+        if isinstance(names, Exception):
+            raise StoreUnavailable(str(names))
         lengths = await submitter.run(*(Command("LLEN", keys.LINES + name.decode()) for name in names)) if names else []
-        if any(isinstance(reply, Exception) for reply in (names, *lengths)):
+        if any(isinstance(reply, Exception) for reply in lengths):
             raise StoreUnavailable
         found[ref.model, ref.version] = sum(lengths)
     return found

@@ -60,7 +60,7 @@ class Watch:
             bounds_ms=list(keys.LATENCY_BOUNDS_MS),
             versions=versions,
             workers=told_workers(sight.workers),
-            refusals=self._measures.refused(),
+            refusals=await asyncio.to_thread(self._measures.refused),  # of processes that count together: by files
             dead_letters=sight.letters,
             webhooks_waiting=None if sight.webhooks is None else sight.webhooks.waiting,
         )
@@ -76,15 +76,17 @@ class WatchStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Returns when the client has gone, the process drains, or LONGEST_S are over. Who reads slowly gets fewer
-        events, never old ones."""
+        events, never old ones. Raises what goes wrong with a look; before the first nothing was sent."""
+        event = await self._watch.event()
         gone = asyncio.ensure_future(until_gone(receive))
         end = asyncio.get_running_loop().time() + LONGEST_S
         try:
             await send({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
             await write(send, f"retry: {RETRY_MS}\n\n".encode())
             while not (gone.done() or self._watch.over or asyncio.get_running_loop().time() > end):
-                await write(send, await self._watch.event())
+                await write(send, event)
                 await asyncio.wait([gone], timeout=EVERY_S)
+                event = await self._watch.event()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             gone.cancel()

@@ -33,6 +33,9 @@ models:
   painter:
     handler: tests/console/handlers.py:Painter
     versions: {"1": {}}
+  odd:
+    handler: tests/console/handlers.py:Odd
+    versions: {"1": {}}
   reader:
     handler: tests/console/handlers.py:Reader
     versions: {"1": {}}

@@ -41,6 +41,17 @@ class Painter(Handler[Photo, Any]):
         return [{"label": HOSTILE, "score": 0.8, "mask": base64.b64encode(out.getvalue()).decode()}]
 
 
+class Odd(Handler[Photo, Any]):
+    """Answers what no view can draw, though it looks like something."""
+
+    uses_torch = False
+
+    def predict(self, batch: list[Photo]) -> list[Any]:
+        return [
+            [{"label": "a", "score": 0.5, "box": {"xmin": None}}, {"label": "b", "mask": "no base64!"}] for _ in batch
+        ]
+
+
 class Sentence(BaseModel):
     """A text."""
 

@@ -76,6 +76,20 @@ def test_rates_are_differences_and_a_restart_counts_from_zero(console: Console) 
     assert rates["refused"] == [None, 1, 0]
 
 
+def test_what_comes_or_goes_with_its_past_is_no_spike(console: Console) -> None:
+    """A version that is removed and comes again; another API process, which has refused less."""
+    gone = event(1, 1_000_000, [9, 9, 9, 9], refused=3) | {"versions": []}
+    _, rates = lines(
+        console, "rates", event(0, 1_000_000, [9, 9, 9, 9], refused=50), gone, event(2, 1_000_001, [9, 9, 9, 9])
+    )
+    assert rates == {
+        "succeeded": [None, 0, 0],
+        "failed": [None, 0, 0],
+        "canceled": [None, 0, 0],
+        "refused": [None, 0, 0],
+    }
+
+
 def test_latencies_are_of_the_last_half_minute(console: Console) -> None:
     _, found = lines(
         console,

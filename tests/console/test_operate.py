@@ -52,18 +52,20 @@ def test_a_change_beside_another_is_refused(console: Console, http: httpx.Client
     assert http.put("/v1/models/echo/traffic", json={"traffic": {"1": 90, "2": 10}}).status_code == 200
 
 
+def _make(redis_url: str, models: Path, *scopes: str) -> str:
+    """A new key's secret."""
+    options = [part for scope in scopes for part in ("--scope", scope)]
+    command = [sys.executable, "-m", "api", "keys", "create", "--name", "one", *options]
+    environment = {"ML_REDIS_URL": redis_url, "ML_MODELS_FILE": str(models)}
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout
+    return next(line.split()[-1] for line in told.splitlines() if line.strip().startswith("secret"))
+
+
 @pytest.fixture
 def with_keys(redis_url: str, store: redis.Redis, models: Path) -> Iterator[tuple[str, str, str]]:
     """The URL of an API that asks for keys, an administrator's, and a caller's."""
 
-    def made(*scopes: str) -> str:
-        options = [part for scope in scopes for part in ("--scope", scope)]
-        command = [sys.executable, "-m", "api", "keys", "create", "--name", "one", *options]
-        environment = {"ML_REDIS_URL": redis_url, "ML_MODELS_FILE": str(models)}
-        told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout
-        return next(line.split()[-1] for line in told.splitlines() if line.strip().startswith("secret"))
-
-    secrets = made("admin"), made("read", "submit")
+    secrets = _make(redis_url, models, "admin"), _make(redis_url, models, "read", "submit")
     with api(redis_url, models, ML_AUTH="on") as url:
         yield url, *secrets
 
@@ -95,6 +97,36 @@ def test_keys(with_keys: tuple[str, str, str], opened: Callable[..., Console]) -
     assert page.evaluate("Object.keys(localStorage).concat(document.cookie).join()") == "ml-service.theme,"
 
 
+def test_a_key_for_dashboards_alone(
+    redis_url: str, store: redis.Redis, models: Path, opened: Callable[..., Console]
+) -> None:
+    made = _make(redis_url, models, "metrics")
+    admin = _make(redis_url, models, "admin")
+    assert admin
+    with api(redis_url, models, ML_AUTH="on") as url:
+        console = opened(url)
+        console.may_fail = ("401", "403")
+        page = console.open("watch")
+        page.get_by_label("Key").fill("ключ")
+        page.get_by_role("button", name="Use it").click()
+        expect(page.get_by_role("alert")).to_contain_text("This key is not known here")
+        page.get_by_label("Key").fill(made)
+        page.get_by_role("button", name="Use it").click()
+        expect(page.locator(".numbers")).to_be_visible()
+        page.goto("about:blank")
+
+
+def test_no_address_leads_elsewhere(console: Console, http: httpx.Client) -> None:
+    """What stands in the fragment is a name, and no path."""
+    console.may_fail = ("404",)
+    page = console.open("dead/..%2Fmodels%2Fecho")
+    expect(page.get_by_role("alert").first).to_be_visible()
+    assert page.get_by_role("button", name="Drop").count() == 0
+    for odd in ("%", "toString/x", "constructor"):
+        page = console.open(odd)
+        expect(page.get_by_label("Model", exact=True)).to_be_visible()
+
+
 def test_jobs_and_one_of_them(console: Console, http: httpx.Client) -> None:
     with Receiver() as receiver:
         body = {"model": "echo", "input": {"a": HOSTILE}, "labels": {"tenant": HOSTILE}, "webhook": receiver.url}
@@ -112,8 +144,7 @@ def test_jobs_and_one_of_them(console: Console, http: httpx.Client) -> None:
         expect(page.locator(".timeline")).to_be_visible()
         page.get_by_text("All that is known").click()
         expect(page.get_by_label("The job")).to_contain_text(HOSTILE.replace('"', '\\"'))
-        page.reload()
-        wait_until(lambda: (page.reload(), page.wait_for_timeout(300), page.get_by_text("Webhooks").count())[-1] > 0)
+        expect(page.get_by_text("Webhooks")).to_be_visible()
         expect(page.locator("main")).to_contain_text("delivered")
     assert page.locator("img[src=x]").count() == 0
 

@@ -105,6 +105,37 @@ def test_entities_boxes_and_masks_and_nothing_of_them_is_markup(console: Console
     assert page.locator("img[src=x]").count() == 0
 
 
+NULLS = {
+    "labels and scores": {"sequence": "s", "labels": ["a", "b"], "scores": [0.5, None]},
+    "labels": {"labels": [{"label": "a", "score": 0.5}, {"label": "b", "score": None}]},
+    "words for a mask": [{"score": None, "token": 1, "token_str": "x", "sequence": "x y"}],
+    "an answer": {"answer": "a", "score": None, "start": 0, "end": 1},
+    "a chat": [{"generated_text": [None, {"role": "user"}]}],
+    "sound": {"audio": "no base64!", "sampling_rate": 1},
+    "nothing": None,
+    "vectors": {"embedding": []},
+    "many numbers": [0.5] * 200_000,
+}
+
+
+@pytest.mark.parametrize("what", NULLS)
+def test_no_answer_breaks_the_page(console: Console, what: str) -> None:
+    """JSON has null where a model's arithmetic gave no number; and it looks like what the views draw."""
+    page = console.open("try/echo")
+    page.get_by_role("textbox", name="input").fill(json.dumps(NULLS[what]))
+    run(page)
+    page.get_by_role("link", name="Jobs", exact=True).click()
+    expect(page.get_by_role("region", name="Your jobs")).to_be_visible()
+
+
+def test_boxes_and_masks_that_are_none(console: Console, tmp_path: Path) -> None:
+    page = console.open("try/odd")
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    page.get_by_label("image").set_input_files(tmp_path / "a.png")
+    run(page)
+    expect(page.get_by_label("Output", exact=True)).to_contain_text("no base64!")
+
+
 def test_any_json_comes_back_as_text(console: Console) -> None:
     page = console.open("try/echo")
     hostile = {"html": HOSTILE, "script": "</script><script>alert(1)</script>", "constructor": None}
@@ -120,6 +151,13 @@ def test_what_is_wrong_is_named(console: Console) -> None:
     page.get_by_label("text").fill("")
     page.get_by_role("button", name="Run").click()
     expect(page.get_by_role("alert")).to_contain_text("/input/text")
+    page.get_by_label("text").fill("a")
+    page.get_by_role("button", name="Add another input").click()
+    page.get_by_label("text").nth(1).fill("b " * 20_000)
+    page.get_by_text("Parameters").click()
+    page.get_by_label("truncate").select_option("false")
+    page.get_by_role("button", name="Run").click()
+    expect(page.get_by_role("alert")).to_contain_text("/1/text")
     page = console.open("try/echo")
     page.get_by_role("textbox", name="input").fill("{no json")
     expect(page.get_by_text("The input is not JSON yet.")).to_be_visible()
@@ -156,6 +194,9 @@ def test_by_keyboard_alone(console: Console) -> None:
     expect(page.get_by_label("text")).to_be_visible()
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="To the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_be_focused()
+    assert page.url.endswith("#/try/bert"), "the view stays"
     for _ in range(30):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.textContent") == "Run":

@@ -1,7 +1,7 @@
 // Dead letters: messages that nobody could work on, to be looked at, retried or dropped.
 
 import { Json, Trouble } from "./parts.js";
-import { call } from "./service.js";
+import { call, piece } from "./service.js";
 import { bytes, day } from "./told.js";
 import { html, useEffect, useState } from "./view.js";
 
@@ -9,7 +9,7 @@ function Letter({ id, onChanged }) {
   const [letter, setLetter] = useState(null);
   const [problem, setProblem] = useState(null);
   useEffect(() => {
-    call("GET", `v1/dead/${id}`).then(({ data }) => setLetter(data), setProblem);
+    call("GET", `v1/dead/${piece(id)}`).then(({ data }) => setLetter(data), setProblem);
   }, [id]);
   const act = (method, path) => () => call(method, path).then(onChanged, setProblem);
   return html`<section class="card" aria-label="Dead letter">
@@ -18,26 +18,33 @@ function Letter({ id, onChanged }) {
     ${letter &&
     html`<p>${letter.reason}${letter.obstacle ? `; it cannot be retried: ${letter.obstacle}` : ""}</p>
       <p class="row">
-        <button type="button" disabled=${letter.obstacle !== null} onClick=${act("POST", `v1/dead/${id}/retry`)}>Retry</button>
-        <button type="button" onClick=${() => confirm("Drop it for ever?") && act("DELETE", `v1/dead/${id}`)()}>Drop</button>
+        <button type="button" disabled=${letter.obstacle !== null || !letter.id} onClick=${act("POST", `v1/dead/${piece(id)}/retry`)}>Retry</button>
+        <button type="button" onClick=${() => confirm("Drop it for ever?") && act("DELETE", `v1/dead/${piece(id)}`)()}>Drop</button>
         ${letter.job_id && html`<a href=${`#/jobs/${letter.job_id}`}>Its job</a>`}
       </p>
       <${Json} data=${letter} label="The letter" />`}
   </section>`;
 }
 
-export function Dead({ rest }) {
+export function Dead({ rest, up }) {
   const [found, setFound] = useState(null);
   const [problem, setProblem] = useState(null);
+  const [refused, setRefused] = useState([]);
   const look = () => call("GET", "v1/dead").then(({ data }) => (setFound(data), setProblem(null)), setProblem);
+  const more = () =>
+    call("GET", `v1/dead?after=${piece(found.next)}`).then(
+      ({ data }) => setFound({ letters: [...found.letters, ...data.letters], next: data.next }),
+      setProblem,
+    );
   useEffect(() => {
     look();
-  }, []);
+  }, [up]);
   const gone = () => {
     location.hash = "#/dead";
     look();
   };
-  const all = () => call("POST", "v1/dead/requeue").then(look, setProblem);
+  const all = () =>
+    call("POST", `v1/dead/requeue?limit=${found.letters.length}`).then(({ data }) => (setRefused(data.failed), look()), setProblem);
   return html`
     <h1 class="hidden">Dead letters</h1>
     <${Trouble} problem=${problem} />
@@ -63,7 +70,11 @@ export function Dead({ rest }) {
             </tbody>
           </table>
         </div>
-        <button type="button" onClick=${all}>Retry these</button>`}
+        <p class="row">
+          <button type="button" onClick=${all}>Retry these</button>
+          ${found.next && html`<button type="button" onClick=${more}>More</button>`}
+        </p>`}
+      ${refused.length > 0 && html`<ul>${refused.map((one) => html`<li><code>${one.letter}</code> stays: ${one.detail}</li>`)}</ul>`}
     </section>
     ${rest[0] && html`<${Letter} key=${rest[0]} id=${rest[0]} onChanged=${gone} />`}
   `;

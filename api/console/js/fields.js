@@ -32,6 +32,7 @@ function FileField({ id, field, value, onValue, onFiles }) {
     if (files.length > 1 && onFiles) onFiles([...files]);
     else if (files.length > 0) onValue(files[0]);
   };
+  const shown = [value ?? []].flat();
   const drop = (event) => {
     event.preventDefault();
     setOver(false);
@@ -51,7 +52,7 @@ function FileField({ id, field, value, onValue, onFiles }) {
       multiple=${Boolean(onFiles)}
       onChange=${(event) => take(event.target.files)}
     />
-    ${value instanceof File ? html`${value.type.startsWith("image/") && html`<${Picture} file=${value} />`}<span>${value.name}</span>` : html`<span>Drop ${onFiles ? "files" : "a file"} here, or choose</span>`}
+    ${shown.length > 0 ? shown.map((file) => html`${file.type.startsWith("image/") && html`<${Picture} file=${file} />`}<span>${file.name}</span>`) : html`<span>Drop ${onFiles ? "files" : "a file"} here, or choose</span>`}
   </label>`;
 }
 
@@ -63,7 +64,7 @@ export function Field({ field, value, onValue, onFiles }) {
   const id = useId();
   const typed = (event) => onValue(event.target.value);
   const label = html`<span class="label">${field.name}${field.required ? "" : html` <small>optional</small>`}</span>`;
-  const help = field.kind !== "file" && field.description && html`<small id=${`${id}-help`} class="help">${field.description}</small>`;
+  const help = !field.kind.startsWith("file") && field.description && html`<small id=${`${id}-help`} class="help">${field.description}</small>`;
   const described = field.description ? `${id}-help` : undefined;
   if (field.kind === "switch")
     return html`<div class="field">
@@ -78,16 +79,16 @@ export function Field({ field, value, onValue, onFiles }) {
   if (field.kind === "choice")
     return html`<div class="field">
       <label for=${id}>${label}</label>
-      <select id=${id} aria-describedby=${described} value=${value ?? ""} onChange=${typed}>
+      <select id=${id} aria-describedby=${described} value=${value ?? ""} onChange=${(event) => onValue(field.choices.find((one) => String(one) === event.target.value))}>
         ${!field.required && html`<option value=""></option>`}
         ${field.choices.map((one) => html`<option value=${one}>${one}</option>`)}
       </select>
       ${help}
     </div>`;
-  if (field.kind === "file")
+  if (field.kind === "file" || field.kind === "files")
     return html`<div class="field">
       <label for=${id}>${label}</label>
-      <${FileField} id=${id} field=${field} value=${value} onValue=${onValue} onFiles=${onFiles} />
+      <${FileField} id=${id} field=${field} value=${value} onValue=${field.kind === "files" ? (file) => onValue([file]) : onValue} onFiles=${field.kind === "files" ? onValue : onFiles} />
       ${help}
     </div>`;
   const control =

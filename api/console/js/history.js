@@ -22,19 +22,29 @@ const sum = (numbers) => numbers.reduce((total, one) => total + one, 0);
 /** Since `before`, of what only rises. A smaller number: the service has begun again. */
 const risen = (now, before) => (now >= before ? now - before : now);
 
+/** Versions that both events know, now and before: what has come with all its past has not happened since. */
+function both(now, before) {
+  const known = new Map(before.versions.map((one) => [refOf(one), one]));
+  return now.versions.filter((one) => known.has(refOf(one))).map((one) => [one, known.get(refOf(one))]);
+}
+
 function latencies(now, before) {
-  const known = new Map((before?.versions ?? []).map((one) => [refOf(one), one.latency]));
-  const rows = now.versions.map((one) => one.latency.map((count, at) => risen(count, known.get(refOf(one))?.[at] ?? 0)));
+  const rows = both(now, before).map(([one, old]) => one.latency.map((count, at) => risen(count, old.latency[at] ?? 0)));
   return now.bounds_ms.concat(0).map((_, at) => sum(rows.map((row) => row[at])));
 }
 
-function perSecond(now, before, total) {
-  const seconds = (new Date(now.at) - new Date(before.at)) / 1000;
-  return seconds > 0 ? risen(total(now), total(before)) / seconds : 0;
+const ended = (name) => (now, before) => sum(both(now, before).map(([one, old]) => risen(one[name], old[name])));
+
+/** Another API process, which counts for itself, may have fewer: then nothing is known of this moment. */
+function refused(now, before) {
+  const [all, old] = [now, before].map((seen) => sum(Object.values(seen.refusals)));
+  return all >= old ? all - old : 0;
 }
 
-const ever = (name) => (seen) => sum(seen.versions.map((one) => one[name]));
-const refused = (seen) => sum(Object.values(seen.refusals));
+function perSecond(now, before, happened) {
+  const seconds = (new Date(now.at) - new Date(before.at)) / 1000;
+  return seconds > 0 ? happened(now, before) / seconds : 0;
+}
 
 export class History {
   #seen = [];
@@ -59,9 +69,9 @@ export class History {
       batch: Object.fromEntries(seen.workers.map((one) => [one.name, one.batch_size ?? Number.NaN])),
       rates: before
         ? {
-            succeeded: perSecond(seen, before, ever("succeeded")),
-            failed: perSecond(seen, before, ever("failed")),
-            canceled: perSecond(seen, before, ever("canceled")),
+            succeeded: perSecond(seen, before, ended("succeeded")),
+            failed: perSecond(seen, before, ended("failed")),
+            canceled: perSecond(seen, before, ended("canceled")),
             refused: perSecond(seen, before, refused),
           }
         : {},

@@ -2,22 +2,40 @@
 
 import { Answer } from "./answers/answer.js";
 import { Json, State, Trouble } from "./parts.js";
-import { call } from "./service.js";
+import { call, piece } from "./service.js";
 import { Timeline } from "./timeline.js";
 import { between, day, ms, percent } from "./told.js";
-import { html, useEffect, useState } from "./view.js";
+import { html, useEffect, useRef, useState } from "./view.js";
 
 const STATES = ["queued", "running", "succeeded", "failed", "canceled"];
 const END = STATES.slice(2);
 const EVERY_MS = 1000;
 const PAGE = 50;
 
-function Deliveries({ id }) {
+/** Webhooks of a job, looked at again as long as one is due. */
+function Deliveries({ id, state }) {
   const [found, setFound] = useState([]);
   const [problem, setProblem] = useState(null);
-  const look = () => call("GET", `v1/jobs/${id}/deliveries`).then(({ data }) => setFound(data.data), setProblem);
-  useEffect(look, [id]);
-  const again = () => call("POST", `v1/jobs/${id}/deliveries`).then(look, setProblem);
+  const [asked, setAsked] = useState(0);
+  useEffect(() => {
+    let timer;
+    const ended = new AbortController();
+    const look = async () => {
+      try {
+        const { data } = await call("GET", `v1/jobs/${piece(id)}/deliveries`, { signal: ended.signal });
+        setFound(data.data);
+        if (data.data.some((one) => one.state === "due")) timer = setTimeout(look, EVERY_MS);
+      } catch (error) {
+        if (error.name !== "AbortError") setProblem(error);
+      }
+    };
+    look();
+    return () => {
+      ended.abort();
+      clearTimeout(timer);
+    };
+  }, [id, state, asked]);
+  const again = () => call("POST", `v1/jobs/${piece(id)}/deliveries`).then(() => setAsked(asked + 1), setProblem);
   if (found.length === 0) return html`<${Trouble} problem=${problem} />`;
   return html`<section>
     <h3>Webhooks</h3>
@@ -40,7 +58,7 @@ function One({ id }) {
     const ended = new AbortController();
     const look = async () => {
       try {
-        const { data } = await call("GET", `v1/jobs/${encodeURIComponent(id)}`, { signal: ended.signal });
+        const { data } = await call("GET", `v1/jobs/${piece(id)}`, { signal: ended.signal });
         setJob(data);
         setProblem(null);
         if (END.includes(data.state)) return;
@@ -57,7 +75,7 @@ function One({ id }) {
       clearTimeout(timer);
     };
   }, [id]);
-  const cancel = () => call("DELETE", `v1/jobs/${encodeURIComponent(id)}`).catch(setProblem);
+  const cancel = () => call("DELETE", `v1/jobs/${piece(id)}`).catch(setProblem);
   return html`<section class="card" aria-label="Job">
     <p><a href="#/jobs">All jobs</a></p>
     <h2><code>${id}</code></h2>
@@ -71,38 +89,48 @@ function One({ id }) {
       </p>
       ${job.waiting_for && html`<p>${job.waiting_for.message}</p>`}
       ${job.progress && !END.includes(job.state) && html`<p>${percent(job.progress.fraction)} ${job.progress.message ?? ""}</p>`}
-      ${job.error && html`<${Trouble} problem=${{ code: job.error.code, message: job.error.message ?? job.error.detail, errors: job.errors }} />`}
+      ${job.error && html`<${Trouble} problem=${job.error} />`}
       <${Timeline} job=${job} />
       ${job.letter && html`<p>It lies among the <a href=${`#/dead/${job.letter}`}>dead letters</a>.</p>`}
       ${job.retried_from && html`<p>A retry of <a href=${`#/jobs/${job.retried_from}`}><code>${job.retried_from}</code></a>.</p>`}
       ${job.state === "succeeded" && (job.output_url ? html`<p>The output is large: <code>GET ${job.output_url}</code>.</p>` : html`<${Answer} output=${job.output} inputs=${[{}]} />`)}
-      <${Deliveries} id=${id} />
+      <${Deliveries} id=${id} state=${job.state} />
       <details><summary>All that is known</summary><${Json} data=${job} label="The job" /></details>
     `}
   </section>`;
 }
 
-function List() {
+function List({ up }) {
   const [asked, setAsked] = useState({ state: "", model: "", label: "" });
   const [pages, setPages] = useState([]);
   const [problem, setProblem] = useState(null);
-  const page = async (cursor) => {
+  const [looks, setLooks] = useState(0);
+  const last = useRef(new AbortController());
+  /** Puts a page behind those that `keep` leaves; what was asked before is not waited for any more. */
+  const page = async (cursor, keep) => {
+    last.current.abort();
+    const { signal } = (last.current = new AbortController());
     const query = new URLSearchParams(Object.entries({ ...asked, limit: PAGE, cursor }).filter(([, value]) => value));
-    const { data } = await call("GET", `v1/jobs?${query}`);
-    return data;
+    try {
+      const { data } = await call("GET", `v1/jobs?${query}`, { signal });
+      setPages([...keep, data]);
+      setProblem(null);
+    } catch (error) {
+      if (error.name !== "AbortError") setProblem(error);
+    }
   };
-  const first = () => page("").then((one) => (setPages([one]), setProblem(null)), setProblem);
   useEffect(() => {
-    first();
-  }, [asked.state, asked.model, asked.label]);
-  const more = () => page(pages.at(-1).next).then((one) => setPages([...pages, one]), setProblem);
+    page("", []);
+    return () => last.current.abort();
+  }, [asked.state, asked.model, asked.label, looks, up]);
+  const more = () => page(pages.at(-1).next, pages);
   const set = (name) => (event) => setAsked({ ...asked, [name]: event.target.value.trim() });
   return html`<section class="card" aria-label="Your jobs">
     <form class="row" onSubmit=${(event) => event.preventDefault()}>
       <label>State <select value=${asked.state} onChange=${set("state")}><option value="">any</option>${STATES.map((one) => html`<option value=${one}>${one}</option>`)}</select></label>
       <label>Model <input value=${asked.model} onChange=${set("model")} placeholder="name or name@version" /></label>
       <label>Label <input value=${asked.label} onChange=${set("label")} placeholder="name:value" /></label>
-      <button type="button" onClick=${first}>Look again</button>
+      <button type="button" onClick=${() => setLooks(looks + 1)}>Look again</button>
     </form>
     <${Trouble} problem=${problem} />
     <div class="scroll" tabindex="0" role="region" aria-label="Jobs">
@@ -131,7 +159,7 @@ function List() {
   </section>`;
 }
 
-export function Jobs({ rest }) {
+export function Jobs({ rest, up }) {
   return html`<h1 class="hidden">Jobs</h1>
-    ${rest[0] ? html`<${One} key=${rest[0]} id=${rest[0]} />` : html`<${List} />`}`;
+    ${rest[0] ? html`<${One} key=${rest[0]} id=${rest[0]} />` : html`<${List} up=${up} />`}`;
 }

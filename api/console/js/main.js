@@ -3,6 +3,7 @@
 import { Dead } from "./dead.js";
 import { Jobs } from "./jobs.js";
 import { Models } from "./models.js";
+import { Guard } from "./parts.js";
 import { call, key } from "./service.js";
 import { Try } from "./try.js";
 import { html, render, useEffect, useState } from "./view.js";
@@ -11,11 +12,20 @@ import { Watch } from "./watch.js";
 const VIEWS = { try: ["Try", Try], watch: ["Watch", Watch], models: ["Models", Models], jobs: ["Jobs", Jobs], dead: ["Dead letters", Dead] };
 const THEMES = ["auto", "light", "dark"];
 const EVERY_MS = 3000;
+const KEY = /^[\x21-\x7e]+$/; // what a header can hold
+
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
 
 function useFragment() {
   const read = () => {
     const [name, ...rest] = location.hash.replace(/^#\/?/, "").split("/");
-    return { name: name in VIEWS ? name : "try", rest: rest.map(decodeURIComponent) };
+    return { name: Object.hasOwn(VIEWS, name) ? name : "try", rest: rest.map(decoded) };
   };
   const [place, setPlace] = useState(read);
   useEffect(() => {
@@ -34,12 +44,12 @@ function useService(secret) {
     const ended = new AbortController();
     const look = async () => {
       try {
-        await call("GET", "v1/models", { signal: ended.signal });
-        const { data } = await call("GET", "health", { signal: ended.signal });
+        const { data } = await call("GET", "health", { signal: ended.signal }); // needs no key
+        if (data.status === "ok") await call("GET", "v1/models", { signal: ended.signal });
         setState(data.status === "ok" ? "up" : "degraded");
       } catch (problem) {
         if (problem.name === "AbortError") return;
-        setState(problem.status === 401 || problem.status === 403 ? "key" : "down");
+        setState({ 401: "key", 403: "up", 503: "degraded" }[problem.status] ?? "down"); // 403: it may do other things
       }
       timer = setTimeout(look, EVERY_MS);
     };
@@ -62,20 +72,31 @@ const TOLD = {
 
 function KeyForm({ refused, onKey }) {
   const [typed, setTyped] = useState("");
+  const [odd, setOdd] = useState(false);
   const save = (event) => {
     event.preventDefault();
+    setOdd(!KEY.test(typed.trim()));
+    if (!KEY.test(typed.trim())) return;
     key.set(typed.trim());
     onKey(typed.trim());
   };
   return html`<form class="card narrow" onSubmit=${save}>
     <h1>API key</h1>
     <p>This service asks for a key. It stays in this tab, and is forgotten when you close it.</p>
-    ${refused && html`<p class="trouble" role="alert">This key is not known here, or may not read models.</p>`}
+    ${(refused || odd) && html`<p class="trouble" role="alert">This key is not known here.</p>`}
     <label for="key">Key</label>
     <input id="key" type="password" autocomplete="off" required value=${typed} onInput=${(event) => setTyped(event.target.value)} />
     <button type="submit" class="primary">Use it</button>
   </form>`;
 }
+
+/** The fragment is the view's: the link must not change it. */
+function toContent(event) {
+  event.preventDefault();
+  document.getElementById("main").focus();
+}
+
+const Broken = (error) => html`<p class="trouble" role="alert">This view has broken (${error.message}). The others have not.</p>`;
 
 function Page() {
   const { name, rest } = useFragment();
@@ -97,7 +118,7 @@ function Page() {
   const [tone, told] = TOLD[service];
   const View = VIEWS[name][1];
   return html`
-    <a class="skip" href="#main">To the content</a>
+    <a class="skip" href="#main" onClick=${toContent}>To the content</a>
     <header>
       <a class="brand" href="#/try"><img src="icon.svg" alt="" width="24" height="24" /> ml-service</a>
       <nav aria-label="Views">
@@ -116,7 +137,7 @@ function Page() {
       </div>
     </header>
     <main id="main" tabindex="-1">
-      ${service === "key" ? html`<${KeyForm} refused=${secret !== ""} onKey=${setSecret} />` : html`<${View} key=${name + secret} rest=${rest} up=${service !== "down"} />`}
+      ${service === "key" ? html`<${KeyForm} refused=${secret !== ""} onKey=${setSecret} />` : html`<${Guard} key=${name + secret} otherwise=${Broken}><${View} rest=${rest} up=${service === "up"} /></${Guard}>`}
     </main>
   `;
 }

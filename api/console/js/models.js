@@ -1,7 +1,7 @@
 // Models and versions: who has them, what they take of memory, and how the traffic is shared.
 
 import { State, Trouble } from "./parts.js";
-import { call } from "./service.js";
+import { call, piece } from "./service.js";
 import { bytes, clock, percent } from "./told.js";
 import { html, useEffect, useState } from "./view.js";
 
@@ -10,17 +10,28 @@ const EVERY_MS = 2000;
 function useModels() {
   const [read, setRead] = useState(null);
   const [problem, setProblem] = useState(null);
-  const look = () =>
-    call("GET", "v1/models").then((answer) => {
-      setRead({ ...answer.data, etag: answer.etag });
-      setProblem(null);
-    }, setProblem);
+  const [looks, setLooks] = useState(0);
   useEffect(() => {
+    let timer;
+    const ended = new AbortController();
+    const look = async () => {
+      try {
+        const { data, etag } = await call("GET", "v1/models", { signal: ended.signal });
+        setRead({ ...data, etag });
+        setProblem(null);
+      } catch (error) {
+        if (error.name === "AbortError") return;
+        setProblem(error);
+      }
+      timer = setTimeout(look, EVERY_MS);
+    };
     look();
-    const timer = setInterval(look, EVERY_MS);
-    return () => clearInterval(timer);
-  }, []);
-  return { read, problem, look };
+    return () => {
+      ended.abort();
+      clearTimeout(timer);
+    };
+  }, [looks]);
+  return { read, problem, look: () => setLooks(looks + 1) };
 }
 
 const memoryOf = (memory = {}) =>
@@ -49,16 +60,16 @@ function Versions({ model }) {
 }
 
 function Traffic({ model, etag, onChanged }) {
-  const now = Object.fromEntries(model.versions.map((one) => [one.version, Math.round(1000 * one.traffic) / 10]));
-  const [shares, setShares] = useState(null);
+  const now = Object.fromEntries(model.versions.map((one) => [one.version, 100 * one.traffic]));
+  const [edited, setEdited] = useState(null); // the shares, and the ETag of what they were made from
   const [problem, setProblem] = useState(null);
-  const shown = shares ?? now;
+  const shown = Object.fromEntries(model.versions.map(({ version }) => [version, (edited?.shares ?? now)[version] ?? 0]));
   const total = Object.values(shown).reduce((sum, one) => sum + one, 0);
   const save = async (event) => {
     event.preventDefault();
     try {
-      await call("PUT", `v1/models/${encodeURIComponent(model.id)}/traffic`, { body: { traffic: shown }, headers: { "If-Match": etag } });
-      setShares(null);
+      await call("PUT", `v1/models/${piece(model.id)}/traffic`, { body: { traffic: shown }, headers: { "If-Match": edited.etag } });
+      setEdited(null);
       setProblem(null);
       onChanged();
     } catch (error) {
@@ -69,25 +80,29 @@ function Traffic({ model, etag, onChanged }) {
     ${model.versions.map(
       (one) => html`<div key=${one.version}>
         <label for=${`share-${model.id}-${one.version}`}>${one.version}</label>
-        <input id=${`share-${model.id}-${one.version}`} type="range" min="0" max="100" step="0.1" value=${shown[one.version]} onInput=${(event) => setShares({ ...shown, [one.version]: Number(event.target.value) })} />
+        <input id=${`share-${model.id}-${one.version}`} type="range" min="0" max="100" step="any" value=${shown[one.version]} onInput=${(event) => setEdited({ shares: { ...shown, [one.version]: Number(event.target.value) }, etag: edited?.etag ?? etag })} />
         <output>${total > 0 ? percent(shown[one.version] / total) : "–"}</output>
       </div>`,
     )}
-    <button type="submit" disabled=${shares === null || total <= 0}>Share the traffic so</button>
-    ${shares !== null && html`<button type="button" class="quiet" onClick=${() => setShares(null)}>As it was</button>`}
+    <button type="submit" disabled=${edited === null || total <= 0}>Share the traffic so</button>
+    ${edited !== null && html`<button type="button" class="quiet" onClick=${() => (setEdited(null), setProblem(null))}>As it was</button>`}
     <${Trouble} problem=${problem} />
   </form>`;
 }
 
+const onItsWay = ({ state, ready, workers, versions, failures }) =>
+  `A change is on its way (${state}): ${ready} of ${workers} workers have ${versions.join(", ")}. ` +
+  failures.map((one) => `${one.worker}: ${one.error}`).join("; ");
+
 function Model({ model, etag, onChanged }) {
   const [problem, setProblem] = useState(null);
-  const name = encodeURIComponent(model.id);
+  const name = piece(model.id);
   const act = (path) => () => call("POST", `v1/models/${name}/${path}`).then(() => (setProblem(null), onChanged()), setProblem);
   const purge = () => confirm(`Cancel all jobs of ${model.id} that have not started?`) && act("purge")();
   return html`<section class="card" id=${model.id} aria-label=${model.id}>
     <h2>${model.id} <small>${model.task ?? "a handler of its own"}</small></h2>
     ${model.paused && html`<p>Paused since ${clock(model.paused_since)}: its jobs wait.</p>`}
-    ${model.rollout && html`<p>A change is on its way (${model.rollout.state}): ${model.rollout.ready} of ${model.rollout.workers} workers have ${model.rollout.versions.join(", ")}. ${model.rollout.failures.map((one) => `${one.worker}: ${one.error}`).join("; ")}</p>`}
+    ${model.rollout && html`<p>${onItsWay(model.rollout)}</p>`}
     <${Versions} model=${model} />
     ${model.versions.length > 1 && html`<${Traffic} model=${model} etag=${etag} onChanged=${onChanged} />`}
     <p class="row">
@@ -100,8 +115,21 @@ function Model({ model, etag, onChanged }) {
   </section>`;
 }
 
+/** A model that nobody can call yet. */
+function Coming({ rollout, onChanged }) {
+  const [problem, setProblem] = useState(null);
+  const back = () => call("POST", `v1/models/${piece(rollout.model)}/rollback`).then(onChanged, setProblem);
+  return html`<section class="card" aria-label=${rollout.model}>
+    <h2>${rollout.model} <small>new</small></h2>
+    <p>${onItsWay(rollout)}</p>
+    <button type="button" onClick=${back}>Roll back</button>
+    <${Trouble} problem=${problem} />
+  </section>`;
+}
+
 export function Models({ rest }) {
   const { read, problem, look } = useModels();
+  const coming = (read?.rollouts ?? []).filter((one) => !read.data.some((model) => model.id === one.model));
   useEffect(() => {
     if (rest[0] && read) document.getElementById(rest[0])?.scrollIntoView();
   }, [rest[0], read !== null]);
@@ -109,6 +137,8 @@ export function Models({ rest }) {
     <h1 class="hidden">Models</h1>
     <${Trouble} problem=${problem} />
     ${!read && !problem && html`<p class="faint">Asking …</p>`}
+    ${read?.data.length === 0 && html`<p class="faint">No model is served.</p>`}
+    ${coming.map((one) => html`<${Coming} key=${one.model} rollout=${one} onChanged=${look} />`)}
     ${read?.data.map((model) => html`<${Model} key=${model.id} model=${model} etag=${read.etag} onChanged=${look} />`)}
   `;
 }

@@ -1,6 +1,17 @@
 // Small things that several views draw.
 
-import { html, useState } from "./view.js";
+import { Component, html, useState } from "./view.js";
+
+/** Draws what is inside it; where that throws, `otherwise` (called with the error), and the rest of the page goes on. */
+export class Guard extends Component {
+  componentDidCatch(error) {
+    this.setState({ error });
+  }
+
+  render({ children, otherwise }, { error }) {
+    return error ? otherwise(error) : children;
+  }
+}
 
 /** What went wrong, and where in the input; nothing where all is well. */
 export function Trouble({ problem }) {
@@ -40,6 +51,9 @@ function shorten(_, value) {
   return value;
 }
 
+/** A score as text: a number that was none in the model's own arithmetic comes as null. */
+export const scored = (score, digits = 3) => (typeof score === "number" ? score.toFixed(digits) : "–");
+
 /** Shares of the whole, best first. */
 export function Bars({ rows }) {
   return html`<table class="bars">
@@ -48,8 +62,8 @@ export function Bars({ rows }) {
       ${rows.map(
         ({ label, score }) => html`<tr>
           <th scope="row">${label}</th>
-          <td class="bar"><span style=${{ width: `${100 * Math.max(0, Math.min(1, score))}%` }}></span></td>
-          <td class="number">${score.toFixed(3)}</td>
+          <td class="bar"><span style=${{ width: `${100 * Math.max(0, Math.min(1, score || 0))}%` }}></span></td>
+          <td class="number">${scored(score)}</td>
         </tr>`,
       )}
     </tbody>

@@ -13,11 +13,13 @@ function parsed(name, text) {
 
 const isEmpty = (value) => value === undefined || value === "";
 
+const isJson = (kind, value) => kind === "json" || (kind === "text or json" && /^\s*[[{]/.test(value));
+
 /** Fields and their values as an object; empty ones are left out. Files stay files. Throws Unreadable. */
 export function collected(fields, values) {
   const filled = fields.filter((field) => !isEmpty(values[field.name]));
   return Object.fromEntries(
-    filled.map(({ name, kind }) => [name, kind === "json" ? parsed(name, values[name]) : values[name]]),
+    filled.map(({ name, kind }) => [name, isJson(kind, values[name]) ? parsed(name, values[name]) : values[name]]),
   );
 }
 

@@ -10,9 +10,10 @@ function kindOf(schema, defs) {
   const one = resolved(schema, defs);
   const ways = (one.anyOf ?? one.oneOf ?? [one]).map((way) => resolved(way, defs));
   if (ways.some((way) => way.contentEncoding === "base64")) return "file";
+  if (ways.some((way) => way.type === "array" && resolved(way.items, defs).contentEncoding === "base64")) return "files";
   if (one.enum) return "choice";
   const types = new Set(ways.map((way) => way.type).filter((type) => type !== "null"));
-  if (types.has("string")) return "text";
+  if (types.has("string")) return types.has("array") || types.has("object") ? "text or json" : "text";
   if (types.size === 1 && (types.has("number") || types.has("integer"))) return "number";
   if (types.size === 1 && types.has("boolean")) return "switch";
   return "json";

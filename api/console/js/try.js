@@ -5,7 +5,7 @@ import { Field } from "./fields.js";
 import { Choices, Copyable, Json, State, Trouble } from "./parts.js";
 import { anyJson, collected, Unreadable, withBytes } from "./request.js";
 import { fieldsOf, inputOf } from "./schema.js";
-import { address, call, key, listen, Problem } from "./service.js";
+import { address, call, key, listen, piece, Problem } from "./service.js";
 import { LANGUAGES, snippet } from "./snippets.js";
 import { Timeline } from "./timeline.js";
 import { percent } from "./told.js";
@@ -17,10 +17,9 @@ const END = ["succeeded", "failed", "canceled"];
 function exampleOf(model, fields) {
   const example = Array.isArray(model.example) ? model.example[0] : model.example;
   if (fields === null) return { "": example === null || example === undefined ? "" : JSON.stringify(example, null, 2) };
-  const known = fields.filter(({ name, kind }) => example?.[name] !== undefined && kind !== "file");
-  return Object.fromEntries(
-    known.map(({ name, kind }) => [name, kind === "json" ? JSON.stringify(example[name], null, 2) : example[name]]),
-  );
+  const known = fields.filter(({ name, kind }) => example?.[name] !== undefined && kind !== "file" && kind !== "files");
+  const typed = (value, kind) => (kind === "json" || typeof value === "object" ? JSON.stringify(value, null, 2) : value);
+  return Object.fromEntries(known.map(({ name, kind }) => [name, typed(example[name], kind)]));
 }
 
 /** Waits for a job's end; `onJob` is told of each step. A stream that breaks is taken up again. Throws Problem. */
@@ -28,9 +27,9 @@ async function follow(id, onJob, signal) {
   for (;;) {
     let job;
     try {
-      await listen(`v1/jobs/${id}/events`, (_, told) => onJob((job = told)), signal);
+      await listen(`v1/jobs/${piece(id)}/events`, (_, told) => onJob((job = told)), signal);
     } catch (problem) {
-      if (problem.name === "AbortError" || problem.status) throw problem;
+      if (problem.name === "AbortError" || (problem.status >= 400 && problem.status < 500)) throw problem;
     }
     if (END.includes(job?.state)) return job;
     await new Promise((done) => setTimeout(done, 1000));
@@ -40,7 +39,7 @@ async function follow(id, onJob, signal) {
 
 async function whole(job) {
   if (job.output !== null || !job.output_url) return job;
-  const { data } = await call("GET", `v1/jobs/${job.id}/output`);
+  const { data } = await call("GET", `v1/jobs/${piece(job.id)}/output`);
   return { ...job, output: data };
 }
 
@@ -67,6 +66,8 @@ function Items({ fields, many, items, onItems }) {
     ${many && html`<button type="button" class="quiet" onClick=${() => onItems([...items, {}])}>Add another input</button>`}`;
 }
 
+const PARTLY = ({ errors }) => ({ message: "Some of it failed:", errors });
+
 function Result({ job, sent, problem, onCancel }) {
   if (problem) return html`<${Trouble} problem=${problem} />`;
   if (!job) return html`<p class="faint">The answer will stand here.</p>`;
@@ -80,7 +81,8 @@ function Result({ job, sent, problem, onCancel }) {
     </p>
     ${job.waiting_for && html`<p>${job.waiting_for.message}</p>`}
     ${job.progress && !ended && html`<p><progress value=${job.progress.fraction ?? undefined} max="1"></progress> ${percent(job.progress.fraction)} ${job.progress.message ?? ""}</p>`}
-    ${job.error && html`<${Trouble} problem=${{ code: job.error.code, message: job.error.message ?? job.error.detail, errors: job.errors }} />`}
+    ${job.error && html`<${Trouble} problem=${job.error} />`}
+    ${job.errors?.length > 0 && html`<${Trouble} problem=${PARTLY(job)} />`}
     ${job.state === "succeeded" && html`<${Answer} output=${job.output} inputs=${sent} />`}
     ${ended && html`<${Timeline} job=${job} />`}
   `;
@@ -139,7 +141,7 @@ function Form({ model }) {
       if (running.current === mine) setBusy(false);
     }
   };
-  const cancel = () => call("DELETE", `v1/jobs/${job.id}`).catch(setProblem);
+  const cancel = () => call("DELETE", `v1/jobs/${piece(job.id)}`).catch(setProblem);
 
   let asked = null;
   try {
@@ -182,13 +184,13 @@ function Form({ model }) {
   `;
 }
 
-export function Try({ rest }) {
+export function Try({ rest, up }) {
   const [models, setModels] = useState(null);
   const [problem, setProblem] = useState(null);
   const chosen = rest[0];
   useEffect(() => {
-    call("GET", "v1/models").then(({ data }) => setModels(data.data), setProblem);
-  }, []);
+    call("GET", "v1/models").then(({ data }) => (setModels(data.data), setProblem(null)), setProblem);
+  }, [up]);
   const model = models?.find((one) => one.id === chosen) ?? models?.[0];
   return html`
     <h1 class="hidden">Try a model</h1>
@@ -202,7 +204,7 @@ export function Try({ rest }) {
         </select>
         <p>${model ? html`${model.task ?? "a handler of its own"} · ${model.ready > 0 ? `${model.ready} ready` : "no worker has it: jobs wait"}${model.paused ? " · paused" : ""}` : " "}</p>
       </div>
-      ${model && html`<${Form} key=${model.id} model=${model} />`}
+      ${model && html`<${Form} key=${`${model.id} ${model.input_schema ? "" : "?"}`} model=${model} />`}
     </div>
   `;
 }

@@ -43,12 +43,12 @@ function useSeen() {
 
 function Numbers({ seen }) {
   const rates = history.points.at(-1)?.rates ?? {};
-  const sum = (name) => seen.versions.reduce((total, one) => total + one[name], 0);
+  const sum = (name) => (seen.up ? seen.versions.reduce((total, one) => total + one[name], 0) : null);
   const told = [
     ["queued", number(sum("queued"))],
     ["running", number(sum("running"))],
-    ["answers a second", number(rates.succeeded ?? 0, 1)],
-    ["workers", number(seen.workers.filter((one) => one.state !== "failed").length)],
+    ["answers a second", number(seen.up ? (rates.succeeded ?? 0) : null, 1)],
+    ["workers", number(seen.up ? seen.workers.filter((one) => one.state !== "failed").length : null)],
     ["dead letters", number(seen.dead_letters)],
     ["webhooks waiting", number(seen.webhooks_waiting)],
   ];

@@ -1,7 +1,7 @@
 // An answer as a person wants it: by its shape, which the tasks of shared/tasks.py give it. What is of no known shape is
 // JSON, and all can be seen as JSON.
 
-import { Choices, Json } from "../parts.js";
+import { Choices, Guard, Json } from "../parts.js";
 import { html, useState } from "../view.js";
 import { pictureOf } from "./pictures.js";
 import { soundOf } from "./sounds.js";
@@ -40,6 +40,8 @@ export function Answer({ output, inputs }) {
   const [way, setWay] = useState("View");
   return html`
     <${Choices} label="How to show it" all=${["View", "JSON"]} chosen=${way} onChoose=${setWay} />
-    ${way === "JSON" ? html`<${Json} data=${output} label="Output" />` : html`<${Drawn} output=${output} inputs=${inputs} />`}
+    ${way === "JSON"
+      ? html`<${Json} data=${output} label="Output" />`
+      : html`<${Guard} otherwise=${() => html`<${Json} data=${output} label="Output" />`}><${Drawn} output=${output} inputs=${inputs} /></${Guard}>`}
   `;
 }

@@ -4,6 +4,7 @@ import { Bars } from "../parts.js";
 import { Picture, useAddress } from "../fields.js";
 import { html, useState } from "../view.js";
 
+const CORNERS = ["xmin", "ymin", "xmax", "ymax"];
 const HUES = 47; // degrees from one label's colour to the next: neighbours differ clearly
 const colour = (at) => `hsl(${(at * HUES) % 360} 75% 45%)`;
 const png = (base64) => `data:image/png;base64,${base64}`;
@@ -42,7 +43,7 @@ function Masks({ masks, file }) {
   </figure>`;
 }
 
-const isBase64 = (value) => typeof value === "string" && /^[A-Za-z0-9+/]+={0,2}$/.test(value);
+export const isBase64 = (value) => typeof value === "string" && /^[A-Za-z0-9+/]+={0,2}$/.test(value);
 
 /** null: it is no picture, and says nothing of one. */
 export function pictureOf(output, input) {
@@ -53,7 +54,7 @@ export function pictureOf(output, input) {
   if (Array.isArray(output?.masks) && output.masks.every(isBase64))
     return html`<${Masks} file=${file} masks=${output.masks.map((mask, at) => ({ mask, label: `mask ${at + 1}`, score: output.scores?.[at] }))} />`;
   if (list.length > 0 && list.every((one) => isBase64(one?.mask))) return html`<${Masks} file=${file} masks=${list} />`;
-  if (list.length > 0 && list.every((one) => one?.box)) return html`<${Boxes} file=${file} found=${list} />`;
+  if (list.length > 0 && list.every((one) => CORNERS.every((corner) => typeof one?.box?.[corner] === "number"))) return html`<${Boxes} file=${file} found=${list} />`;
   if (Array.isArray(output?.labels) && typeof output.labels[0]?.score === "number")
     return html`<div class="beside"><${Picture} file=${file} alt="What was sent" /><${Bars} rows=${output.labels} /></div>`;
   return null;

@@ -2,6 +2,7 @@
 
 import { useAddress } from "../fields.js";
 import { html, useMemo } from "../view.js";
+import { isBase64 } from "./pictures.js";
 
 function Sound({ base64 }) {
   const file = useMemo(() => new Blob([Uint8Array.from(atob(base64), (one) => one.charCodeAt(0))], { type: "audio/wav" }), [base64]);
@@ -11,4 +12,4 @@ function Sound({ base64 }) {
 
 /** null: it is no recording. */
 export const soundOf = (output) =>
-  typeof output?.audio === "string" && typeof output.sampling_rate === "number" ? html`<${Sound} base64=${output.audio} />` : null;
+  isBase64(output?.audio) && typeof output.sampling_rate === "number" ? html`<${Sound} base64=${output.audio} />` : null;

@@ -1,6 +1,6 @@
 // Labels, entities, answers in a text, and text that was written.
 
-import { Bars } from "../parts.js";
+import { Bars, scored } from "../parts.js";
 import { html } from "../view.js";
 
 const isScored = (one) => typeof one?.label === "string" && typeof one?.score === "number" && !one.box && !one.mask;
@@ -16,7 +16,7 @@ function Entities({ entities, text }) {
     if (one.start < at) continue;
     parts.push(letters.slice(at, one.start).join(""));
     parts.push(
-      html`<mark title=${one.score.toFixed(3)}>${letters.slice(one.start, one.end).join("")}<small>${one.entity_group ?? one.entity}</small></mark>`,
+      html`<mark title=${scored(one.score)}>${letters.slice(one.start, one.end).join("")}<small>${one.entity_group ?? one.entity}</small></mark>`,
     );
     at = one.end;
   }
@@ -26,7 +26,7 @@ function Entities({ entities, text }) {
 
 function Span({ output, text }) {
   const letters = [...text];
-  return html`<p class="lead">${output.answer} <small>${output.score.toFixed(3)}</small></p>
+  return html`<p class="lead">${output.answer} <small>${scored(output.score)}</small></p>
     <p class="marked">
       ${letters.slice(0, output.start).join("")}<mark>${letters.slice(output.start, output.end).join("")}</mark>${letters.slice(output.end).join("")}
     </p>`;
@@ -35,7 +35,7 @@ function Span({ output, text }) {
 const Written = ({ text }) => html`<p class="written">${typeof text === "string" ? text : JSON.stringify(text)}</p>`;
 
 const Chat = ({ messages }) =>
-  html`<dl class="chat">${messages.map((one) => html`<div><dt>${String(one.role)}</dt><dd>${typeof one.content === "string" ? one.content : JSON.stringify(one.content)}</dd></div>`)}</dl>`;
+  html`<dl class="chat">${messages.map((one) => html`<div><dt>${String(one?.role)}</dt><dd>${typeof one?.content === "string" ? one.content : JSON.stringify(one?.content)}</dd></div>`)}</dl>`;
 
 /** null: it is no text of a known shape. */
 export function textOf(output, input) {

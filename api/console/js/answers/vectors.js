@@ -2,7 +2,9 @@
 
 import { html, useEffect, useRef } from "../view.js";
 
-const isVector = (value) => Array.isArray(value) && value.length > 0 && value.every((one) => typeof one === "number");
+const MOST = 16_384; // numbers that a canvas is wide enough for
+
+const isVector = (value) => Array.isArray(value) && value.length > 0 && value.length <= MOST && value.every((one) => typeof one === "number");
 
 /** The vectors of outputs that are embeddings; null where they are not. */
 export function vectorsOf(outputs) {
@@ -24,7 +26,7 @@ export function Vector({ values }) {
   const canvas = useRef(null);
   useEffect(() => {
     const draw = canvas.current.getContext("2d");
-    const most = Math.max(...values.map(Math.abs), 1e-9);
+    const most = values.reduce((found, value) => Math.max(found, Math.abs(value)), 1e-9);
     draw.clearRect(0, 0, values.length, 64);
     values.forEach((value, at) => {
       draw.fillStyle = value < 0 ? "#c2410c" : "#2450c8";
