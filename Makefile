@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-update up dev test test-long test-clients fuzz console-test console-pictures chromium openapi-test audit wheel-test test-redis7 slow lint types imports check format \
+.PHONY: help install demo demo-update up dev test test-long test-clients fuzz console-test console-pictures chromium site openapi-test audit wheel-test test-redis7 slow lint types imports check format \
 	bench bench-noop bench-peers bench-wake bench-batches bench-auto bench-limits bench-loss bench-failover chaos soak \
 	bench-scaling bench-replicas release gpu compose-test lock chart-test alerts monitoring-test clean
 
@@ -77,6 +77,14 @@ console-pictures: $(STAMP) chromium ## The pictures of docs/console.md, by its t
 	@mkdir -p docs/pictures
 	@CONSOLE_PICTURES=docs/pictures $(BIN)/python -m pytest -m browser tests/console \
 		-k 'several or an_image or while_load or shared_anew or phone' $(ARGS)
+
+site: .venv-site/installed ## The documentation as a site, in site/; fails at a link that leads nowhere
+	@NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build --strict --quiet
+
+.venv-site/installed: scripts/site.txt
+	@$(PYTHON) -m venv .venv-site
+	@.venv-site/bin/python -m pip install --disable-pip-version-check --no-input -q -r $<
+	@touch $@
 
 chromium:
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
@@ -205,6 +213,6 @@ monitoring-test: $(STAMP) ## A real Prometheus on a real stack: every query of t
 	@$(BIN)/python -m pytest -m slow tests/e2e/test_metrics.py $(ARGS)
 
 clean: ## Remove .venv and what the tools left (not .ml-service, which holds accepted jobs)
-	rm -rf .venv .venv-audit .venv-openapi .venv-clients .venv-peers .venv-chart .venv-release .venv-lock build dist *.egg-info client/*.egg-info client/build .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf .venv .venv-audit .venv-openapi .venv-clients .venv-peers .venv-chart .venv-release .venv-lock .venv-site site build dist *.egg-info client/*.egg-info client/build .pytest_cache .mypy_cache .ruff_cache \
 		.import_linter_cache .hypothesis demo.png demo-update.png
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
