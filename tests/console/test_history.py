@@ -48,7 +48,7 @@ def event(second: int, succeeded: int, latency: list[int], *, up: bool = True, r
         "up": up,
         "bounds_ms": BOUNDS,
         "versions": [version] if up else [],
-        "workers": [{"name": "w", "busy": 0.5, "batch_size": None}],
+        "workers": [{"name": "w", "state": "ready", "busy": 0.5, "batch_size": None, "models": []}],
         "refusals": {"queue_full": refused},
     }
 
@@ -100,6 +100,29 @@ def test_latencies_are_of_the_last_half_minute(console: Console) -> None:
         event(40, 30, [10, 20, 30, 30]),
     )
     assert found["p50"] == [None, 35, 20, 5], "of ten; of twenty; and of those since second 20"
+
+
+def test_loads_and_evictions_are_told(console: Console) -> None:
+    def with_state(second: int, state: str | None) -> dict[str, Any]:
+        seen = event(second, 0, [0, 0, 0, 0])
+        models = [{"model": "m", "version": "1", "state": state}] if state else []
+        return seen | {"workers": [seen["workers"][0] | {"models": models}]}
+
+    program = """async (events) => {
+      const { History } = await import("./js/history.js");
+      const history = new History();
+      events.forEach((one) => history.add(one));
+      return history.changes.map(({ what, from, to }) => [what, from, to]);
+    }"""
+    console.page.goto(f"{console.url}/console/")
+    states = ("unloaded", "loading", "loading", "ready", None)
+    events = [with_state(second, state) for second, state in enumerate(states)]
+    assert console.page.evaluate(program, [*events, events[0] | {"workers": []}]) == [
+        ["w", "ready", ""],
+        ["w m@1", "ready", ""],
+        ["w m@1", "loading", "ready"],
+        ["w m@1", "unloaded", "loading"],
+    ]
 
 
 def test_while_redis_is_away_there_is_a_gap(console: Console) -> None:

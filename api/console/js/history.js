@@ -1,6 +1,7 @@
 // What /v1/watch has told over the last minutes, as lines to draw. Pure: no page, no clock.
 
 const KEPT = 600; // events, one a second
+const MOST_CHANGES = 100;
 const WINDOW_MS = 30_000; // percentiles are of the jobs that ended in it
 
 export const refOf = (one) => `${one.model}@${one.version}`;
@@ -46,9 +47,21 @@ function perSecond(now, before, happened) {
   return seconds > 0 ? happened(now, before) / seconds : 0;
 }
 
+/** `{ "worker model@version": state }`, and each worker's own. */
+function states(seen) {
+  const rows = seen.workers.flatMap((one) => [
+    [one.name, one.state],
+    ...one.models.map((model) => [`${one.name} ${refOf(model)}`, model.state]),
+  ]);
+  return Object.fromEntries(rows);
+}
+
 export class History {
   #seen = [];
   points = [];
+  /** What workers and their versions became, the newest first: `{ at, what, from, to }`; `from` or `to` empty: it was
+   * not there, or is gone. */
+  changes = [];
 
   /** One more event. While Redis is away there is a gap. */
   add(seen) {
@@ -58,6 +71,7 @@ export class History {
       this.#keep({ at });
       return;
     }
+    if (before) this.#compare(before, seen);
     const since = this.#seen.find((one) => new Date(seen.at) - new Date(one.at) <= WINDOW_MS) ?? before;
     const counts = before ? latencies(seen, since) : [];
     this.#seen.push(seen);
@@ -79,6 +93,13 @@ export class History {
         ? Object.fromEntries([50, 95, 99].map((share) => [`p${share}`, percentile(counts, seen.bounds_ms, share / 100)]))
         : {},
     });
+  }
+
+  #compare(before, seen) {
+    const [old, now] = [states(before), states(seen)];
+    for (const what of new Set([...Object.keys(old), ...Object.keys(now)]))
+      if (old[what] !== now[what]) this.changes.unshift({ at: seen.at, what, from: old[what] ?? "", to: now[what] ?? "" });
+    this.changes.length = Math.min(this.changes.length, MOST_CHANGES);
   }
 
   #keep(point) {

@@ -4,7 +4,7 @@ import { History, refOf } from "./history.js";
 import { State, Trouble } from "./parts.js";
 import { Plot } from "./plot.js";
 import { listen } from "./service.js";
-import { bytes, ms, number, percent } from "./told.js";
+import { bytes, clock, ms, number, percent } from "./told.js";
 import { html, useEffect, useState } from "./view.js";
 
 const AGAIN_MS = 2000;
@@ -108,6 +108,14 @@ const Workers = ({ workers }) => html`<section class="card">
   </div>
 </section>`;
 
+const Changes = ({ changes }) => html`<section class="card">
+  <h2>Loads, evictions, workers</h2>
+  ${changes.length === 0 && html`<p class="faint">Nothing has changed since this page looks.</p>`}
+  <ul class="changes" tabindex="0" aria-label="What has changed">
+    ${changes.map((one) => html`<li key=${`${one.at} ${one.what}`}><time>${clock(one.at)}</time> <b>${one.what}</b> ${one.from || "new"} → ${one.to || "gone"}</li>`)}
+  </ul>
+</section>`;
+
 export function Watch() {
   const [seen, problem] = useSeen();
   return html`
@@ -124,6 +132,6 @@ export function Watch() {
       <${Plot} title="Workers' devices busy" lines=${history.lines("busy")} told=${percent} />
       <${Plot} title="Items of a batch" lines=${history.lines("batch")} told=${(value) => number(value, 1)} />
     </div>`}
-    ${seen?.up && html`<${Queues} versions=${seen.versions} /><${Workers} workers=${seen.workers} />`}
+    ${seen?.up && html`<${Queues} versions=${seen.versions} /><${Workers} workers=${seen.workers} /><${Changes} changes=${history.changes} />`}
   `;
 }
