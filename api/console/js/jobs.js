@@ -2,7 +2,8 @@
 
 import { Answer } from "./answers/answer.js";
 import { Json, State, Trouble } from "./parts.js";
-import { call, piece } from "./service.js";
+import { usePolling } from "./polling.js";
+import { call, piece, Problem } from "./service.js";
 import { Timeline } from "./timeline.js";
 import { between, day, ms, percent } from "./told.js";
 import { html, useEffect, useRef, useState } from "./view.js";
@@ -17,24 +18,18 @@ function Deliveries({ id, state }) {
   const [found, setFound] = useState([]);
   const [problem, setProblem] = useState(null);
   const [asked, setAsked] = useState(0);
-  useEffect(() => {
-    let timer;
-    const ended = new AbortController();
-    const look = async () => {
-      try {
-        const { data } = await call("GET", `v1/jobs/${piece(id)}/deliveries`, { signal: ended.signal });
-        setFound(data.data);
-        if (data.data.some((one) => one.state === "due")) timer = setTimeout(look, EVERY_MS);
-      } catch (error) {
-        if (error.name !== "AbortError") setProblem(error);
-      }
-    };
-    look();
-    return () => {
-      ended.abort();
-      clearTimeout(timer);
-    };
-  }, [id, state, asked]);
+  const look = async (signal) => {
+    try {
+      const { data } = await call("GET", `v1/jobs/${piece(id)}/deliveries`, { signal });
+      setFound(data.data);
+      return !data.data.some((one) => one.state === "due");
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      setProblem(error);
+      return true;
+    }
+  };
+  usePolling(look, EVERY_MS, [id, state, asked]);
   const again = () => call("POST", `v1/jobs/${piece(id)}/deliveries`).then(() => setAsked(asked + 1), setProblem);
   if (found.length === 0) return html`<${Trouble} problem=${problem} />`;
   return html`<section>
@@ -53,28 +48,19 @@ function Deliveries({ id, state }) {
 function One({ id }) {
   const [job, setJob] = useState(null);
   const [problem, setProblem] = useState(null);
-  useEffect(() => {
-    let timer;
-    const ended = new AbortController();
-    const look = async () => {
-      try {
-        const { data } = await call("GET", `v1/jobs/${piece(id)}`, { signal: ended.signal });
-        setJob(data);
-        setProblem(null);
-        if (END.includes(data.state)) return;
-      } catch (error) {
-        if (error.name === "AbortError") return;
-        setProblem(error);
-        if (error.status === 404) return;
-      }
-      timer = setTimeout(look, EVERY_MS);
-    };
-    look();
-    return () => {
-      ended.abort();
-      clearTimeout(timer);
-    };
-  }, [id]);
+  const look = async (signal) => {
+    try {
+      const { data } = await call("GET", `v1/jobs/${piece(id)}`, { signal });
+      setJob(data);
+      setProblem(null);
+      return END.includes(data.state);
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      setProblem(error);
+      return error.status === 404;
+    }
+  };
+  usePolling(look, EVERY_MS, [id]);
   const cancel = () => call("DELETE", `v1/jobs/${piece(id)}`).catch(setProblem);
   return html`<section class="card" aria-label="Job">
     <p><a href="#/jobs">All jobs</a></p>

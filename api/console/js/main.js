@@ -4,7 +4,8 @@ import { Dead } from "./dead.js";
 import { Jobs } from "./jobs.js";
 import { Models } from "./models.js";
 import { Guard } from "./parts.js";
-import { call, key } from "./service.js";
+import { usePolling } from "./polling.js";
+import { call, key, Problem } from "./service.js";
 import { Try } from "./try.js";
 import { html, render, useEffect, useState } from "./view.js";
 import { Watch } from "./watch.js";
@@ -39,26 +40,17 @@ function useFragment() {
 /** Whether the service answers, whether it takes this key: "up", "degraded", "down", "key". Looked at every few seconds. */
 function useService(secret) {
   const [state, setState] = useState("");
-  useEffect(() => {
-    let timer;
-    const ended = new AbortController();
-    const look = async () => {
-      try {
-        const { data } = await call("GET", "health", { signal: ended.signal }); // needs no key
-        if (data.status === "ok") await call("GET", "v1/models", { signal: ended.signal });
-        setState(data.status === "ok" ? "up" : "degraded");
-      } catch (problem) {
-        if (problem.name === "AbortError") return;
-        setState({ 401: "key", 403: "up", 503: "degraded" }[problem.status] ?? "down"); // 403: it may do other things
-      }
-      timer = setTimeout(look, EVERY_MS);
-    };
-    look();
-    return () => {
-      ended.abort();
-      clearTimeout(timer);
-    };
-  }, [secret]);
+  const look = async (signal) => {
+    try {
+      const { data } = await call("GET", "health", { signal }); // needs no key
+      if (data.status === "ok") await call("GET", "v1/models", { signal });
+      setState(data.status === "ok" ? "up" : "degraded");
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem;
+      setState({ 401: "key", 403: "up", 503: "degraded" }[problem.status] ?? "down"); // 403: it may do other things
+    }
+  };
+  usePolling(look, EVERY_MS, [secret]);
   return state;
 }
 

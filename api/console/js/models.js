@@ -1,7 +1,8 @@
 // Models and versions: who has them, what they take of memory, and how the traffic is shared.
 
 import { State, Trouble } from "./parts.js";
-import { call, piece } from "./service.js";
+import { usePolling } from "./polling.js";
+import { call, piece, Problem } from "./service.js";
 import { bytes, clock, percent } from "./told.js";
 import { html, useEffect, useState } from "./view.js";
 
@@ -11,26 +12,17 @@ function useModels() {
   const [read, setRead] = useState(null);
   const [problem, setProblem] = useState(null);
   const [looks, setLooks] = useState(0);
-  useEffect(() => {
-    let timer;
-    const ended = new AbortController();
-    const look = async () => {
-      try {
-        const { data, etag } = await call("GET", "v1/models", { signal: ended.signal });
-        setRead({ ...data, etag });
-        setProblem(null);
-      } catch (error) {
-        if (error.name === "AbortError") return;
-        setProblem(error);
-      }
-      timer = setTimeout(look, EVERY_MS);
-    };
-    look();
-    return () => {
-      ended.abort();
-      clearTimeout(timer);
-    };
-  }, [looks]);
+  const once = async (signal) => {
+    try {
+      const { data, etag } = await call("GET", "v1/models", { signal });
+      setRead({ ...data, etag });
+      setProblem(null);
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      setProblem(error);
+    }
+  };
+  usePolling(once, EVERY_MS, [looks]);
   return { read, problem, look: () => setLooks(looks + 1) };
 }
 
