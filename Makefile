@@ -70,7 +70,7 @@ test-clients: $(STAMP) $(CLIENTS:%=.venv-clients/%/installed) ## The tests with 
 fuzz: $(STAMP) ## Hostile inputs for every decoder, for SECONDS (600) and more; fails at the first that is not refused cleanly
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
-console-test: $(STAMP) chromium ## The console in a real browser, Chromium or Chrome (3 minutes)
+console-test: $(STAMP) chromium ## The console in a real browser, Chromium or Chrome (about 4 minutes)
 	@$(BIN)/python -m pytest -m browser tests/console $(ARGS)
 
 console-pictures: $(STAMP) chromium ## The pictures of docs/console.md, by its tests

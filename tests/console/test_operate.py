@@ -101,8 +101,6 @@ def test_a_key_for_dashboards_alone(
     redis_url: str, store: redis.Redis, models: Path, opened: Callable[..., Console]
 ) -> None:
     made = _make(redis_url, models, "metrics")
-    admin = _make(redis_url, models, "admin")
-    assert admin
     with api(redis_url, models, ML_AUTH="on") as url:
         console = opened(url)
         console.may_fail = ("401", "403")

@@ -87,15 +87,18 @@ def test_what_waits_and_a_pause(console: Console, http: httpx.Client) -> None:
 def test_the_minutes_outlive_a_look_elsewhere(console: Console) -> None:
     page = console.open("watch")
     expect(page.locator(".plots .legend").first).to_be_visible()
-    points = "import('./js/history.js').then(() => document.querySelectorAll('.u-legend, .uplot').length)"
-    wait_until(lambda: page.evaluate(points) == 5)
+    kept = "import('./js/watch.js').then(({ history }) => history.points.map(({ at }) => at))"
+    wait_until(lambda: len(page.evaluate(kept)) >= 2)
+    before = page.evaluate(kept)
     page.get_by_role("link", name="Jobs", exact=True).click()
     expect(page.get_by_role("region", name="Jobs").first).to_be_visible()
     page.get_by_role("link", name="Watch").click()
-    expect(page.locator(".plots canvas").first).to_be_visible()
+    expect(page.locator(".plots canvas")).to_have_count(5)
+    wait_until(lambda: len(page.evaluate(kept)) > len(before))
+    assert page.evaluate(kept)[: len(before)] == before
 
 
-def test_down_and_back(opened: Callable[..., Console], redis_of_stack: str, models: Path) -> None:
+def test_down_and_back(opened: Callable[..., Console], stack: str, redis_of_stack: str, models: Path) -> None:
     port = free_port()
     console = opened(f"http://127.0.0.1:{port}")
     console.may_fail = ("ERR_CONNECTION_", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_EMPTY_RESPONSE")
@@ -108,7 +111,7 @@ def test_down_and_back(opened: Callable[..., Console], redis_of_stack: str, mode
     with api(redis_of_stack, models, port=port):
         expect(page.locator(".light")).to_have_text("connected")
         expect(page.get_by_role("alert")).to_have_count(0)
-        wait_until(lambda: number(page, "workers") >= 0)
+        wait_until(lambda: number(page, "workers") == 1, what="the other stack's")
 
 
 def test_a_job_that_waits_for_a_worker(

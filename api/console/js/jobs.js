@@ -4,12 +4,12 @@ import { Answer } from "./answers/answer.js";
 import { Json, State, Trouble } from "./parts.js";
 import { usePolling } from "./polling.js";
 import { call, piece, Problem } from "./service.js";
+import { hasEnded, Standing } from "./standing.js";
 import { Timeline } from "./timeline.js";
-import { between, day, ms, percent } from "./told.js";
+import { between, day, ms } from "./told.js";
 import { html, useEffect, useRef, useState } from "./view.js";
 
 const STATES = ["queued", "running", "succeeded", "failed", "canceled"];
-const END = STATES.slice(2);
 const EVERY_MS = 1000;
 const PAGE = 50;
 
@@ -53,7 +53,7 @@ function One({ id }) {
       const { data } = await call("GET", `v1/jobs/${piece(id)}`, { signal });
       setJob(data);
       setProblem(null);
-      return END.includes(data.state);
+      return hasEnded(data);
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
       setProblem(error);
@@ -71,11 +71,9 @@ function One({ id }) {
       <p class="row">
         <${State} state=${job.state} /> ${job.model}@${job.version}
         ${job.fallback_for && html`<span>in the place of ${job.fallback_for}</span>`}
-        ${!END.includes(job.state) && html`<button type="button" onClick=${cancel}>Cancel</button>`}
+        ${!hasEnded(job) && html`<button type="button" onClick=${cancel}>Cancel</button>`}
       </p>
-      ${job.waiting_for && html`<p>${job.waiting_for.message}</p>`}
-      ${job.progress && !END.includes(job.state) && html`<p>${percent(job.progress.fraction)} ${job.progress.message ?? ""}</p>`}
-      ${job.error && html`<${Trouble} problem=${job.error} />`}
+      <${Standing} job=${job} />
       <${Timeline} job=${job} />
       ${job.letter && html`<p>It lies among the <a href=${`#/dead/${job.letter}`}>dead letters</a>.</p>`}
       ${job.retried_from && html`<p>A retry of <a href=${`#/jobs/${job.retried_from}`}><code>${job.retried_from}</code></a>.</p>`}

@@ -12,6 +12,7 @@ import { Watch } from "./watch.js";
 
 const VIEWS = { try: ["Try", Try], watch: ["Watch", Watch], models: ["Models", Models], jobs: ["Jobs", Jobs], dead: ["Dead letters", Dead] };
 const THEMES = ["auto", "light", "dark"];
+const THEME = "ml-service.theme";
 const EVERY_MS = 3000;
 const KEY = /^[\x21-\x7e]+$/; // what a header can hold
 
@@ -82,6 +83,14 @@ function KeyForm({ refused, onKey }) {
   </form>`;
 }
 
+/** At once, and for the next time: what waited for a paint would show the other colours for a moment. */
+function applied(theme) {
+  document.documentElement.dataset.theme = theme;
+  localStorage.setItem(THEME, theme);
+  dispatchEvent(new Event("themechange"));
+  return theme;
+}
+
 /** The fragment is the view's: the link must not change it. */
 function toContent(event) {
   event.preventDefault();
@@ -93,13 +102,8 @@ const Broken = (error) => html`<p class="trouble" role="alert">This view has bro
 function Page() {
   const { name, rest } = useFragment();
   const [secret, setSecret] = useState(key.get());
-  const [theme, setTheme] = useState(localStorage.getItem("ml-service.theme") ?? "auto");
+  const [theme, setTheme] = useState(() => applied(localStorage.getItem(THEME) ?? "auto"));
   const service = useService(secret);
-  useEffect(() => {
-    document.documentElement.dataset.theme = theme;
-    localStorage.setItem("ml-service.theme", theme);
-    dispatchEvent(new Event("themechange"));
-  }, [theme]);
   useEffect(() => {
     document.title = `${VIEWS[name][0]} · ml-service`;
   }, [name]);
@@ -122,7 +126,7 @@ function Page() {
         <span class=${`light ${tone}`} role="status">${told}</span>
         ${secret && html`<button type="button" class="quiet" onClick=${forget}>Forget the key</button>`}
         <label class="hidden" for="theme">Colours</label>
-        <select id="theme" value=${theme} onChange=${(event) => setTheme(event.target.value)}>
+        <select id="theme" value=${theme} onChange=${(event) => setTheme(applied(event.target.value))}>
           ${THEMES.map((one) => html`<option value=${one}>${one}</option>`)}
         </select>
         <a href="../docs">API</a>

@@ -52,7 +52,7 @@ function shorten(_, value) {
 }
 
 /** A score as text: a number that was none in the model's own arithmetic comes as null. */
-export const scored = (score, digits = 3) => (typeof score === "number" ? score.toFixed(digits) : "–");
+export const scored = (score) => (typeof score === "number" ? score.toFixed(3) : "–");
 
 /** Shares of the whole, best first. */
 export function Bars({ rows }) {

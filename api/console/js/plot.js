@@ -7,7 +7,7 @@ const HEIGHT = 170;
 const LIGHT = ["#2450c8", "#b45309", "#047857", "#be123c", "#7c3aed", "#0e7490", "#4d7c0f", "#86198f"];
 const DARK = ["#8ab0ff", "#fbbf5a", "#4ade9f", "#fb8fa4", "#c4a7ff", "#67dbf0", "#b5e05a", "#f0a3f5"];
 
-export const MOST = LIGHT.length;
+const MOST = LIGHT.length;
 
 function useTheme() {
   const dark = () => {

@@ -7,11 +7,10 @@ import { anyJson, collected, Unreadable, withBytes } from "./request.js";
 import { fieldsOf, inputOf } from "./schema.js";
 import { address, call, key, listen, piece, Problem } from "./service.js";
 import { LANGUAGES, snippet } from "./snippets.js";
+import { hasEnded, Standing } from "./standing.js";
 import { Timeline } from "./timeline.js";
 import { percent } from "./told.js";
 import { html, useEffect, useMemo, useRef, useState } from "./view.js";
-
-const END = ["succeeded", "failed", "canceled"];
 
 /** The model's own example, as values of its fields. */
 function exampleOf(model, fields) {
@@ -31,7 +30,7 @@ async function follow(id, onJob, signal) {
     } catch (problem) {
       if (problem.name === "AbortError" || (problem.status >= 400 && problem.status < 500)) throw problem;
     }
-    if (END.includes(job?.state)) return job;
+    if (hasEnded(job)) return job;
     await new Promise((done) => setTimeout(done, 1000));
     signal.throwIfAborted();
   }
@@ -66,12 +65,10 @@ function Items({ fields, many, items, onItems }) {
     ${many && html`<button type="button" class="quiet" onClick=${() => onItems([...items, {}])}>Add another input</button>`}`;
 }
 
-const PARTLY = ({ errors }) => ({ message: "Some of it failed:", errors });
-
 function Result({ job, sent, problem, onCancel }) {
   if (problem) return html`<${Trouble} problem=${problem} />`;
   if (!job) return html`<p class="faint">The answer will stand here.</p>`;
-  const ended = END.includes(job.state);
+  const ended = hasEnded(job);
   return html`
     <p class="row">
       <${State} state=${job.state} />
@@ -79,10 +76,7 @@ function Result({ job, sent, problem, onCancel }) {
       ${job.version && html`<span>${job.model}@${job.version}</span>`}
       ${!ended && html`<button type="button" class="quiet" onClick=${onCancel}>Cancel</button>`}
     </p>
-    ${job.waiting_for && html`<p>${job.waiting_for.message}</p>`}
-    ${job.progress && !ended && html`<p><progress value=${job.progress.fraction ?? undefined} max="1"></progress> ${percent(job.progress.fraction)} ${job.progress.message ?? ""}</p>`}
-    ${job.error && html`<${Trouble} problem=${job.error} />`}
-    ${job.errors?.length > 0 && html`<${Trouble} problem=${PARTLY(job)} />`}
+    <${Standing} job=${job} />
     ${job.state === "succeeded" && html`<${Answer} output=${job.output} inputs=${sent} />`}
     ${ended && html`<${Timeline} job=${job} />`}
   `;

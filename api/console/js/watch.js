@@ -8,7 +8,7 @@ import { bytes, clock, ms, number, percent } from "./told.js";
 import { html, useEffect, useState } from "./view.js";
 
 const AGAIN_MS = 2000;
-const history = new History(); // outlives the view: who looks elsewhere for a moment keeps the minutes
+export const history = new History(); // outlives the view: who looks elsewhere for a moment keeps the minutes
 
 function useSeen() {
   const [seen, setSeen] = useState(null);

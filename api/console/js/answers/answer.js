@@ -9,7 +9,7 @@ import { textOf } from "./texts.js";
 import { Similarity, Vector, vectorsOf } from "./vectors.js";
 
 /** The outputs of a job, one for each of its inputs. */
-export function outputsOf(output, count) {
+function outputsOf(output, count) {
   if (count > 1) {
     if (Array.isArray(output)) return output;
     if (Array.isArray(output?.items)) return output.items;
