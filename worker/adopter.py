@@ -105,6 +105,7 @@ class Adopter:
             "parameters": kwargs.get("parameters") or {},
         }
         timeout_s = _seconds(request.time_limits[0])
+        items = count(BUILT_IN.get(spec.task or ""), kwargs["input"])
         raw = messages.readdress(
             request.message._raw,
             request.id,
@@ -114,7 +115,7 @@ class Adopter:
             embed=embed,
             timeout_s=timeout_s,
             returns=returns,
-            items=count(BUILT_IN.get(spec.task or ""), kwargs["input"]),
+            items=items,
         )
         return scripts.adopt(
             work.tag,
@@ -133,7 +134,8 @@ class Adopter:
                 "version": ref.version,
                 "priority": priority,
                 "timeout_ms": int((timeout_s or spec.limits.timeout_s) * 1000),
-                "owner": "celery",
+                "owner": keys.CELERY,
+                **({"items": items} if items > 1 else {}),
                 **({"linked": 1} if is_linked(request) else {}),
                 **Carried.of(request.request_dict).fields(),
             },

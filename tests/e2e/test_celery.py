@@ -14,6 +14,7 @@ from celery import Celery
 from celery.exceptions import TaskRevokedError
 
 from local.server import EmbeddedServer
+from shared import keys
 from shared.queue import make_celery
 from shared.settings import Settings
 from tests.conftest import wait_until
@@ -36,6 +37,9 @@ def control(stack: str, stack_server: EmbeddedServer) -> Any:
 def test_send_task(producer: Celery, stack_store: redis.Redis) -> None:
     result = producer.send_task("ml.predict", kwargs={"model": "bert", "input": {"text": "x"}}, queue="ml")
     assert len(result.get(timeout=20)["embedding"]) == 384
+    two = producer.send_task("ml.predict", kwargs={"model": "bert", "input": {"texts": ["x", "y"]}}, queue="ml")
+    assert len(two.get(timeout=20)["embeddings"]) == 2
+    assert stack_store.hget(f"{keys.JOB}{two.id}", "items") == b"2", "by which owners take turns"
     pinned = producer.send_task("ml.predict", kwargs={"model": "echo@1", "input": [{"a": []}]}, queue="ml")
     assert pinned.get(timeout=20) == [{"a": []}], "empty lists survive the move between queues"
 
