@@ -82,7 +82,7 @@ class BatchSpec(_Spec):
     an idle device waits so long for company; 0 runs at once."""
 
     max_size: int = Field(64, ge=1, le=4096)
-    max_cost: Literal["auto"] | int = "auto"
+    max_cost: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     max_wait_ms: float = Field(0, ge=0, le=10_000)
 
 

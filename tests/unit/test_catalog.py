@@ -75,6 +75,7 @@ def test_options_are_the_handlers(catalog: Catalog) -> None:
         ("    task: echo\n    traffic: {'2': 1}", "traffic names version '2'"),
         ("    task: echo\n    traffic: {'1': -1}", "must not be negative"),
         ("    task: echo\n    batch:\n      max_size: 0", "line 6: models.m.batch.max_size"),
+        ("    task: echo\n    batch:\n      max_cost: 0", "line 6: models.m.batch.max_cost"),
         ("    task: echo\n    limits: {timeout_s: no}", "line 5: models.m.limits.timeout_s"),
         ("    handler: no-class.py", "line 4: models.m.handler"),
     ],
