@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from worker.handler import ItemError
-from worker.inprocess import as_item, plain, run_items
+from worker.inprocess import plain, run_items, warm_items
 
 if TYPE_CHECKING:
     from worker.models import LoadedModel
@@ -31,11 +31,13 @@ class Compared:
 
 
 def measure(model: LoadedModel) -> Compared:
-    """Run the handler's examples and warm-up inputs, as batches of up to `max_size`; the median of some rounds. Raises
-    what `predict` raises."""
+    """Run the handler's examples and warm-up inputs, as batches of up to `max_size`; the median of some rounds. Of a
+    handler that has none: no speed and no outputs. Raises what `predict` raises."""
     handler, task = model.handler, model.task
     parameters = task.parameters.model_validate(handler.example_parameters)
-    items = [as_item(task, value) for value in (*handler.example, *handler.warm())]
+    items = warm_items(handler)
+    if not items:
+        return Compared(model, 0.0, [])
     outputs = [answer if isinstance(answer, ItemError) else plain(answer) for answer in _run(model, items, parameters)]
     speeds = []
     for _ in range(_ROUNDS):
@@ -80,6 +82,8 @@ def difference(first: list[Any], other: list[Any]) -> str:
     """In words: of vectors the worst cosine, of ranked labels how often the best is the same and how far its score is,
     of anything else how often the outputs are equal."""
     pairs = list(zip(first, other, strict=True))
+    if not pairs:
+        return "the handler has no example to compare them by"
     vectors = [(a, b) for a, b in zip(map(_vector, first), map(_vector, other), strict=True) if a and b]
     if len(vectors) == len(pairs):
         return f"cosine {min(_cosine(a, b) for a, b in vectors):.4f} at worst"

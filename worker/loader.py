@@ -97,6 +97,7 @@ class Loader:
         place.size_bytes = model.size_bytes
         self._unload(self._shelf.shrink(), why=f"{place.ref} is larger than its files")
         if self._shelf.used_bytes() > self._shelf.budget_bytes:
+            model.handler.unload()
             del model
             self._unload([place], why="larger than its files: now that is known, it waits for the memory")
             return

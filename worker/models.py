@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,12 @@ from shared.tasks import Task
 from worker.calibrate import Calibration, calibrate
 from worker.cpu import CpuShare
 from worker.handler import Context, Handler
-from worker.inprocess import plain, run_items, warm_items, warm_up
+from worker.inprocess import plain, warm_items, warm_up
 from worker.memory import device_bytes, free, host_bytes
 from worker.precision import EXACT, Precision, candidates, fastest
 from worker.sources import TORCHVISION, fetch, resolve
 from worker.streams import SideBySide, choices, usual
 from worker.warm import warm_batches, warm_streams
-
-__all__ = ["LoadedModel", "handler_class", "load_model", "run_items"]
 
 logger = get_logger("worker")
 
@@ -165,7 +164,44 @@ def load_model(
     handler = kind()
     share = share or CpuShare(settings.torch_threads, settings.lock_dir)
     _prepare_torch(handler, share)
-    context = Context(
+    context = _context(ref, spec, version, device, settings)
+    free()  # neither what others have left nor what its warming leaves is the model's
+    host, on_device, begun = host_bytes(), device_bytes(device), time.monotonic()
+    _load(handler, context)
+    loaded = time.monotonic()
+    try:
+        warmed = _warmed(ref, spec, handler, device=device, settings=settings, share=share)
+    except BaseException:
+        with suppress(Exception):  # the first error is the one to tell
+            handler.unload()
+        raise
+    warm_s = time.monotonic() - loaded
+    free()
+    return LoadedModel(
+        ref=ref,
+        spec=spec,
+        handler=handler,
+        task=handler.io,
+        device=device,
+        max_size=warmed.max_size,
+        max_cost=warmed.max_cost,
+        padded=handler.padded,
+        max_wait_s=spec.batch.max_wait_ms / 1000,
+        timeout_s=spec.limits.timeout_s,
+        streams=warmed.streams,
+        concurrency=handler.concurrency,
+        retries=handler.retries,
+        load_s=loaded - begun,
+        warm_s=warm_s,
+        host_bytes=max(0, host_bytes() - host),
+        device_bytes=max(0, device_bytes(device) - on_device),
+        example_output=plain(warmed.outputs[0]) if warmed.outputs else None,
+        calibration=warmed.calibration,
+    )
+
+
+def _context(ref: Ref, spec: ModelSpec, version: VersionSpec, device: str, settings: Settings) -> Context:
+    return Context(
         model=ref.model,
         version=ref.version,
         source=fetch(spec, version, settings),
@@ -182,17 +218,33 @@ def load_model(
         timeout_s=spec.limits.timeout_s,
         allowance=_allowance(version, settings),
     )
-    free()  # neither what others have left nor what its warming leaves is the model's
-    host, on_device, begun = host_bytes(), device_bytes(device), time.monotonic()
+
+
+def _load(handler: AnyHandler, context: Context) -> None:
     try:
         handler.load(context)
     except ValueError as error:
         if "trust_remote_code" not in str(error):
             raise
         raise ConfigError(
-            f"{version.source} brings code of its own, which is not run; `trust_remote_code: true` of its version would"
+            f"{context.source} brings code of its own, which is not run; `trust_remote_code: true` of its version would"
         ) from error
-    loaded = time.monotonic()
+
+
+@dataclass(slots=True)
+class _Warmed:
+    """What came of running a model's examples; `outputs` are the examples'."""
+
+    outputs: list[Any]
+    max_size: int
+    max_cost: int
+    streams: int
+    calibration: Calibration | None
+
+
+def _warmed(
+    ref: Ref, spec: ModelSpec, handler: AnyHandler, *, device: str, settings: Settings, share: CpuShare
+) -> _Warmed:
     outputs = warm_up(handler)
     max_size, max_cost = min(spec.batch.max_size, handler.max_size or spec.batch.max_size), _max_cost(spec, device)
     threads = share.apply() if handler.side_by_side and device == "cpu" else 1
@@ -210,30 +262,7 @@ def load_model(
         streams = warm_streams(
             handler, warm_items(handler), streams, max_size=max_size, max_cost=max_cost, beside=beside
         )
-    warm_s = time.monotonic() - loaded
-    free()
-    model = LoadedModel(
-        ref=ref,
-        spec=spec,
-        handler=handler,
-        task=handler.io,
-        device=device,
-        max_size=max_size,
-        max_cost=max_cost,
-        padded=handler.padded,
-        max_wait_s=spec.batch.max_wait_ms / 1000,
-        timeout_s=spec.limits.timeout_s,
-        streams=streams,
-        concurrency=handler.concurrency,
-        retries=handler.retries,
-        load_s=loaded - begun,
-        warm_s=warm_s,
-        host_bytes=max(0, host_bytes() - host),
-        device_bytes=max(0, device_bytes(device) - on_device),
-        example_output=plain(outputs[0]) if outputs else None,
-        calibration=calibration,
-    )
-    return model
+    return _Warmed(outputs, max_size, max_cost, streams, calibration)
 
 
 def _provider(provider: str, task: str) -> type[AnyHandler]:

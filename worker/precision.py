@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from worker.compare import alike, difference, measure
+from worker.inprocess import warm_items
 from worker.memory import free
 from worker.predict import is_device_lost
 
@@ -43,7 +44,14 @@ def fastest(load: Callable[[str], LoadedModel], others: Sequence[str]) -> Loaded
     """float32, or the fastest of `others` that gives about the same; it knows its `precision`. What is not taken is
     unloaded. Raises what `load` raises for float32; another that does not load, or does not run, is refused."""
     best = load(EXACT)
-    rate, exact = _measured(best)
+    if not warm_items(best.handler):
+        best.precision = Precision(refused=dict.fromkeys(others, "the handler has no example to try it with"))
+        return best
+    try:
+        rate, exact = _measured(best)
+    except BaseException:
+        best.handler.unload()
+        raise
     found = Precision(rates={EXACT: rate})
     for dtype in others:
         loser: LoadedModel | None = None

@@ -24,6 +24,7 @@ DOG = [{"labels": [{"label": "cat", "score": 0.8}]}, {"labels": [{"label": "dog"
     [
         ([{"embedding": [1.0, 0.0]}], [{"embedding": [1, 1]}], "cosine 0.7071 at worst"),
         ([{"embedding": [0.0]}], [{"embedding": [1.0]}], "cosine 0.0000 at worst"),
+        ([], [], "the handler has no example to compare them by"),
         (CATS, DOG, "top-1 the same for 1 of 2, scores at most 0.200 apart"),
         ([{"answer": "x"}, {"answer": "y"}], [{"answer": "x"}, {"answer": "z"}], "equal for 1 of 2"),
     ],

@@ -14,7 +14,8 @@ from shared.errors import ConfigError
 from shared.settings import Settings
 from tests import models
 from worker.handlers.text_embedding import TextEmbedding
-from worker.models import load_model, run_items
+from worker.inprocess import run_items
+from worker.models import load_model
 from worker.testing import run_handler
 
 TEXTS = ["a", "The queue keeps what it was given.", "A longer text. " * 6]

@@ -81,6 +81,21 @@ def test_what_is_slower_or_differs_or_does_not_run_is_refused(fields: dict[str, 
     assert "unload float32" not in made.told
 
 
+def test_without_an_example_there_is_nothing_to_go_by() -> None:
+    made = kind(example=())
+    model = load(made)
+    assert made.told == ["load float32"]
+    assert model.precision
+    assert model.precision.refused == {"bfloat16": "the handler has no example to try it with"}
+
+
+def test_what_does_not_run_is_unloaded() -> None:
+    made = kind(seconds={})
+    with pytest.raises(KeyError):
+        load(made)
+    assert made.told == ["load float32", "unload float32"]
+
+
 @pytest.mark.parametrize(
     "more", [{"calibrate_s": 0.0}, {"load": "lazy"}, {"versions": {"1": {"dtype": "float32"}}}], ids=str
 )
