@@ -7,7 +7,8 @@ from typing import Any
 
 from shared.errors import ConfigError
 from worker.handler import Context
-from worker.handlers.text_embedding import TextEmbedding, max_length
+from worker.handlers.length import most_tokens
+from worker.handlers.text_embedding import TextEmbedding
 from worker.onnx import OnnxModel, files_beside, load, onnx_file
 
 _KNOWN = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}
@@ -33,7 +34,7 @@ class OnnxTextEmbedding(TextEmbedding):
         if unknown or "input_ids" not in self.model.inputs:
             raise ConfigError(f"{file} takes {', '.join(self.model.inputs)}; text-embedding gives {', '.join(_KNOWN)}")
         slow = AutoTokenizer.from_pretrained(folder)
-        self.max_length = max_length(self.recipe.max_length, slow.model_max_length, None)
+        self.max_length = most_tokens(self.recipe.max_length, slow.model_max_length, None)
         self.load_tokenizer(slow)
         encoder = _Encoder(self.model, _token_output(self.model, str(file)))
         self.encode = PaddedEncoder(encoder, "cpu", slow.pad_token_id or 0)

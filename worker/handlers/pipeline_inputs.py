@@ -8,18 +8,18 @@ from typing import Any
 
 from worker.handler import ItemError
 from worker.handlers.images import decode_image
+from worker.handlers.length import NO_LIMIT, most_tokens
 from worker.handlers.pipeline_media import audio, video_file
 
 TRUNCATES = frozenset(
     {"feature-extraction", "fill-mask", "text-classification", "token-classification", "zero-shot-classification"}
 )
-_NO_LIMIT = 1_000_000  # tokenizers that know no limit say 1e30
 
 
 def call_arguments(task: str, parameters: Any, dtype: Any = None) -> dict[str, Any]:
     """The keyword arguments of the pipeline's call. Texts over the model's limit are always cut here; whether that is
     told or refused is decided by `full_length`."""
-    given: dict[str, Any] = parameters.model_dump(exclude_none=True) if parameters is not None else {}
+    given: dict[str, Any] = parameters.model_dump(exclude_none=True)
     if task == "zero-shot-object-detection":
         given.pop("candidate_labels")  # these are part of this pipeline's input
     elif task in ("text-classification", "feature-extraction"):
@@ -106,13 +106,8 @@ def set_text_limit(task: str, pipe: Any) -> int | None:
     it does not know it cannot cut."""
     if task not in TRUNCATES and task != "text-generation":
         return None
-    config = pipe.model.config.get_text_config()
-    positions = getattr(config, "max_position_embeddings", None) or _NO_LIMIT
-    embeddings = getattr(pipe.model.base_model, "embeddings", None)
-    if hasattr(embeddings, "create_position_ids_from_input_ids"):  # RoBERTa counts from behind its padding token
-        positions -= config.pad_token_id + 1
-    limit = int(min(pipe.tokenizer.model_max_length, positions))
-    if limit >= _NO_LIMIT:
+    limit = most_tokens(None, pipe.tokenizer.model_max_length, pipe.model)
+    if limit >= NO_LIMIT:
         return None
     pipe.tokenizer.model_max_length = limit
     return limit

@@ -14,6 +14,7 @@ from shared.errors import ConfigError
 from shared.tasks import QUESTION_ANSWERING, NoParameters, QuestionItem
 from worker.compile import compiled
 from worker.handler import Context, Handler, ItemError, Prepared
+from worker.handlers.length import most_tokens
 from worker.quantize import quantized
 from worker.transfer import to_device
 
@@ -59,9 +60,8 @@ class QuestionAnswering(Handler[QuestionItem, Any]):
         model = quantized(model.eval().requires_grad_(False).to(ctx.device), ctx.quantize)
         self.model = compiled(model, ctx.compile, ctx.device)
         self.device = ctx.device
-        positions = getattr(model.config, "max_position_embeddings", MAX_WINDOW)
-        wanted = ctx.options.get("max_length", MAX_WINDOW)
-        self.max_length = int(min(wanted, self.tokenizer.model_max_length, positions))
+        wanted = min(ctx.options.get("max_length", MAX_WINDOW), self.tokenizer.model_max_length)
+        self.max_length = most_tokens(wanted, wanted, model)
         self.max_answer = int(ctx.options.get("max_answer_tokens", MAX_ANSWER))
 
     def prepare(self, item: QuestionItem, parameters: NoParameters) -> list[Prepared]:

@@ -17,6 +17,7 @@ from shared.logs import Event, get_logger
 from shared.tasks import TEXT_EMBEDDING, EmbeddingItem, EmbeddingParameters
 from worker.compile import compiled
 from worker.handler import Context, Handler, ItemError, Prepared
+from worker.handlers.length import most_tokens
 from worker.handlers.pooling import Recipe
 from worker.quantize import quantized
 
@@ -65,7 +66,7 @@ class TextEmbedding(Handler[EmbeddingItem, Any]):
         kind = _encoder_class(folder, trust)
         model = kind.from_pretrained(folder, dtype=getattr(torch, ctx.dtype), trust_remote_code=trust)
         model = model.eval().requires_grad_(False).to(ctx.device)
-        self.max_length = max_length(self.recipe.max_length, slow.model_max_length, model)
+        self.max_length = most_tokens(self.recipe.max_length, slow.model_max_length, model)
         self.load_tokenizer(slow)
         self.encode: Callable[..., Any] = PaddedEncoder(model, ctx.device, slow.pad_token_id or 0)
         self.padded = True  # type: ignore[misc]  # decided at load: a fact of this model, not of the class
@@ -209,12 +210,3 @@ def _encoder_class(folder: Path, trust: bool) -> Any:
 
     known = type(AutoConfig.from_pretrained(folder, trust_remote_code=trust)) in MODEL_FOR_TEXT_ENCODING_MAPPING
     return AutoModelForTextEncoding if known else AutoModel
-
-
-def max_length(told: int | None, tokenizer: int, model: Any) -> int:
-    """What the files say, never above the model's table of positions (None: not known)."""
-    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None) or 10**9
-    padding = getattr(getattr(model, "embeddings", None), "padding_idx", None)
-    if padding is not None:  # RoBERTa and its kin count positions from behind the padding's
-        positions -= padding + 1
-    return int(min(told or tokenizer, positions, 10**6))
