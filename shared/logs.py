@@ -68,6 +68,7 @@ class Event(enum.StrEnum):
     THREAD_DIED = enum.auto()
     HEALTH_FILE_FAILED = enum.auto()
     REPORT_FAILED = enum.auto()
+    LINK_FAILED = enum.auto()
     STORE_FULL = enum.auto()
     PAYLOADS_LOST = enum.auto()
     PAYLOADS_BACK = enum.auto()

@@ -24,6 +24,7 @@ MINIMUM = (7, 0)
 _SECTIONS, _KEEPS = ("server", "cluster", "memory"), "noeviction"
 _NO_WRITES = ("MISCONF ", "NOREPLICAS ", "BUSY ")  # redis-py has no classes for these
 TIMEOUT_S = 10.0
+RETRY_S = 0.5  # between the tries of a worker's thread while Redis is away
 CONNECT_S = 5.0
 SENTINEL_S = 2.0  # one that does not answer is not waited for long: there are others
 

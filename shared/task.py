@@ -20,6 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, Valida
 from shared.errors import Fault, InvalidInput
 
 MAX_ITEMS = 2048  # of one job
+MAX_FAULTS = 100  # that are told of one job
 
 
 def _decode_base64(value: Any) -> Any:
@@ -182,7 +183,7 @@ def check(task: Task, value: Any, parameters: dict[str, Any] | None) -> int:
             except InvalidInput as error:
                 faults += error.faults
         if faults:
-            raise InvalidInput(faults=faults[:100])
+            raise InvalidInput(faults=faults[:MAX_FAULTS])
     return len(parts.items)
 
 

@@ -21,7 +21,7 @@ from shared.tasks import BUILT_IN
 from shared.types import Outcome, State
 from worker.finisher import Finisher
 from worker.holdings import Holdings
-from worker.links import is_linked
+from worker.links import is_linked, wrong_link
 from worker.registry import RegistryReader
 from worker.report import Reporter
 from worker.work import Work
@@ -81,6 +81,8 @@ class Adopter:
         _, _, embed = request._payload
         if too_deep(request._payload) or too_deep(request.message._raw):
             raise InvalidInput(f"the message is nested deeper than {MAX_DEPTH} levels")
+        if wrong := wrong_link(embed):
+            raise InvalidInput(wrong)
         kwargs, returns = self._kwargs(request, catalog)
         model = kwargs.get("model")
         if not isinstance(model, str) or "input" not in kwargs:

@@ -10,8 +10,8 @@ import redis
 
 from shared import scripts
 from shared.logs import Event, get_logger
+from shared.store import RETRY_S
 from worker.finisher import Finisher
-from worker.links import RETRY_S
 from worker.metrics import WorkerMetrics
 from worker.report import Reporter
 from worker.work import Unit, Work

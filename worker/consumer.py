@@ -19,7 +19,7 @@ from kombu.utils.functional import maybe_list
 from shared import origin, scripts
 from shared.logs import Event, get_logger
 from shared.messages import TASK
-from worker.links import RETRY_S
+from shared.store import RETRY_S
 
 logger = get_logger("worker")
 

@@ -16,11 +16,12 @@ from shared import scripts, tasks
 from shared.errors import Fault
 from shared.logs import Event, get_logger
 from shared.outcomes import encode_outcome
-from shared.store import may_pass
+from shared.store import RETRY_S, may_pass
+from shared.task import MAX_FAULTS
 from shared.types import Outcome, State
 from worker.handler import ItemError, with_notes
 from worker.holdings import Holdings
-from worker.links import RETRY_S, Links
+from worker.links import Links
 from worker.metrics import WorkerMetrics
 from worker.outputs import Outputs
 from worker.progress import ProgressTeller
@@ -30,8 +31,6 @@ from worker.vital import vital_thread
 from worker.work import Item, Unit, Work
 
 logger = get_logger("worker")
-
-MAX_FAULTS = 100
 
 
 @dataclass(slots=True)

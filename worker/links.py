@@ -3,7 +3,8 @@ canvas, as a stock worker's tracer (celery/app/trace.py) does it.
 
 What follows is called first, then the outcome stands, then a chord's part is counted, then the message is acknowledged:
 wherever this process dies in between, the message comes again (restore.lua gives it back though its job has ended, for
-the record says `linked`), and what is called twice has the same task id.
+the record says `linked`), and what is called twice has the same task id. What Celery cannot call is logged, and the
+outcome stands all the same: it would fail in each worker that has the message.
 https://docs.celeryq.dev/en/stable/userguide/canvas.html
 """
 
@@ -18,20 +19,19 @@ import orjson
 import redis
 from celery import Celery, group, states
 from celery.app.task import Context
-from celery.canvas import maybe_signature
+from celery.canvas import Signature, maybe_signature
 from kombu.exceptions import OperationalError
 
 from shared import keys
 from shared.logs import Event, get_logger
 from shared.outcomes import encode_output
 from shared.scripts import Finished
+from shared.store import RETRY_S
 from shared.types import Outcome, State
 from worker.report import JobFailed
 from worker.work import Work
 
 logger = get_logger("worker")
-
-RETRY_S = 0.5  # between tries to reach Redis
 
 
 def is_linked(request: Any) -> bool:
@@ -40,6 +40,26 @@ def is_linked(request: Any) -> bool:
     if not isinstance(embed, dict):
         return False
     return bool(embed.get("callbacks") or embed.get("errbacks") or embed.get("chain") or embed.get("chord"))
+
+
+def wrong_link(embed: Any) -> str:
+    """Why what hangs on a message could never be called; empty where it can be, as far as its shape tells."""
+    if not isinstance(embed, dict):
+        return ""
+    for name in ("callbacks", "errbacks", "chain"):
+        calls = embed.get(name) or []
+        if not isinstance(calls, list) or not all(map(_is_signature, calls)):
+            return f"{name} must be a list of Celery signatures"
+    if embed.get("chord") and not _is_signature(embed["chord"]):
+        return "chord must be a Celery signature"
+    return ""
+
+
+def _is_signature(call: Any) -> bool:
+    if not isinstance(call, dict) or not isinstance(call.get("task"), str):
+        return False
+    kind = call.get("subtask_type")
+    return kind is None or (isinstance(kind, str) and kind in Signature.TYPES)
 
 
 class Links:
@@ -79,6 +99,11 @@ class Links:
 
     def _succeeded(self, work: Work, output: Any, stand: Callable[[], None] = lambda: None) -> None:
         context = self._context(work)
+        self._tell(work, lambda: self._call_next(work, output, context))
+        stand()
+        self._tell(work, lambda: self._app.backend.mark_as_done(work.job_id, output, context, False))
+
+    def _call_next(self, work: Work, output: Any, context: Context) -> None:
         following = {"parent_id": work.job_id, "root_id": context.root_id or work.job_id}
         for signature in self._callbacks(context):
             self._stubborn(work, partial(signature.apply_async, (output,), **following))
@@ -86,8 +111,6 @@ class Links:
             *rest, following_one = context.chain
             call = maybe_signature(following_one, app=self._app)
             self._stubborn(work, partial(call.apply_async, (output,), chain=rest, **following))
-        stand()
-        self._stubborn(work, lambda: self._app.backend.mark_as_done(work.job_id, output, context, False))
 
     def _callbacks(self, context: Context) -> list[Any]:
         calls = [maybe_signature(one, app=self._app) for one in context.callbacks or ()]
@@ -97,14 +120,14 @@ class Links:
     def _failed(self, work: Work, message: str, stand: Callable[[], None] = lambda: None) -> None:
         stand()
         error, context = JobFailed(message), self._context(work)
-        self._stubborn(
+        self._tell(
             work, lambda: self._app.backend.mark_as_failure(work.job_id, error, request=context, store_result=False)
         )
 
     def _revoked(self, work: Work, reason: str, stand: Callable[[], None] = lambda: None) -> None:
         stand()
         context = self._context(work)
-        self._stubborn(
+        self._tell(
             work, lambda: self._app.backend.mark_as_revoked(work.job_id, reason, request=context, store_result=False)
         )
 
@@ -112,6 +135,12 @@ class Links:
         args, kwargs, embed = work.request._payload
         told = {**work.request.request_dict, **(embed or {}), "args": args, "kwargs": kwargs}
         return Context(told, called_directly=False)
+
+    def _tell(self, work: Work, call: Callable[[], Any]) -> None:
+        try:
+            self._stubborn(work, call)
+        except Exception as error:  # whatever Celery raises for what a producer has written there
+            logger.error(Event.LINK_FAILED, **work.names, error=error, exc_info=error)
 
     def _stubborn(self, work: Work, call: Callable[[], Any]) -> Any:
         while True:

@@ -14,12 +14,12 @@ from shared import keys, origin, tasks
 from shared.errors import Fault, InvalidInput
 from shared.logs import Event, get_logger
 from shared.payloads import attach
+from shared.store import RETRY_S
 from shared.types import Outcome, State
 from worker.batcher import Budget
 from worker.fetcher import Fetcher
-from worker.finisher import MAX_FAULTS, Finisher, failure
+from worker.finisher import Finisher, failure
 from worker.handler import ItemError, Prepared
-from worker.links import RETRY_S
 from worker.metrics import WorkerMetrics
 from worker.models import LoadedModel
 from worker.vital import vital_thread
@@ -111,8 +111,7 @@ class Preparer:
         self._metrics.of(work.ref).prepared(prepare_s)
         faults = [item.fault for item in work.items if item.fault]
         if faults and (not work.partial or not units):
-            outcome = failure(faults[:MAX_FAULTS])
-            return self._finisher.end(work, outcome)
+            return self._finisher.end(work, failure(faults))
         work.open_items = sum(item.fault is None for item in work.items)
         self._put(units)
 

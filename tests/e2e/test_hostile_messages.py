@@ -55,6 +55,12 @@ def changed(tag: str, *, ours: bool, **changes: Any) -> bytes:
     return json.dumps(message | changes).encode()
 
 
+def linked(tag: str, embed: dict[str, Any]) -> bytes:
+    """A plain producer's call of echo with something of Celery's canvas behind it."""
+    body = json.dumps([[], {"model": "echo", "input": 1}, embed]).encode()
+    return changed(tag, ours=False, body=base64.b64encode(body).decode())
+
+
 def send(store: redis.Redis, raw: bytes, *, ours: bool = False) -> None:
     store.lpush(keys.queue_list("ml.echo.1", keys.NORMAL) if ours else keys.INTAKE, raw)
 
@@ -126,6 +132,57 @@ def test_another_task_is_unknown_whatever_its_arguments(
     assert failed.type.__name__ == "NotRegistered"
     wait_until(lambda: letters_of(stack_store, [tag, ours]) == 2, what="both are kept")
     close_celery(app)
+
+
+@pytest.mark.parametrize(
+    "embed",
+    [
+        {"callbacks": "abc"},
+        {"callbacks": [1]},
+        {"errbacks": {"task": "ml.predict"}},
+        {"chain": "abc"},
+        {"chain": [{"task": 5}]},
+        {"chain": [{"task": "ml.predict", "subtask_type": "of-somebody-else"}]},
+        {"chord": [1]},
+        {"chord": {"kwargs": {}}},
+    ],
+    ids=str,
+)
+def test_what_celery_could_never_call_fails_at_once(
+    http: httpx.Client, stack_store: redis.Redis, stack_server: EmbeddedServer, embed: dict[str, Any]
+) -> None:
+    tag = str(uuid.uuid4())
+    send(stack_store, linked(tag, embed))
+    app = Celery("backend", broker=stack_server.url, backend=stack_server.url, set_as_current=False)
+    with pytest.raises(Exception, match=f"{next(iter(embed))} must be a") as failed:
+        app.AsyncResult(tag).get(timeout=20)
+    assert failed.type.__name__ == "invalid_input"
+    close_celery(app)
+    assert served(http)
+
+
+@pytest.mark.parametrize(
+    "embed",
+    [
+        {"chain": [{"task": "ml.predict", "options": {"countdown": "soon"}}]},
+        {"callbacks": [{"task": "ml.predict", "args": 5, "options": {"queue": "ml"}}]},
+        {"chain": [{"task": "celery.group", "subtask_type": "group", "kwargs": {"tasks": 7}}]},
+        {"chord": {"task": "ml.predict"}},
+    ],
+    ids=str,
+)
+def test_what_celery_cannot_call_costs_no_outcome_and_no_worker(
+    http: httpx.Client, stack_store: redis.Redis, stack_server: EmbeddedServer, embed: dict[str, Any]
+) -> None:
+    before = stack_store.zrange(keys.WORKERS, 0, -1)
+    tag = str(uuid.uuid4())
+    send(stack_store, linked(tag, embed))
+    app = Celery("backend", broker=stack_server.url, backend=stack_server.url, set_as_current=False)
+    assert app.AsyncResult(tag).get(timeout=20) == 1
+    close_celery(app)
+    assert served(http)
+    wait_until(lambda: not stack_store.hexists(keys.UNACKED, tag), what="its message is acknowledged")
+    assert set(stack_store.zrange(keys.WORKERS, 0, -1)) == set(before), "the same worker processes"
 
 
 def test_compressed_messages_are_served_and_bombs_are_kept(
