@@ -1,4 +1,5 @@
-"""The scripts: the product's real interface to Redis. One function a script; shared/calls.py makes the calls."""
+"""The scripts: the product's real interface to Redis. One function a script, here and in the modules scripts_*.py
+beside this one; shared/calls.py makes the calls."""
 
 from __future__ import annotations
 

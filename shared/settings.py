@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     replicas: int = Field(1, ge=1)
     """How many of them."""
     inline_bytes: int = Field(32_000, ge=0)
-    """A larger input does not travel in the message but in the payload store."""
+    """A larger input does not travel in the message but in keys of its job, or in the payload store."""
     payload_store: str = "redis"
     """Where large parts of inputs, large outputs and files lie: redis, file:///FOLDER, or s3://BUCKET/PREFIX."""
     s3_endpoint: str = ""
@@ -138,11 +138,11 @@ class Settings(BaseSettings):
     gpu_slots: int = Field(1, ge=1)
     """Workers that may share one GPU."""
     lock_dir: Path = Path(tempfile.gettempdir(), "ml-service-locks")
-    """Where workers on one host claim their GPU; replicas in containers must share it."""
+    """Where workers on one host claim their GPU, or their part of the cores; replicas in containers must share it."""
     model_memory: ByteSize = Field(ByteSize(0), ge=0)
     """For the models of one worker, as in 6GB or 512MiB; 0 is 80 % of the device's memory, or of the host's."""
     torch_threads: int = Field(0, ge=0)
-    """Threads of one CPU forward; 0: as many as there are cores, or as the container may use."""
+    """Threads of one CPU forward; 0: the cores that the container may use, divided among the host's workers."""
     calibrate_s: float = Field(2.0, ge=0, le=60)
     """How long the trial of a model with `max_cost: auto` may take at its load; 0: none, and fixed values."""
     prepare_threads: int = Field(2, ge=1)

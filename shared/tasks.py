@@ -1,7 +1,7 @@
 """The built-in tasks: what goes into and comes out of each.
 
 What a task is, and how a job splits into items, stands in `shared/task.py`; the tasks that transformers' pipelines
-serve in `shared/pipeline_tasks.py`. Everyone imports from here.
+serve in `shared/pipeline_tasks.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The words of the product as types: what a job is, for API, worker and clients alike."""
+"""The words of the product as types: what a job is, for API and worker alike."""
 
 from __future__ import annotations
 

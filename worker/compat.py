@@ -18,7 +18,7 @@ _keep: list[Any] = []  # a torch.library.Library undoes its definitions when it 
 
 def install_torchvision_ops() -> bool:
     """Once a process, before torchvision or transformers are imported; more calls do nothing. Returns whether the
-    replacement is in use. Main thread."""
+    replacement is in use. The thread that loads models."""
     if _keep:
         return True
     spec = importlib.util.find_spec("torchvision")

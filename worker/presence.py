@@ -1,8 +1,8 @@
 """The life signs of a worker, from a thread with its own connection: a model that holds the interpreter for long, or
 a busy event loop, must not cost the leases.
 
-Every quarter of a lease: renew what is held, put back what dead workers held, tell what is served (cards), look whether
-the registry has changed.
+Every `ML_HEARTBEAT_S`, and at least four times a lease: renew what is held, put back what dead workers held, tell what
+is served (cards), look whether the registry has changed.
 """
 
 from __future__ import annotations

@@ -38,8 +38,9 @@ class Item:
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """One job from its message to its outcome. Made in Celery's main thread, then owned by one thread after the
-    other: prepare, device, finish."""
+    """One job from its message to its outcome. Made in Celery's main thread, made ready by one prepare thread, ended
+    by the finish thread. Between them several device threads may have items of it at a time: they only read it, but
+    for what a claim tells, which is written under the claimer's lock."""
 
     job_id: str
     tag: str  # of its message

@@ -1,8 +1,5 @@
--- Put in front of every script by shared/calls.py, after stored.lua and the constants of shared/keys.py (JOB, OUTCOME,
--- SAID, SAID_TTL_MS, PAYLOAD, OBJECT, STORED, DOOMED, FILE, FILES, IDEMPOTENCY, COUNTERS, DEADLINES, JOBS, UNACKED, HOLDERS, LEASES,
--- DELAYED, DUE, BEAT, LANE, TURNS, OWNED, ACTIVE, USAGE, USAGE_TTL_MS, ANONYMOUS, CELERY, DEAD, WORKER, WORKERS,
--- REGISTRY, PAUSED, PARKED, PARKED_TTL_MS, LATENCY_BOUNDS, WEBHOOKS, HOST, HOOK, HOOK_OFF, HOOK_TTL_MS,
--- HOOK_OFF_TTL_MS, HOOK_COUNTS, HOOK_SECRETS).
+-- Linked into the scripts that use it (shared/lua_linker.py), behind stored.lua. Names in capitals are constants of
+-- shared/keys.py, as `_CONSTANTS` of shared/calls.py hands them on.
 -- Time is Redis TIME in ms, never a host's clock.
 
 local time = redis.call('TIME')

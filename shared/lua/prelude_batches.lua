@@ -1,4 +1,4 @@
--- Put behind prelude_jobs.lua in front of every script. A batch's lines lie in LINES until they begin; then each is a job of
+-- Behind prelude_jobs.lua, linked in where it is used. A batch's lines lie in LINES until they begin; then each is a job of
 -- its own, made by `feed`, and so many at a time that a batch fills no queue. Whatever ends a line begins the next in the
 -- same step. A line that has not begun has no keys of its own: what becomes of it stands in the batch's record.
 --   total, fed (how many have begun, or were refused before one that has), running, succeeded, failed, canceled, refused

@@ -1,4 +1,4 @@
--- Put behind prelude.lua in front of every script.
+-- Behind prelude.lua, linked in where it is used.
 -- What a script counts of jobs that go on or end is gathered, and written when it ends, once a key: the jobs of a version
 -- that end in one call cost its counters as much as one of them. (Of one that begins it is written at once.) A script that
 -- uses `count_up` runs inside of `counting` (shared/calls.py), so what is gathered is written however it ends. Count where

@@ -1,4 +1,4 @@
--- Put behind prelude_webhooks.lua in front of every script: how a job begins, how it ends, and what is known of a queue
+-- Behind prelude_webhooks.lua, linked in where it is used: how a job begins, how it ends, and what is known of a queue
 -- between the two.
 
 -- What `end_job` needs of a record, and behind it what decides how a job ends.

@@ -1,4 +1,4 @@
--- Put behind prelude.lua in front of every script.
+-- Behind prelude.lua, linked in where it is used.
 -- Webhooks: a delivery is one event of a job (or a batch) on its way to the URL that asked for it. It lies by its due time
 -- in a sorted set of its host; WEBHOOKS has the hosts, by their first, so that one that is slow holds up no other.
 local function set_due(host, delivery, at)

@@ -1,4 +1,4 @@
--- Put in front of every script, before the prelude: what lies in the payload store.
+-- Before the prelude, linked in where it is used: what lies in the payload store.
 -- A reference is a letter (r: this Redis, f: a folder, s: S3), 32 hex digits, a dot, and how many objects it has:
 -- r<hex>.3 is r<hex>.0 to r<hex>.2. Each that may have objects is in STORED, by its expiry, from before the first of them
 -- is written; then in DOOMED until they are deleted, which no script can do outside of Redis: any API process does.

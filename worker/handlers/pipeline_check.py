@@ -17,7 +17,7 @@ from worker.handlers.pipeline_collate import GENERATES
 def padding_is_harmless(handler: Any) -> bool:
     """Compare the outputs of the examples' first chunks alone and padded together. Generating models are left out:
     one forward of theirs is a whole answer, and their padding stands on the left, behind the attention mask. Runs the
-    model: main thread, before it serves."""
+    model, before it serves."""
     if handler.task in GENERATES or handler.pipe.model.can_generate():
         return True
     task: Task = handler.io

@@ -33,7 +33,8 @@ READERS: dict[str, Callable[[Any], Weights]] = {
 
 
 class PackedEncoder:
-    """The forward from token ids to packed hidden states [T, H]. Device thread only."""
+    """The forward from token ids to packed hidden states [T, H]. It keeps nothing between
+    calls, so several device threads may call it at a time."""
 
     def __init__(self, model: Any, device: str) -> None:
         """`model` a transformers encoder of a family in READERS. Raises TypeError for another."""
