@@ -14,7 +14,8 @@ import numpy as np
 
 from shared.catalog import Ref, VersionSpec, load_catalog
 from shared.settings import Settings
-from worker.models import LoadedModel, handler_class, load_model
+from worker.handler_class import handler_class
+from worker.models import LoadedModel, load_model
 
 B, R = TypeVar("B"), TypeVar("R")
 

@@ -15,7 +15,8 @@ from shared.settings import Settings
 from worker.compare import HEADER, Compared, measure
 from worker.compare import rows as comparison
 from worker.device import claim_device
-from worker.models import LoadedModel, handler_class, load_model
+from worker.handler_class import handler_class
+from worker.models import LoadedModel, load_model
 
 _HEADER = ("model", "result", "load s", "warm s", "host MB", "device MB", "device", "output")
 _log = get_logger("worker")

@@ -15,9 +15,10 @@ from shared.logs import Event, get_logger
 from shared.registry import Registry, Wanted
 from shared.settings import Settings
 from worker.cpu import CpuShare
+from worker.handler_class import handler_class
 from worker.loader import RETRY_S
 from worker.memory import budget_bytes, file_bytes
-from worker.models import LoadedModel, handler_class, load_model
+from worker.models import LoadedModel, load_model
 from worker.registry import RegistryReader
 from worker.shelf import Place, Shelf, Standing
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from shared.catalog import ModelSpec, Ref, VersionSpec
 from shared.registry import Wanted
-from worker.models import AnyHandler, LoadedModel
+from worker.handler_class import AnyHandler
+from worker.models import LoadedModel
 
 WANTED_S = 5.0  # a wish that is not repeated for so long is forgotten: others have served it
 STAY_S = 3.0  # so long what was loaded stays at least: its jobs are still to be taken

@@ -22,8 +22,9 @@ from shared.settings import Settings
 from tests import models
 from worker.calibrate import ENOUGH, ROUNDS, USUAL, Calibration, calibrate, ladder, search
 from worker.handler import Handler, Prepared
+from worker.handler_class import AnyHandler
 from worker.handlers.text_embedding import TextEmbedding
-from worker.models import AnyHandler, LoadedModel, load_model
+from worker.models import LoadedModel, load_model
 
 RUNGS = [256, 512, 1024, 2048, 4096, 8192]
 

@@ -12,8 +12,9 @@ from shared.settings import Settings
 from tests.models import MINILM
 from worker.__main__ import main
 from worker.compare import difference, measure
+from worker.handler_class import handler_class
 from worker.handlers.packed import PackedEncoder
-from worker.models import LoadedModel, handler_class, load_model
+from worker.models import LoadedModel, load_model
 
 CATS = [{"labels": [{"label": "cat", "score": 0.9}, {"label": "dog", "score": 0.1}]}] * 2
 DOG = [{"labels": [{"label": "cat", "score": 0.8}]}, {"labels": [{"label": "dog", "score": 0.7}]}]

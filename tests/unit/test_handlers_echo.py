@@ -45,7 +45,8 @@ def test_loading_it_imports_neither_torch_nor_numpy() -> None:
 import sys
 from shared.catalog import ModelSpec, Ref
 from shared.settings import Settings
-from worker.models import handler_card, handler_class, load_model
+from worker.handler_class import handler_class
+from worker.models import handler_card, load_model
 spec = ModelSpec(task="echo", versions={"1": {}})
 kind, own = handler_class(spec), Settings(torch_threads=2)
 model = load_model(Ref("e", "1"), spec, spec.versions["1"], kind, device="cpu", settings=own)

@@ -146,7 +146,7 @@ def photographs() -> dict[str, bytes]:
 
 def test_the_imagenet_example_names_the_photographs(photographs: dict[str, bytes], repository: Path) -> None:
     from shared.catalog import load_catalog
-    from worker.models import handler_class
+    from worker.handler_class import handler_class
 
     spec = load_catalog(repository / "models.yaml").spec("cnn")
     source = spec.versions["1"].source

@@ -21,7 +21,8 @@ from worker.cards import place_card
 from worker.check import check, shape
 from worker.device import Device
 from worker.handler import Handler, ItemError, Prepared
-from worker.models import LoadedModel, handler_class, load_model
+from worker.handler_class import handler_class
+from worker.models import LoadedModel, load_model
 from worker.shelf import Place, Standing
 from worker.testing import run_handler
 

@@ -15,12 +15,13 @@ from shared.catalog import ModelSpec, Ref
 from shared.errors import ConfigError
 from shared.settings import Settings
 from tests import models, onnx_models
+from worker.handler_class import handler_class
 from worker.handlers.images import sample_image
 from worker.handlers.onnx_image import OnnxClassifier
 from worker.handlers.onnx_text import OnnxTextEmbedding
 from worker.handlers.text_embedding import TextEmbedding
 from worker.handlers.vision import TorchvisionClassifier
-from worker.models import handler_class, load_model
+from worker.models import load_model
 from worker.onnx import onnx_file
 from worker.testing import run_handler
 

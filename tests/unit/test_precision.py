@@ -13,8 +13,9 @@ from shared.settings import Settings
 from tests import models
 from worker.compare import alike
 from worker.handler import Context, FreeForm, Handler
+from worker.handler_class import AnyHandler
 from worker.handlers.text_embedding import TextEmbedding
-from worker.models import AnyHandler, LoadedModel, load_model
+from worker.models import LoadedModel, load_model
 from worker.precision import candidates
 
 

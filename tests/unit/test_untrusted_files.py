@@ -15,7 +15,8 @@ from shared.catalog import ModelSpec, Ref
 from shared.errors import ConfigError
 from shared.settings import Settings
 from tests import models as tiny
-from worker.models import handler_class, load_model
+from worker.handler_class import handler_class
+from worker.models import load_model
 
 
 class Payload:

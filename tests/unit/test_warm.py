@@ -13,8 +13,9 @@ from shared.catalog import ModelSpec, Ref
 from shared.settings import Settings
 from tests import models
 from worker.handler import Handler, Prepared
+from worker.handler_class import AnyHandler
 from worker.handlers.text_embedding import TextEmbedding
-from worker.models import AnyHandler, LoadedModel, load_model
+from worker.models import LoadedModel, load_model
 from worker.streams import SideBySide
 from worker.warm import warm_batches, warm_streams
 

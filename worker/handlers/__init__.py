@@ -1,1 +1,1 @@
-"""The handlers that come with the service, one file a task or family. `worker/models.py` picks them by task name."""
+"""The handlers that come with the service, one file a task or family. `worker/handler_class.py` picks them by task."""
