@@ -10,6 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from shared.errors import HandlerContract
 from shared.tasks import Split, Task, parse_item
+from worker.contract import honest, wrong_count
 from worker.handler import Answered, Handler, ItemError, Prepared, with_notes
 
 
@@ -44,10 +45,9 @@ def _predict(handler: Handler[Any, Any], chunks: list[Prepared]) -> list[Any]:
     outputs: list[Any] = [None] * len(chunks)
     for places in groups.values():
         got = handler.predict([chunks[place].item for place in places])
-        if not isinstance(got, Sequence) or isinstance(got, str | bytes) or len(got) != len(places):
-            kind = f"{len(got)} outputs" if isinstance(got, Sequence) else type(got).__name__
-            raise HandlerContract(f"predict must return one output for each input: got {kind} for {len(places)} inputs")
-        for place, output in zip(places, got, strict=True):
+        if wrong := wrong_count(got, len(places)):
+            raise HandlerContract(wrong)
+        for place, output in zip(places, map(honest, got), strict=True):
             outputs[place] = output.output if isinstance(output, Answered) else output
     return outputs
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shared.logs import Event, get_logger
-from worker.handler import Answered, DeviceLost, ItemError, Listener, TryLater
+from worker.contract import honest, wrong_count
+from worker.handler import DeviceLost, ItemError, Listener, TryLater
 
 if TYPE_CHECKING:
     from worker.models import LoadedModel
@@ -31,7 +31,7 @@ def predict(
         with model.handler.heard(listen and listen(0, len(batch))):
             return _checked(model, batch, model.handler.predict(batch), names)
     except TryLater as later:
-        return [_timely(later)] * len(batch)
+        return [honest(later)] * len(batch)
     except Exception as error:
         if isinstance(error, ItemError) and error.code != "invalid_input" and model.handler.concurrency:
             # Whom it asks has refused the call, and not one of its items: the parts would be refused too, and paid for.
@@ -67,33 +67,11 @@ def _item_error(model: LoadedModel, failure: Exception, names: Mapping[str, str]
 
 
 def _checked(model: LoadedModel, batch: list[Any], outputs: Any, names: Sequence[Mapping[str, str]]) -> list[Any]:
-    if not isinstance(outputs, Sequence) or isinstance(outputs, str | bytes) or len(outputs) != len(batch):
-        got = f"{len(outputs)} outputs" if isinstance(outputs, Sequence) else type(outputs).__name__
-        message = f"predict must return a list with one output for each input: got {got} for {len(batch)} inputs"
+    if message := wrong_count(outputs, len(batch)):
         told = {"code": "handler_contract", "message": message, "jobs": list(names)}
         logger.error(Event.BATCH_FAILED, model=str(model.ref), **told)
         return [ItemError(message, code="handler_contract") for _ in batch]
-    return [_honest(output) for output in outputs]
-
-
-def _honest(output: Any) -> Any:
-    """An output as it came; what it says of its cost must be numbers that can be added."""
-    if isinstance(output, TryLater):
-        return _timely(output)
-    if not isinstance(output, Answered):
-        return output
-    told = (output.read, output.written)
-    counts = all(isinstance(tokens, int) and tokens >= 0 for tokens in told)
-    if counts and isinstance(output.cost, int | float) and 0 <= output.cost < math.inf:
-        return output
-    return ItemError("Answered: read and written must be counts, cost a number from 0 on", code="handler_contract")
-
-
-def _timely(later: TryLater) -> TryLater | ItemError:
-    after_s = later.after_s
-    if after_s is None or (isinstance(after_s, int | float) and 0 <= after_s < math.inf):
-        return later.with_traceback(None)
-    return ItemError("TryLater: after_s must be seconds from 0 on", code="handler_contract")
+    return [honest(output) for output in outputs]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
