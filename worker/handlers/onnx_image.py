@@ -5,26 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from shared.errors import ConfigError
-from shared.tasks import IMAGE_CLASSIFICATION, ImageItem, TopK
-from worker.handler import Context, Handler, Prepared
-from worker.handlers.images import decode_image, pixels_of, sample_image
-from worker.handlers.vision import labels_of, top_labels, torchvision_weights
+from worker.handler import Context
+from worker.handlers.images import decode_image, sample_image
+from worker.handlers.vision import ImageClassifier, labels_of, torchvision_weights
 from worker.onnx import files_beside, load, onnx_file
 from worker.sources import TORCHVISION
 
 _PREPROCESSOR, _CONFIG = "preprocessor_config.json", "config.json"
 
 
-class OnnxClassifier(Handler[ImageItem, Any]):
+class OnnxClassifier(ImageClassifier):
     """Options of a version: `preprocess: torchvision:NAME`, as that model of torchvision does it; without it as the
     preprocessor_config.json beside the file says. `labels`: a file, without it those of config.json or of torchvision.
     The file takes pixels [N, 3, H, W] and gives logits [N, classes]."""
-
-    io: ClassVar = IMAGE_CLASSIFICATION
-    example: ClassVar = [ImageItem(image=sample_image())]
 
     def load(self, ctx: Context) -> None:
         """Raises ConfigError for a file that takes or gives something else, and labels that do not fit."""
@@ -45,11 +41,6 @@ class OnnxClassifier(Handler[ImageItem, Any]):
         """Drops the session."""
         del self.model
 
-    def prepare(self, item: ImageItem, parameters: TopK) -> Prepared:
-        """The preprocessed picture, CHW; pictures of one shape share a batch."""
-        pixels = pixels_of(item.image, self.pixels)
-        return Prepared(pixels, group=tuple(pixels.shape))
-
     def predict(self, batch: list[Any]) -> list[Any]:
         """Probabilities, float32 [classes] each."""
         import torch
@@ -57,10 +48,6 @@ class OnnxClassifier(Handler[ImageItem, Any]):
         with torch.inference_mode():
             (logits,) = self.model.run({self.input: torch.stack(batch).numpy()}, [self.output])
             return list(torch.from_numpy(logits).float().softmax(dim=1))
-
-    def finish(self, outputs: list[Any], item: ImageItem, parameters: TopK) -> dict[str, Any]:
-        """The `top_k` best."""
-        return top_labels(outputs[0], self.labels, parameters.top_k)
 
 
 def _preprocessing(file: Path, ctx: Context) -> tuple[Callable[[Any], Any], list[str]]:

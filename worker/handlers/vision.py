@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,13 +17,29 @@ from worker.sources import TORCHVISION
 from worker.transfer import to_device
 
 
-class TorchvisionClassifier(Handler[ImageItem, Any]):
-    """Options of a version: `weights`, a state dict (safetensors, or a torch file that is read with `weights_only`),
-    without it torchvision's own default weights, which are downloaded once; `labels`, a file with one label a line
-    or a JSON list, without it those of torchvision's weights. Preprocessing is that of torchvision's weights."""
+class ImageClassifier(Handler[ImageItem, Any]):
+    """What classifiers of pictures have in common. `load` sets `pixels`, from a picture to a tensor [3, H, W], and
+    `labels`; `predict` gives probabilities, float32 [classes] each."""
 
     io: ClassVar = IMAGE_CLASSIFICATION
     example: ClassVar = [ImageItem(image=sample_image())]
+    pixels: Callable[[Any], Any]
+    labels: list[str]
+
+    def prepare(self, item: ImageItem, parameters: TopK) -> Prepared:
+        """The preprocessed picture; pictures of one shape share a batch."""
+        pixels = pixels_of(item.image, self.pixels)
+        return Prepared(pixels, group=tuple(pixels.shape))
+
+    def finish(self, outputs: list[Any], item: ImageItem, parameters: TopK) -> dict[str, Any]:
+        """The `top_k` best."""
+        return top_labels(outputs[0], self.labels, parameters.top_k)
+
+
+class TorchvisionClassifier(ImageClassifier):
+    """Options of a version: `weights`, a state dict (safetensors, or a torch file that is read with `weights_only`),
+    without it torchvision's own default weights, which are downloaded once; `labels`, a file with one label a line
+    or a JSON list, without it those of torchvision's weights. Preprocessing is that of torchvision's weights."""
 
     def load(self, ctx: Context) -> None:
         """Raises ConfigError for an unknown name, weights that do not fit, or labels that do not fit the weights."""
@@ -42,15 +59,10 @@ class TorchvisionClassifier(Handler[ImageItem, Any]):
         except RuntimeError as error:
             raise ConfigError(f"the weights do not fit {name}: {str(error).splitlines()[-1].strip()}") from None
         self.labels = labels
-        self.transform = default.transforms()
+        self.pixels = default.transforms()
         self.device, self.dtype = ctx.device, getattr(torch, ctx.dtype)
         model = model.eval().requires_grad_(False).to(self.device, self.dtype)
         self.model = compiled(quantized(model, ctx.quantize), ctx.compile, ctx.device)
-
-    def prepare(self, item: ImageItem, parameters: TopK) -> Prepared:
-        """The preprocessed picture, CHW; pictures of one shape share a batch."""
-        pixels = pixels_of(item.image, self.transform)
-        return Prepared(pixels, group=tuple(pixels.shape))
 
     def predict(self, batch: list[Any]) -> list[Any]:
         """Probabilities, float32 [classes] each."""
@@ -59,10 +71,6 @@ class TorchvisionClassifier(Handler[ImageItem, Any]):
         with torch.inference_mode():
             pixels = to_device(torch.stack(batch), self.device).to(self.dtype)
             return list(self.model(pixels).float().softmax(dim=1).cpu())
-
-    def finish(self, outputs: list[Any], item: ImageItem, parameters: TopK) -> dict[str, Any]:
-        """The `top_k` best."""
-        return top_labels(outputs[0], self.labels, parameters.top_k)
 
 
 def top_labels(probabilities: Any, labels: list[str], top_k: int) -> dict[str, Any]:
