@@ -3,8 +3,8 @@ trial at load.
 
 Throughput rises with a batch until the device is full, and may fall again: on a CPU a larger one leaves the cache. A
 trial has the device to itself, and a worker has not: what each batch costs beside its forward shows only in service
-(docs/benchmarks.md). So it is the usual budget, unless that is clearly slower; else the smallest that is about as fast
-as the fastest, for it is done sooner.
+(docs/benchmarks.md), and the smaller the batches, the more. So it is the largest up to the usual budget that is not
+clearly slower; where none is, the smallest that is about as fast as the fastest, for it is done sooner.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from worker.warm import prepared_chunks
 Ended = Literal["top", "slower", "memory", "time"]
 
 ENOUGH = 0.97  # of the best throughput
-USUAL = 0.95  # of the best: what a trial must show against the usual budget
+USUAL = 0.95  # of the best: what less than that is clearly slower
 FALLS = 0.9  # of the best so far: less than this, twice, and larger batches are not tried
 RIVALS = 0.7  # of the best: what is less is not tried again; a single run may be off by so much
 ROUNDS = 5  # so often each budget that may be the best runs at most
@@ -64,8 +64,8 @@ def search(
     usual: int,
     streams: int = 1,
 ) -> Calibration:
-    """One of `rungs` (budgets that rise) whose throughput is about the best: the largest that is not above `usual`,
-    where that lies among them and is not clearly slower; else the smallest. Pure, but for `measure`: the seconds of
+    """One of `rungs` (budgets that rise) whose throughput is about the best: the largest up to `usual`; above it, the
+    smallest. Pure, but for `measure`: the seconds of
     `streams` batches of that cost at once, None where the memory does not hold them. The first rung runs in any case,
     no other that would not end within `limit_s` of `clock`. `usual` is also what is used, where it is larger, if the
     time ended while throughput still rose. Raises what `measure` raises."""
@@ -107,10 +107,9 @@ def search(
         for rung in able:
             if has_time(rung):
                 run(rung)
-    budget = min((rung for rung in best_s if rate(rung) >= ENOUGH * most()), default=usual)
-    known = max((rung for rung in best_s if rung <= usual < rungs[-1]), default=budget)
-    if best_s and rate(known) >= USUAL * most():
-        budget = known
+    fair = [rung for rung in best_s if rung <= usual and rate(rung) >= USUAL * most()]
+    good = [rung for rung in best_s if rate(rung) >= ENOUGH * most()]
+    budget = max(fair) if fair else min(good, default=usual)
     if ended == "time" and budget == max(best_s):
         budget = max(budget, usual)
     return Calibration(budget, {rung: rate(rung) for rung in best_s}, ended, clock() - begun, streams)
