@@ -75,6 +75,11 @@ class CpuShare:
             torch.set_num_threads(number)
         return number
 
+    def one(self) -> None:
+        """Let torch's operations in this very thread use no other, where forwards need the cores. Cheap as `apply`."""
+        if self._counts:
+            self.apply(sys.maxsize)
+
     def _look(self, torch: Any) -> None:
         self._again_at = self._clock() + _LOOK_S
         if torch is not None:

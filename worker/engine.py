@@ -126,6 +126,7 @@ class Engine:
             threads=settings.prepare_threads,
             fetcher=Fetcher(payloads, client, self._finisher),
             adopt=adopter.adopt,
+            before=share.one,
         )
 
     def takes(self, task: str) -> bool:

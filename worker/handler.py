@@ -26,8 +26,8 @@ each item in the same order. A job whose input is a list is split into items bef
 may tell its callers how far it is: `self.progress(position, 0.4, "page 2 of 5")`. A model that only asks somebody else
 (`concurrency = 16`) is asked so often at a time, beside the device.
 
-Threads: `load` and the warm-up run in the main thread before the worker is ready; of a lazy version, and of one that
-comes later, in the loader's, while other models serve. `prepare` in a small pool of CPU
+Threads: `load` and the warm-up run in a thread of their own, before the worker is ready or, of a lazy version and of
+one that comes later, while other models serve. `prepare` in a small pool of CPU
 threads, `predict` in the one device thread (with `concurrency` or `side_by_side` in several), `finish` in the finish
 thread. So `prepare` and `finish` must not touch what `predict` changes.
 """

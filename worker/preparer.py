@@ -29,7 +29,7 @@ logger = get_logger("worker")
 
 
 class Preparer:
-    """`submit` from any thread; `put` gets the units of one job."""
+    """`submit` from any thread; `put` gets the units of one job. `before` is called in the thread that prepares one."""
 
     def __init__(
         self,
@@ -41,9 +41,10 @@ class Preparer:
         threads: int,
         fetcher: Fetcher,
         adopt: Callable[[Work], None],
+        before: Callable[[], object] = lambda: None,
     ) -> None:
         self._client, self._put, self._finisher, self._metrics = client, put, finisher, metrics
-        self._adopt, self._fetcher = adopt, fetcher
+        self._adopt, self._fetcher, self._before = adopt, fetcher, before
         self._stopping = threading.Event()
         # No executor: what it makes for each task takes longer than to prepare a short text.
         self._inbox: queue.SimpleQueue[tuple[Callable[[Work], None], Work] | None] = queue.SimpleQueue()
@@ -97,6 +98,7 @@ class Preparer:
         begun = time.monotonic()
         model = work.model
         assert model is not None  # noqa: S101  # accepted work has its model
+        self._before()
         kwargs = work.request.kwargs
         value = self._input(work, kwargs["input"])
         work.parameters, work.partial = tasks.parse_parameters(model.task, kwargs.get("parameters"))

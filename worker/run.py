@@ -9,6 +9,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -31,7 +32,7 @@ from worker import transport
 from worker.backend import outcome_backend
 from worker.consumer import install_controls
 from worker.cpu import CpuShare
-from worker.device import claim_device
+from worker.device import Device, claim_device
 from worker.engine import Engine
 from worker.exposition import serve_metrics
 from worker.loader import Loader
@@ -71,15 +72,7 @@ def run(settings: Settings) -> int:
 
     share = CpuShare(settings.torch_threads, settings.lock_dir, counts=device.name == "cpu")
 
-    def load(place: Place) -> LoadedModel:
-        counted = metrics.of(place.ref)
-        try:
-            model = load_place(place, settings, device.name, share)
-        except Exception:
-            counted.loaded(well=False)
-            raise
-        counted.loaded(well=True)
-        return model
+    load = partial(_load, settings=settings, device=device, share=share, metrics=metrics)
 
     def changed() -> None:
         engine.shelf_changed()
@@ -144,6 +137,19 @@ def run(settings: Settings) -> int:
         pulse.stop()
         presence.stop()
         tracing.flush()
+
+
+def _load(place: Place, *, settings: Settings, device: Device, share: CpuShare, metrics: WorkerMetrics) -> LoadedModel:
+    """In a thread of its own, which takes OpenMP's team for its forwards with it when it ends (worker/runner.py)."""
+    counted = metrics.of(place.ref)
+    try:
+        with ThreadPoolExecutor(1, "load") as thread:
+            model = thread.submit(load_place, place, settings, device.name, share).result()
+    except Exception:
+        counted.loaded(well=False)
+        raise
+    counted.loaded(well=True)
+    return model
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:

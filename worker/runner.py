@@ -2,8 +2,11 @@
 
 The device has one runner. On a GPU it has one thread; on a CPU it has as many as there are cores to share, so that
 versions which gain by it run several batches at a time (streams), each on its part of the cores; a batch that is alone
-has all of them. A version whose `predict` only waits for somebody else (a managed provider) has a runner of its own,
-with as many threads as calls may be under way, so that it holds up neither the device nor another provider.
+has all of them, and runs in the same thread each time, the leader's. (OpenMP keeps a team of threads for each thread
+that ever ran a parallel forward; while all teams together have more threads than there are cores, none of them spins at
+its barriers: they sleep there, some hundred times a forward. https://gcc.gnu.org/onlinedocs/libgomp, GOMP_SPINCOUNT.)
+A version whose `predict` only waits for somebody else (a managed provider) has a runner of its own, with as many
+threads as calls may be under way, so that it holds up neither the device nor another provider.
 """
 
 from __future__ import annotations
@@ -83,7 +86,8 @@ class Runner:
         self._worker, self._name = worker, name
         self._on_paused, self._on_batch, self._before, self._clock = on_paused, on_batch, before, clock
         self._limit = limit
-        self._condition = threading.Condition()
+        self._lock = threading.RLock()
+        self._lead, self._others = threading.Condition(self._lock), threading.Condition(self._lock)
         self._batcher: Batcher[Unit] = Batcher(clock)
         self._later: list[tuple[float, int, Unit]] = []  # a heap: units and when they are tried again
         self._numbers = itertools.count()
@@ -95,6 +99,7 @@ class Runner:
         self._runs: list[Run] = []
         self._taken: dict[threading.Thread, int] = {}  # batches on their way through, and how many may be at a time
         self._threads = [vital_thread(name, self._loop) for _ in range(threads)]
+        self._leader = self._threads[0]
         self.device_lost = ""
         """Why the device is gone, with the batch still in `runs`; the watchdog ends the process."""
 
@@ -105,9 +110,10 @@ class Runner:
 
     def close(self) -> None:
         """Begin no other batch."""
-        with self._condition:
+        with self._lock:
             self._stopping.set()
-            self._condition.notify_all()
+            self._lead.notify_all()
+            self._others.notify_all()
 
     def join(self, timeout: float) -> bool:
         """Wait, after `close`, for the batches under way; False if they took longer than `timeout` seconds."""
@@ -118,30 +124,30 @@ class Runner:
 
     def put(self, units: Iterable[Unit]) -> None:
         """They wait for their turn from now on."""
-        with self._condition:
+        with self._lock:
             before = len(self._batcher)
             self._batcher.put(units)
-            self._condition.notify(min(len(self._batcher) - before, len(self._threads)))
+            self._wake(len(self._batcher) - before)
 
     def drop(self, work: Work) -> None:
         """Forget what waits of a job that is no longer ours."""
-        with self._condition:
+        with self._lock:
             self._take_out(lambda unit: unit.work is work)
-            self._condition.notify()  # it may have been what nothing passes over
+            self._wake(1)  # it may have been what nothing passes over
 
     def waiting(self) -> int:
         """How many units wait."""
-        with self._condition:
+        with self._lock:
             return len(self._batcher) + len(self._later)
 
     def runs(self) -> list[Run]:
         """What is under way."""
-        with self._condition:
+        with self._lock:
             return list(self._runs)
 
     def abandon(self, run: Run) -> bool:
         """It may take for ever: another thread does what its own would have done next. False: it has ended just now."""
-        with self._condition:
+        with self._lock:
             if run not in self._runs:
                 return False
             run.abandoned = True
@@ -150,15 +156,17 @@ class Runner:
             self._taken.pop(run.thread, None)
             if not self._stopping.is_set():
                 thread = vital_thread(self._name, self._loop)
-                thread.start()
                 self._threads.append(thread)
+                if run.thread is self._leader:
+                    self._leader = thread
+                thread.start()
             return True
 
     def _loop(self) -> None:
         while True:
-            with self._condition:
+            with self._lock:
                 while not self._stopping.is_set() and not (units := self._next()) and not self._is_time_to_look():
-                    self._condition.wait(self._next_in())
+                    self._rest()
                 if self._stopping.is_set():
                     return
                 parts = self._enter(units) if units else 1
@@ -171,18 +179,38 @@ class Runner:
             except DeviceLost as error:
                 self.device_lost = str(error)
                 return
-            with self._condition:
+            with self._lock:
                 self._taken.pop(threading.current_thread(), None)
 
+    def _is_led(self) -> bool:
+        """Whether the leader is free, and what comes next is its."""
+        return threading.current_thread() is not self._leader and self._leader not in self._taken
+
+    def _rest(self) -> None:
+        if threading.current_thread() is self._leader:
+            self._lead.wait(self._next_in())
+        else:
+            self._others.wait(None if self._is_led() else self._next_in())
+
+    def _wake(self, units: int) -> None:
+        """There is something new: for the leader, who wakes others where it leaves them something."""
+        if self._leader in self._taken:
+            self._others.notify(min(units, len(self._threads)))
+        else:
+            self._lead.notify()
+
     def _next(self) -> list[Unit]:
+        if self._is_led():
+            self._lead.notify()
+            return []
         now = self._clock()
         while self._later and self._later[0][0] <= now:
             self._batcher.put_back([heapq.heappop(self._later)[2]])
         units = self._batcher.take(self._may_run) if self._held_until <= now else []
         for unit in units:
             self._put_off.pop(unit, None)
-        if units and (self._batcher or self._later):
-            self._condition.notify()  # who waits may wait for what has become due only now
+        if units and (self._batcher or self._later or self._put_off):
+            self._others.notify()  # who waits may wait for what has become due only now
         return units
 
     def _may_run(self, head: Unit) -> bool:
@@ -217,10 +245,10 @@ class Runner:
 
     def _look(self) -> None:
         """What was canceled, or is past its deadline, need not wait for its turn to end."""
-        with self._condition:
+        with self._lock:
             units = list(self._put_off)
         claimed = self._claimer.claim(units, self._stopping.wait)
-        with self._condition:
+        with self._lock:
             self._set_aside(claimed.suspects)
             self._take_out(lambda unit: unit.work.ended)
 
@@ -243,13 +271,13 @@ class Runner:
             return True
         now, halved = self._clock(), model.halved_batches
         run = Run(now, now, units, threading.current_thread(), share=1 / parts)
-        with self._condition:
+        with self._lock:
             self._runs.append(run)
         self._on_batch()
         self._before(parts)
         outputs = self._predict(run, model)
         predict_s = self._clock() - run.begun
-        with self._condition:
+        with self._lock:
             if run.abandoned:
                 return False
             self._runs.remove(run)
@@ -310,7 +338,7 @@ class Runner:
         else:
             logger.warning(Event.CALL_PUT_OFF, **told)
         now = self._clock()
-        with self._condition:
+        with self._lock:
             if why.after_s is None:
                 unit.tries += 1
                 if unit.tries > model.retries:
@@ -339,7 +367,7 @@ class Runner:
         """The units that may run now. Suspects go back to wait alone."""
         claimed = self._claimer.claim(units, self._stopping.wait, call=call, solo=alone)
         if suspects := claimed.suspects:
-            with self._condition:
+            with self._lock:
                 self._set_aside(suspects)
             self.put(unit for unit in units if unit.work in suspects)
         if claimed.paused:
@@ -357,7 +385,7 @@ class Runner:
         """With them goes all that has not started of their versions: it would be told the same, one batch after the
         other."""
         refs = {work.ref for work in paused}
-        with self._condition:
+        with self._lock:
             others = self._take_out(lambda unit: unit.work.ref in refs and not unit.work.claimed)
             told = dict.fromkeys([*paused, *(unit.work for unit in others)])
             works = [work for work in told if not work.ended]  # another thread may have been told of it first

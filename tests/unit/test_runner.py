@@ -462,6 +462,30 @@ def test_batches_of_streams_run_at_a_time_and_each_knows_its_part() -> None:
     assert parts == [1, 2, 2], "one that is alone has all of it"
 
 
+def test_who_is_alone_runs_in_the_same_thread_each_time_and_so_after_company() -> None:
+    """OpenMP would keep a team of threads for each of them, and let none spin."""
+    alone: list[threading.Thread] = []
+    device = Device2()
+    model = model_of(Asks(device.ask), streams=2)
+
+    def before(parts: int) -> None:
+        if parts == 1:
+            alone.append(threading.current_thread())
+
+    with running(threads=2, limit=lambda: 2, before=before) as (runner, outputs):
+        for number in range(0, 40, 4):
+            for lone in (number, number + 1):
+                runner.put(units_of(model, lone))
+                device.may_end.release()
+                wait_until(lambda lone=lone: lone in outputs)  # type: ignore[misc]
+            runner.put(units_of(model, number + 2, number + 3))
+            device.may_end.release(2)
+            wait_until(lambda number=number: number + 3 in outputs and number + 2 in outputs)  # type: ignore[misc]
+            wait_until(lambda: not runner.runs())
+    assert len(alone) >= 20
+    assert len(set(alone)) == 1
+
+
 def test_no_more_at_a_time_than_this_process_has_cores() -> None:
     device = Device2()
     model = model_of(Asks(device.ask), streams=4)

@@ -11,7 +11,7 @@ def most_tokens(told: int | None, tokenizer: int, model: Any) -> int:
     """What the files say (`told`, else the tokenizer), never above the model's table of positions; from NO_LIMIT on
     nobody says. `model`: transformers', or None."""
     config = getattr(model, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
     positions = getattr(text, "max_position_embeddings", None) or NO_LIMIT
     embeddings = getattr(getattr(model, "base_model", None), "embeddings", None)
     padding = getattr(embeddings, "padding_idx", None)
