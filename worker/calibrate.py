@@ -26,7 +26,9 @@ ENOUGH = 0.97  # of the best throughput
 USUAL = 0.95  # of the best: what less than that is clearly slower
 FALLS = 0.9  # of the best so far: less than this, twice, and larger batches are not tried
 RIVALS = 0.7  # of the best: what is less is not tried again; a single run may be off by so much
-ROUNDS = 5  # so often each budget that may be the best runs at most
+ROUNDS, LONG_S = 5, 0.7  # so often each budget that may be the best runs again, and no shorter: processes that start
+# beside this one take a core for some tenths of a second
+SHORT_S, TRIES = 0.1, 3  # what takes less is tried so often at once: one such run may be off by half
 TYPICAL_COST = 256  # of the item that batches are made of, at most: long texts are rare
 
 
@@ -87,26 +89,42 @@ def search(
             best_s[rung] = min(seconds, best_s.get(rung, seconds))
         return seconds is not None
 
+    def try_out(rung: int) -> bool:
+        ends_at = clock() + SHORT_S
+        runs = [run(rung)]
+        while runs[-1] and len(runs) < TRIES and clock() < ends_at and has_time(rung):
+            runs.append(run(rung))
+        return runs[0]
+
     def climb() -> Ended:
-        for rung in rungs:
+        for rung in (rung for rung in rungs if rung not in best_s):
             if best_s and not has_time(rung):
                 return "time"
-            if not run(rung):
+            if not try_out(rung):
                 return "memory"
             # Once more: what runs for the first time, or beside somebody else's work, is slow for a moment.
             if rate(rung) < FALLS * most() and (not has_time(rung) or (run(rung) and rate(rung) < FALLS * most())):
                 return "slower"
         return "top"
 
+    def again() -> None:
+        ends_at, rounds = clock() + LONG_S, 1
+        while best_s and (rounds < ROUNDS or clock() < ends_at):
+            rounds += 1
+            last = max(best_s)  # what ended the climb may have had bad luck
+            rivals = [rung for rung in best_s if rung == last or rate(rung) >= RIVALS * most()]
+            able = [rung for rung in rivals if has_time(rung)]
+            if len(rivals) < 2 or not able:
+                break
+            for rung in able:
+                if has_time(rung):
+                    run(rung)
+
     ended = climb()
-    for _ in range(ROUNDS - 1):
-        rivals = [rung for rung in best_s if rate(rung) >= RIVALS * most()]
-        able = [rung for rung in rivals if has_time(rung)]
-        if len(rivals) < 2 or not able:
-            break
-        for rung in able:
-            if has_time(rung):
-                run(rung)
+    again()
+    if ended == "slower" and rate(max(best_s)) >= FALLS * most():
+        ended = climb()
+        again()
     fair = [rung for rung in best_s if rung <= usual and rate(rung) >= USUAL * most()]
     good = [rung for rung in best_s if rate(rung) >= ENOUGH * most()]
     budget = max(fair) if fair else min(good, default=usual)
