@@ -54,7 +54,8 @@ def timed(part: Part, *, quick: bool) -> dict[str, Any]:
     """A part's data, with when it was made and how many cores others used meanwhile."""
     begun, foreign = perf_counter(), Foreign()
     found = part.measure(quick=quick)
-    return {"when": page.now(), "took_s": perf_counter() - begun, "foreign_cores": foreign.cores(), **found}
+    took_s, cores = perf_counter() - begun, foreign.cores()
+    return {"when": page.now(), "took_s": took_s, "foreign_cores": cores, "machine": describe(), **found}
 
 
 def report(data: dict[str, Any]) -> str:
@@ -63,6 +64,7 @@ def report(data: dict[str, Any]) -> str:
     for name, part in PARTS.items():
         if found := data["parts"].get(name):
             told = f"Made {found['when']}, in {found['took_s']:.0f} s; foreign cores {found['foreign_cores']:.2f}."
+            told += f" {page.machine(found['machine'])}"
             sections.append(f"## {part.title}\n\n{told}\n\n{part.report(found)}")
     return "\n\n".join(sections)
 
@@ -72,7 +74,7 @@ def main() -> int:
     options = _parse()
     file = options.out / "benchmarks" / "limits.json"
     kept = json.loads(file.read_text()) if file.exists() and not options.quick else {}
-    data: dict[str, Any] = {"machine": describe(), "parts": kept.get("parts", {})}
+    data: dict[str, Any] = {"parts": kept.get("parts", {})}
     for name in options.only:
         data["parts"][name] = timed(PARTS[name], quick=options.quick)
         if not options.quick:
@@ -80,7 +82,7 @@ def main() -> int:
     print(report(data))
     if not options.quick:
         growth_page.draw(data["parts"], options.out / "benchmarks" / "growth.png")
-        made = f"Made by `{COMMAND}`, part by part. {page.machine(data['machine'])}"
+        made = f"Made by `{COMMAND}`, part by part."
         page.put(options.out / "benchmarks" / "limits.md", COMMAND, f"{made}\n\n{report(data)}")
     return 0
 
