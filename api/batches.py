@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import orjson
+from prometheus_client import Counter
 from starlette.types import Receive
 
 from api.auth import Caller
@@ -38,10 +39,17 @@ class BatchService:
     """For one event loop. All methods raise StoreUnavailable when Redis is away or takes no writes."""
 
     def __init__(
-        self, submitter: Submitter, waiter: Waiter, uploads: Uploads, *, payloads: ApiPayloads, durable: Durable | None
+        self,
+        submitter: Submitter,
+        waiter: Waiter,
+        uploads: Uploads,
+        *,
+        payloads: ApiPayloads,
+        durable: Durable | None,
+        accepted: Counter,
     ) -> None:
         self._submitter, self._waiter, self._uploads = submitter, waiter, uploads
-        self._payloads, self._durable = payloads, durable
+        self._payloads, self._durable, self._accepted = payloads, durable, accepted
 
     async def accept(self, new: NewJob, slices: Slices) -> Batch:
         """Take a batch in. Raises as `Uploads.accept`."""
@@ -50,6 +58,7 @@ class BatchService:
             await self._durable.holds(batch_id, kind=keys.BATCH)
         fresh = batch_id == sent.batch_id
         if fresh:
+            self._accepted.inc()
             logger.info(
                 Event.BATCH_ACCEPTED,
                 batch_id=batch_id,

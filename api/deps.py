@@ -161,7 +161,7 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
     rates = RateLimiter(client)
     intake = Intake(settings, References(settings, files, payloads, outbound))
     uploads = Uploads(settings, registry, submitter, presence, rates=rates, intake=intake, payloads=payloads)
-    batches = BatchService(submitter, waiter, uploads, payloads=payloads, durable=durable)
+    batches = BatchService(submitter, waiter, uploads, payloads=payloads, durable=durable, accepted=measures.batches)
     jobs = JobService(
         settings,
         registry,

@@ -61,7 +61,6 @@ async def submit(request: Request) -> Response:
     new, slices = await read_batch(request, parts.catalog, longest=parts.settings.max_body_bytes)
     new.idempotency_key = idempotency_key(request)
     batch = await parts.batches.accept(new, slices)
-    parts.measures.batches.inc()
     return _response(batch, status=200 if batch.state.terminal else 202)
 
 
