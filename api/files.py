@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 from api.auth import Caller
 from api.payloads import ApiPayloads, FilePart
 from api.schemas import FileTold
-from api.submitter import Command, Submitter
+from api.submitter import Command, Submitter, refusal
 from shared import keys
 from shared.errors import FilesFull, RequestTimeout, StoreUnavailable, TooLarge, UnknownFile
 from shared.outcomes import readable
@@ -144,7 +144,7 @@ class FileService:
         *replies, time = await self._submitter.run(*calls, clock)
         for reply in (*replies, time):
             if isinstance(reply, Exception):
-                raise reply
+                raise refusal(reply)
         now = int(time[0]) * 1000
         return [_file(one, reply, caller, now) for one, reply in zip(file_ids, replies, strict=True)]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import redis
+import redis.asyncio
 
 from local.server import EmbeddedServer
 from shared import keys
@@ -111,6 +112,31 @@ async def test_a_full_redis_refuses_and_still_finishes(own_api: Api, own_server:
     assert (await submit(own_api, "echo")).status_code == 202
     assert [key async for key in hands.client.scan_iter(keys.PAYLOAD + "*")] == []
     await hands.client.aclose()
+
+
+async def test_a_redis_that_is_busy_is_one_that_is_away(own_api: Api, own_server: EmbeddedServer) -> None:
+    """It answers all but SCRIPT KILL with BUSY while somebody's script runs on and on."""
+    file = (await own_api.client.post("/v1/files", content=b"x")).json()["id"]
+    job = (await submit(own_api, "echo")).json()["id"]
+    async with redis.asyncio.Redis.from_url(own_server.url) as client:
+
+        async def is_busy() -> bool:
+            try:
+                return not await client.ping()
+            except redis.ResponseError as error:
+                return str(error).startswith("BUSY ")
+
+        await client.config_set("busy-reply-threshold", 1)
+        script = asyncio.ensure_future(client.eval("while true do end", 0))
+        try:
+            await until(is_busy, "the script runs")
+            for path in (f"/v1/files/{file}", f"/v1/jobs/{job}", "/v1/batches", f"/v1/jobs/{job}/deliveries"):
+                answer = await own_api.client.get(path)
+                assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable"), path
+        finally:
+            await client.script_kill()
+            await asyncio.gather(script, return_exceptions=True)
+    assert (await own_api.client.get(f"/v1/files/{file}")).status_code == 200
 
 
 async def test_a_redis_that_restarts(own_api: Api, own_server: EmbeddedServer) -> None:
