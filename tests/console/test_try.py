@@ -13,7 +13,7 @@ import httpx
 import pytest
 from PIL import Image
 from playwright._impl._driver import compute_driver_executable
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.console.conftest import Console
 from tests.console.handlers import HOSTILE
@@ -230,9 +230,17 @@ def test_the_call_in_code_does_what_the_page_does(console: Console, language: st
     assert ran.stdout.count(wanted) >= (2 if what == "images" else 1), ran.stdout + ran.stderr
 
 
-def test_the_page_of_the_api_works_offline(console: Console) -> None:
+@pytest.mark.parametrize("prefix", ["", "/a/prefix"])
+def test_the_page_of_the_api_works_offline(console: Console, prefix: str) -> None:
     page = console.page
-    page.goto(f"{console.url}/docs")
+    if prefix:  # of a proxy, which takes it away
+
+        def handed_on(route: Route) -> None:
+            route.fulfill(response=route.fetch(url=route.request.url.replace(prefix, "", 1)))
+
+        page.route(f"{console.url}{prefix}/**", handed_on)
+        page.route(f"{console.url}/livez", lambda route: route.abort())
+    page.goto(f"{console.url}{prefix}/docs")
     expect(page.get_by_role("heading", name="ml-service")).to_be_visible()
     page.locator("#operations-default-livez_livez_get").click()
     page.get_by_role("button", name="Try it out").click()
