@@ -109,15 +109,11 @@ class Results:
         """Of the next `count` lines those before the first that has not ended. The record is read before the outcomes:
         what it says has ended has one."""
         numbers = range(at, at + count)
-        replies = await self._submitter.run(
+        seen, refused, metas = await self._submitter.all(
             look_at_batch(self._batch_id),
             Command("HMGET", keys.REFUSED + self._batch_id, *numbers),
             Command("MGET", *(keys.OUTCOME + keys.line_id(self._batch_id, n) for n in numbers)),
         )
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise StoreUnavailable(str(reply))
-        seen, refused, metas = replies
         total = int(seen.record.get("total", 0))
         lines: list[bytes | Large] = []
         for number, error, meta in zip(numbers, refused, metas, strict=True):

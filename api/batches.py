@@ -115,11 +115,9 @@ class BatchService:
             if not last or (int(float(score)), name.decode()) < (newest, last)
         ]
         shown, more = ids[:limit], len(ids) > limit
-        replies = await self._submitter.run(*(look_at_batch(name) for name, _ in shown)) if shown else []
+        replies = await self._submitter.all(*(look_at_batch(name) for name, _ in shown)) if shown else []
         data, expired = [], []
         for (name, _), seen in zip(shown, replies, strict=True):
-            if isinstance(seen, Exception):
-                raise StoreUnavailable(str(seen))
             if seen.record:
                 data.append(batch_view(name, seen))
             else:
@@ -150,12 +148,9 @@ class BatchService:
         batch_id, number = parsed
         seen: BatchSeen
         refused: bytes | None
-        seen, refused = await self._submitter.run(
+        seen, refused = await self._submitter.all(
             look_at_batch(batch_id), Command("HGET", keys.REFUSED + batch_id, number)
         )
-        for reply in (seen, refused):
-            if isinstance(reply, Exception):
-                raise StoreUnavailable(str(reply))
         record = seen.record
         if not record or not caller.owns(record["owner"]) or number >= int(record["total"]):
             raise UnknownJob

@@ -8,7 +8,7 @@ import orjson
 
 from api.auth import Caller
 from api.schemas import Delivery, DeliveryAttempt, DeliveryList
-from api.submitter import Command, Submitter, refusal
+from api.submitter import Command, Submitter
 from shared import keys
 from shared.errors import CannotRedeliver
 from shared.outcomes import readable
@@ -27,10 +27,8 @@ class DeliveryService:
         """Of a job or batch, as far as they are the caller's; they may outlive it. Raises RecordUnreadable."""
         ids = [delivery_id(of, event) for event in EVENTS[kind]]
         found = []
-        replies = await self._submitter.run(*(Command("HGETALL", keys.HOOK + name) for name in ids))
+        replies = await self._submitter.all(*(Command("HGETALL", keys.HOOK + name) for name in ids))
         for name, reply in zip(ids, replies, strict=True):
-            if isinstance(reply, Exception):
-                raise refusal(reply)
             fields = _fields(reply)
             if fields and fields["kind"] == kind and caller.owns(fields.get("owner")):
                 found.append(_delivery(name, fields))

@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 from api.auth import Caller
 from api.payloads import ApiPayloads, FilePart
 from api.schemas import FileTold
-from api.submitter import Command, Submitter, refusal
+from api.submitter import Command, Submitter
 from shared import keys
 from shared.errors import FilesFull, RequestTimeout, StoreUnavailable, TooLarge, UnknownFile
 from shared.outcomes import readable
@@ -141,10 +141,7 @@ class FileService:
         """None: no such file, another's, or not to be used any more. One round trip."""
         calls = [Command("HGETALL", keys.FILE + (one if FILE_ID.fullmatch(one) else "")) for one in file_ids]
         clock = Command("TIME")
-        *replies, time = await self._submitter.run(*calls, clock)
-        for reply in (*replies, time):
-            if isinstance(reply, Exception):
-                raise refusal(reply)
+        *replies, time = await self._submitter.all(*calls, clock)
         now = int(time[0]) * 1000
         return [_file(one, reply, caller, now) for one, reply in zip(file_ids, replies, strict=True)]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from api.submitter import Command, Submitter, refusal
+from api.submitter import Command, Submitter
 from shared import keys
 from shared.api_keys import ApiKey, digest, new_secret
 from shared.errors import UnknownKey
@@ -83,9 +83,7 @@ class KeyService:
         days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
         commands = [Command("HGETALL", f"{keys.USAGE}{key_id}:{_number(day)}") for day in days]
         found = []
-        for day, reply in zip(days, await self._submitter.run(*commands), strict=True):
-            if isinstance(reply, Exception):
-                raise refusal(reply)
+        for day, reply in zip(days, await self._submitter.all(*commands), strict=True):
             used: dict[str, dict[str, int]] = defaultdict(dict)
             for field, count in _pairs(reply).items():
                 ref, _, what = field.rpartition(" ")

@@ -21,13 +21,11 @@ async def read_counters(submitter: Submitter, catalog: Catalog) -> dict[tuple[st
     """Jobs by state for each (model, version): queued, delayed (queued to their caller, but not to start yet) and
     running now, the others ever. Raises StoreUnavailable."""
     refs = [ref for ref, _, _ in catalog.refs()]
-    replies = await submitter.run(*(Command("HMGET", f"{keys.COUNTERS}{ref}", *STATES) for ref in refs))
-    found = {}
-    for ref, reply in zip(refs, replies, strict=True):
-        if isinstance(reply, Exception):
-            raise StoreUnavailable(str(reply))
-        found[ref.model, ref.version] = {name: int(n or 0) for name, n in zip(STATES, reply, strict=True)}
-    return found
+    replies = await submitter.all(*(Command("HMGET", f"{keys.COUNTERS}{ref}", *STATES) for ref in refs))
+    return {
+        (ref.model, ref.version): {name: int(n or 0) for name, n in zip(STATES, reply, strict=True)}
+        for ref, reply in zip(refs, replies, strict=True)
+    }
 
 
 @dataclass(slots=True)
@@ -43,11 +41,9 @@ async def read_latencies(submitter: Submitter, catalog: Catalog) -> dict[tuple[s
     """By (model, version). Raises StoreUnavailable."""
     refs = [ref for ref, _, _ in catalog.refs()]
     names = [f"le:{bound}" for bound in (*keys.LATENCY_BOUNDS_MS, "inf")]
-    replies = await submitter.run(*(Command("HMGET", f"{keys.COUNTERS}{ref}", "latency_ms", *names) for ref in refs))
+    replies = await submitter.all(*(Command("HMGET", f"{keys.COUNTERS}{ref}", "latency_ms", *names) for ref in refs))
     found = {}
     for ref, reply in zip(refs, replies, strict=True):
-        if isinstance(reply, Exception):
-            raise StoreUnavailable(str(reply))
         total, *buckets = (int(n or 0) for n in reply)
         found[ref.model, ref.version] = Latencies(list(itertools.accumulate(buckets)), total / 1000)
     return found
@@ -71,14 +67,10 @@ async def read_waiting_lines(submitter: Submitter, catalog: Catalog) -> dict[tup
     """How many lines of accepted batches have not begun, and are in no queue yet, by (model, version). Raises
     StoreUnavailable."""
     refs = [ref for ref, _, _ in catalog.refs()]
-    batches = await submitter.run(*(Command("SMEMBERS", f"{keys.BATCHES_ON}{ref}") for ref in refs))
+    batches = await submitter.all(*(Command("SMEMBERS", f"{keys.BATCHES_ON}{ref}") for ref in refs))
     found = {}
     for ref, names in zip(refs, batches, strict=True):
-        if isinstance(names, Exception):
-            raise StoreUnavailable(str(names))
-        lengths = await submitter.run(*(Command("LLEN", keys.LINES + name.decode()) for name in names)) if names else []
-        if any(isinstance(reply, Exception) for reply in lengths):
-            raise StoreUnavailable
+        lengths = await submitter.all(*(Command("LLEN", keys.LINES + name.decode()) for name in names)) if names else []
         found[ref.model, ref.version] = sum(lengths)
     return found
 

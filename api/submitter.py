@@ -66,12 +66,17 @@ class Submitter:
             self._task = asyncio.create_task(self._commit_all(), context=Context())  # of no request: it serves many
         return await future
 
+    async def all(self, *calls: Call[Any]) -> list[Any]:
+        """The parsed replies. Raises StoreUnavailable, or what Redis says, where any is an error; the others ran."""
+        replies = await self.run(*calls)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise refusal(reply)
+        return replies
+
     async def one(self, call: Call[Any]) -> Any:
-        """One call's reply. Raises StoreUnavailable, or what Redis says."""
-        reply = (await self.run(call))[0]
-        if isinstance(reply, Exception):
-            raise refusal(reply)
-        return reply
+        """One call's reply. Raises as `all`."""
+        return (await self.all(call))[0]
 
     async def close(self) -> None:
         """Returns when all that was asked for is answered."""
