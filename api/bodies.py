@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from fastapi import Request
@@ -24,6 +24,8 @@ from shared.catalog import Catalog
 from shared.depth import MAX_DEPTH, too_deep
 from shared.errors import BadRequest, Fault, InvalidInput, UnsupportedMedia
 from shared.task import message_of
+
+M = TypeVar("M", bound=BaseModel)
 
 _MOST_FILES = 2048
 JSON_LIKE = {"", "application/json", "text/plain", "text/json", "application/x-www-form-urlencoded"}
@@ -107,6 +109,15 @@ def read_json(body: bytes) -> Any:
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and too_deep(value):
         raise BadRequest(f"the body is nested deeper than {MAX_DEPTH} levels")
     return value
+
+
+def read_model(kind: type[M], body: bytes, *, optional: bool = False) -> M:
+    """What a JSON body says, as a model; `optional`: an empty body is an empty object. Raises BadRequest, InvalidInput
+    (pointers into the body)."""
+    try:
+        return kind.model_validate({} if optional and not body else read_json(body))
+    except ValidationError as error:
+        raise InvalidInput("the request does not fit", faults=faults_of(error)) from None
 
 
 def faults_of(error: ValidationError) -> list[Fault]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import ValidationError
 
 from api.ask import wait_for
 from api.auth import caller_of
-from api.bodies import faults_of, read_json
+from api.bodies import read_model
 from api.chat import AsItCame, ChatRequest, Chatter, chatter, no_chat
 from api.chat_answers import ChatCompletion, Words
 from api.chat_stream import ChatStream, read
@@ -45,7 +42,7 @@ async def completions(request: Request) -> Response:
     client waits (`x-stainless-read-timeout`, which OpenAI's SDKs send), `ML_MAX_WAIT_S` (60 s) at most."""
     parts = services(request)
     caller = caller_of(request, Scope.SUBMIT)
-    asked = _read(await request.body())
+    asked = read_model(ChatRequest, await request.body())
     new = NewJob(asked.model, caller=caller, headers=request.scope["state"].setdefault("headers", {}))
     refuse_foreign(new)
     ref = parts.catalog.resolve(asked.model)
@@ -65,14 +62,6 @@ async def completions(request: Request) -> Response:
     headers = {"Location": job_url(words.ticket.job_id), "ML-Model": str(words.ticket.ref)}
     body = words.completion(reply, answer.ours.get("tokens", 0))
     return Response(body, headers=headers, media_type="application/json")
-
-
-def _read(body: bytes) -> ChatRequest:
-    value: Any = read_json(body)
-    try:
-        return ChatRequest.model_validate(value)
-    except ValidationError as error:
-        raise InvalidInput("the request does not fit", faults=faults_of(error)) from None
 
 
 async def _submit(parts: Services, new: NewJob, asks: Chatter) -> Ticket:

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.admin import admin_only
 from api.answers import json_response
 from api.auth import caller_of, needs
-from api.bodies import faults_of, read_json
+from api.bodies import read_model
 from api.deps import services
 from api.docs import json_body, links, problems
 from api.keys import Made, today
@@ -90,10 +90,7 @@ async def list_keys(request: Request) -> Response:
 )
 async def create(request: Request) -> Response:
     """The answer has the secret, this once."""
-    try:
-        asked = KeyRequest.model_validate(read_json(await request.body()))
-    except ValidationError as error:
-        raise InvalidInput("the key does not fit", faults=faults_of(error)) from None
+    asked = read_model(KeyRequest, await request.body())
     made = await services(request).keys.create(
         ApiKey(**{name: getattr(asked, name) for name in KeyRequest.model_fields})
     )
@@ -110,11 +107,7 @@ async def create(request: Request) -> Response:
 )
 async def rotate(request: Request, key_id: str) -> Response:
     """The old secret works for `grace_s` more (a day, where the body says nothing). Jobs, limits and usage stay."""
-    body = await request.body()
-    try:
-        asked = RotateRequest.model_validate(read_json(body) if body else {})
-    except ValidationError as error:
-        raise InvalidInput("the request does not fit", faults=faults_of(error)) from None
+    asked = read_model(RotateRequest, await request.body(), optional=True)
     return _made(await services(request).keys.rotate(key_id, grace_s=asked.grace_s, expires_at=asked.expires_at), 200)
 
 

@@ -13,13 +13,13 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from api import VERSION
 from api.admin import admin_only
 from api.ask import Answer, ask, failure
 from api.auth import caller_of
-from api.bodies import faults_of, read_json
+from api.bodies import read_json, read_model
 from api.deps import Services, services
 from api.errors import job_url
 from api.jobs import refuse_foreign
@@ -271,10 +271,7 @@ def _read(body: bytes, header: str | None) -> tuple[InferRequest, list[Tensor]]:
         size = int(header)
         if size == 0:
             raise BadRequest("a body without JSON (raw binary request) is not supported")
-    try:
-        asked = InferRequest.model_validate(read_json(body[:size]))
-    except ValidationError as error:
-        raise InvalidInput("the request does not fit", faults=faults_of(error)) from None
+    asked = read_model(InferRequest, body[:size])
     rest = memoryview(body)[size:]
     tensors = []
     for number, told in enumerate(asked.inputs):

@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints
 
 from api.ask import Answer, ask, failure
 from api.auth import caller_of
 from api.binary import flatten, little_endian
-from api.bodies import faults_of, read_json
+from api.bodies import read_model
 from api.deps import Services, services
 from api.docs import openai_errors
 from api.errors import job_url, problem
@@ -126,11 +126,10 @@ def patience_s(request: Request, parts: Services) -> float:
 
 
 def _read(body: bytes) -> EmbeddingsRequest:
-    value = read_json(body)
     try:
-        return EmbeddingsRequest.model_validate(value)
-    except ValidationError as error:
-        raise InvalidInput("the request does not fit", faults=_few(faults_of(error))) from None
+        return read_model(EmbeddingsRequest, body)
+    except InvalidInput as error:
+        raise InvalidInput(error.message, faults=_few(error.faults)) from None
 
 
 def _few(faults: list[Fault]) -> list[Fault]:

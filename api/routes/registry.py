@@ -6,14 +6,14 @@ machine. Each answers 200 when callers get it now, 202 when a rollout has begun 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from api.admin import admin_only
-from api.bodies import faults_of, read_json
+from api.bodies import faults_of, read_model
 from api.deps import services
 from api.docs import json_body, problems
 from api.paths import MODEL
@@ -26,8 +26,6 @@ from shared.registry import Registry
 from shared.registry_diff import differences
 
 router = APIRouter(prefix="/v1/models", dependencies=[Depends(admin_only)])
-
-T = TypeVar("T")
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"model": Changed, "description": "Callers get it now"},
@@ -60,7 +58,7 @@ class Traffic(BaseModel):
 @router.put("", summary="All models", response_model=None, responses=_ANSWERS, openapi_extra=_asks(ModelsFile))
 async def put_all(request: Request) -> Response:
     """What models.yaml says, as JSON: these models and no others."""
-    asked = await _body(request, ModelsFile)
+    asked = read_model(ModelsFile, await request.body())
     return await _change(request, lambda now: now.with_models(asked.models, exact=True))
 
 
@@ -74,7 +72,7 @@ async def put_all(request: Request) -> Response:
 async def put_version(request: Request, model: str, version: str) -> Response:
     """Beside those that there are, and without traffic; with `?replace=true` all the traffic goes to it as soon as
     workers have it, and the versions that had it go when their jobs have ended."""
-    name, spec = _name(version, VersionName, "version"), await _body(request, VersionSpec)
+    name, spec = _name(version, VersionName, "version"), read_model(VersionSpec, await request.body())
     replace = _flag(request, "replace")
     return await _change(request, lambda now: now.with_version(model, name, spec, replace=replace))
 
@@ -100,7 +98,7 @@ async def delete_version(request: Request, model: str, version: str) -> Response
 )
 async def put_traffic(request: Request, model: str) -> Response:
     """From this moment on, for all API processes at once."""
-    asked = await _body(request, Traffic)
+    asked = read_model(Traffic, await request.body())
     return await _change(request, lambda now: now.with_traffic(model, asked.traffic))
 
 
@@ -115,7 +113,7 @@ async def roll_back(request: Request, model: str) -> Response:
 @router.put(f"/{MODEL}", summary="A model", response_model=None, responses=_ANSWERS, openapi_extra=_asks(ModelSpec))
 async def put_model(request: Request, model: str) -> Response:
     """Added, or changed: as one entry under `models` of models.yaml."""
-    name, spec = _name(model, ModelName, "model"), await _body(request, ModelSpec)
+    name, spec = _name(model, ModelName, "model"), read_model(ModelSpec, await request.body())
     return await _change(request, lambda now: _fitting(name, now.with_models({name: spec})))
 
 
@@ -155,13 +153,6 @@ async def _change(request: Request, how: Callable[[Registry], Registry]) -> Resp
         {"ETag": f'"{(before if _flag(request, "dry_run") else after).etag}"'},
         "application/json",
     )
-
-
-async def _body(request: Request, kind: type[T]) -> T:
-    try:
-        return TypeAdapter(kind).validate_python(read_json(await request.body()))
-    except ValidationError as error:
-        raise InvalidInput("the body does not fit", faults=faults_of(error)) from None
 
 
 def _name(given: str, kind: Any, what: str) -> str:

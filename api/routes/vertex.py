@@ -10,11 +10,11 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from api.ask import ask, failure, in_body
 from api.auth import caller_of
-from api.bodies import faults_of, read_json
+from api.bodies import read_model
 from api.deps import services
 from api.errors import job_url
 from api.inputs import InputCheck
@@ -49,10 +49,7 @@ async def predict(request: Request) -> Response:
     """One job of `ML_DEFAULT_MODEL`, or of the only model, whose items are the instances."""
     parts = services(request)
     caller = caller_of(request, Scope.SUBMIT)
-    try:
-        asked = PredictRequest.model_validate(read_json(await request.body()))
-    except ValidationError as error:
-        raise InvalidInput("the request does not fit", faults=faults_of(error)) from None
+    asked = read_model(PredictRequest, await request.body())
     models = [name for name in parts.catalog.models if caller.may_use(name)]
     model = parts.settings.default_model or (models[0] if len(models) == 1 else "")
     if not model:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from api.answers import json_response
 from api.auth import Caller, caller_of
-from api.bodies import faults_of, read_json
+from api.bodies import read_model
 from api.deliver.secrets import Secrets
 from api.deps import services
 from api.docs import REDELIVER_QUERY, json_body, problems
@@ -111,11 +111,8 @@ async def secret(request: Request) -> Response:
 )
 async def rotate(request: Request) -> Response:
     """For `grace_s` (a day) each webhook has the signatures of the old one and the new."""
-    caller, body = caller_of(request, Scope.SUBMIT), await request.body()
-    try:
-        asked = Rotation.model_validate(read_json(body) if body else {})
-    except ValidationError as error:
-        raise InvalidInput(faults=faults_of(error)) from None
+    caller = caller_of(request, Scope.SUBMIT)
+    asked = read_model(Rotation, await request.body(), optional=True)
     return _secret(await services(request).webhook_secrets.rotate(caller.owner, grace_s=asked.grace_s))
 
 
