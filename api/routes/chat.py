@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from api.answers import job_headers
 from api.ask import wait_for
 from api.auth import caller_of
 from api.bodies import read_model
@@ -13,7 +14,6 @@ from api.chat_answers import ChatCompletion, Words
 from api.chat_stream import ChatStream, read
 from api.deps import Services, services
 from api.docs import json_body, openai_errors
-from api.errors import job_url
 from api.inputs import InInput
 from api.jobs import refuse_foreign
 from api.plain_route import PlainRoute
@@ -59,7 +59,7 @@ async def completions(request: Request) -> Response:
     reply = read(request, words, asks, answer)
     if isinstance(reply, Response):
         return reply
-    headers = {"Location": job_url(words.ticket.job_id), "ML-Model": str(words.ticket.ref)}
+    headers = job_headers(words.ticket)
     body = words.completion(reply, answer.ours.get("tokens", 0))
     return Response(body, headers=headers, media_type="application/json")
 

@@ -6,11 +6,12 @@ import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from api.answers import job_headers
 from api.ask import Answer, failure, in_body, wait_for
 from api.bodies import INFERENCE, read_job
 from api.deps import services
 from api.docs import BINARY, INFERENCE_BODY, problems
-from api.errors import job_url, problem
+from api.errors import problem
 from api.jobs import prefixed
 from api.plain_route import PlainRoute
 from api.prefer import parse_prefer
@@ -59,7 +60,7 @@ def answer_response(request: Request, answer: Answer) -> Response:
     failed = failure(request, answer, lambda fault: in_body(fault, "data"))
     if failed is not None:
         return failed
-    headers = {"Location": job_url(ticket.job_id), "ML-Model": str(ticket.ref)}
+    headers = job_headers(ticket)
     try:
         octets = in_octets(request, answer.meta["result"] if stored is None else Stored(stored), headers)
     except NotAcceptable as error:

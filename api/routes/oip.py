@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from api import VERSION
 from api.admin import admin_only
+from api.answers import job_headers
 from api.ask import Answer, ask, failure
 from api.auth import caller_of
 from api.bodies import read_json, read_model
 from api.deps import Services, services
-from api.errors import job_url
 from api.jobs import refuse_foreign
 from api.oip import inputs_of, items_of, outputs_of, tensors_of
 from api.paths import OIP_MODEL
@@ -346,7 +346,7 @@ def _answer(model: str, asked: InferRequest, answer: Answer, tensors: list[Tenso
             told["data"] = to_json(tensor)
         head["outputs"].append(told)
     text = orjson.dumps(head)
-    headers = {"Location": job_url(answer.ticket.job_id), "ML-Model": str(answer.ticket.ref)}
+    headers = job_headers(answer.ticket)
     if not tail:
         return Response(text, headers=headers, media_type="application/json")
     headers["Inference-Header-Content-Length"] = str(len(text))

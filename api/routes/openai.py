@@ -13,13 +13,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints
 
+from api.answers import job_headers
 from api.ask import Answer, ask, failure
 from api.auth import caller_of
 from api.binary import flatten, little_endian
 from api.bodies import read_model
 from api.deps import Services, services
 from api.docs import openai_errors
-from api.errors import job_url, problem
+from api.errors import problem
 from api.jobs import refuse_foreign
 from api.plain_route import PlainRoute
 from api.submission import NewJob
@@ -189,7 +190,7 @@ def _answer(request: Request, asked: EmbeddingsRequest, answer: Answer) -> Respo
         "data": data,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
-    headers = {"Location": job_url(answer.ticket.job_id), "ML-Model": str(answer.ticket.ref)}
+    headers = job_headers(answer.ticket)
     return Response(orjson.dumps(body), headers=headers, media_type="application/json")
 
 

@@ -12,11 +12,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.answers import job_headers
 from api.ask import ask, failure, in_body
 from api.auth import caller_of
 from api.bodies import read_model
 from api.deps import services
-from api.errors import job_url
 from api.inputs import InputCheck
 from api.routes.sagemaker import ping
 from api.submission import NewJob
@@ -71,7 +71,7 @@ async def predict(request: Request) -> Response:
         return failed
     output = answer.output
     body = {"predictions": output if isinstance(output, list) else [output]}
-    headers = {"Location": job_url(answer.ticket.job_id), "ML-Model": str(answer.ticket.ref)}
+    headers = job_headers(answer.ticket)
     return Response(orjson.dumps(body), headers=headers, media_type="application/json")
 
 
