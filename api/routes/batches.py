@@ -34,7 +34,7 @@ def _response(batch: Batch, *, status: int = 200, applied: str | None = None) ->
     headers = {"Location": batch_url(batch.id)}
     if applied:
         headers["Preference-Applied"] = applied
-    return Response(batch.model_dump_json(), status, headers, "application/json")
+    return json_response(batch, status, headers)
 
 
 @router.post(

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
+from api.answers import json_response
 from api.auth import caller_of
 from api.deps import services
 from api.docs import problems
@@ -58,7 +59,7 @@ async def upload(request: Request) -> Response:
     elif request.headers.get("content-length", "").isdigit():
         length = int(request.headers["content-length"])
     told = await services(request).files.add(caller, pieces, content_type=plain_type(kind), length=length)
-    return Response(told.model_dump_json(), 201, {"Location": f"/v1/files/{told.id}"}, media_type="application/json")
+    return json_response(told, 201, {"Location": f"/v1/files/{told.id}"})
 
 
 @router.get(

@@ -6,7 +6,7 @@ import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from api.answers import job_headers
+from api.answers import job_headers, json_response
 from api.ask import Answer, failure, in_body, wait_for
 from api.bodies import INFERENCE, read_job
 from api.deps import services
@@ -81,4 +81,4 @@ def answer_response(request: Request, answer: Answer) -> Response:
         body["fallback_for"] = ticket.fallback_for
     if ours.get("faults"):
         body["errors"] = [fault | {"pointer": f"/data{fault['pointer']}"} for fault in ours["faults"]]
-    return Response(orjson.dumps(body), headers=headers, media_type="application/json")
+    return json_response(body, headers=headers)

@@ -8,6 +8,7 @@ import re
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from api.answers import json_response
 from api.auth import Caller, caller_of
 from api.bodies import JOBS, read_job
 from api.deps import Services, services
@@ -48,7 +49,7 @@ def job_response(job: Job, *, status: int = 200, applied: str | None = None) -> 
     headers = {"Location": job_url(job.id)}
     if applied:
         headers["Preference-Applied"] = applied
-    return Response(job.model_dump_json(), status, headers, "application/json")
+    return json_response(job, status, headers)
 
 
 async def accepted(parts: Services, ticket: Ticket, caller: Caller, *, applied: str | None = None) -> Response:

@@ -175,4 +175,4 @@ def told(key: ApiKey, now: datetime) -> KeyTold:
 
 def _made(made: Made, status: int) -> Response:
     body = NewKey(secret=made.secret, **told(made.key, datetime.now(UTC)).model_dump())
-    return Response(body.model_dump_json(), status, {"Cache-Control": "no-store"}, "application/json")
+    return json_response(body, status, {"Cache-Control": "no-store"})

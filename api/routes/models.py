@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from api.answers import json_response
 from api.auth import caller_of, needs
 from api.deps import Services, services
 from api.docs import problems
@@ -35,7 +35,7 @@ async def list_models(request: Request) -> Response:
     data = [_entry(parts, name, spec, workers, paused=paused) for name, spec in mine]
     models = [(name, entry) for name, entry in parts.registry.known.models.items() if caller.may_use(name)]
     under_way = [rollout(name, entry, workers).model_dump(mode="json") for name, entry in models if entry.rolling]
-    return _json({"object": "list", "data": data, "rollouts": under_way}, parts.registry.known.etag)
+    return json_response({"object": "list", "data": data, "rollouts": under_way}, headers=_etag(parts))
 
 
 @router.get(
@@ -54,10 +54,10 @@ async def read_model(request: Request, model: str) -> Response:
         ref = parts.catalog.resolve(model)
     except UnknownModel as error:
         told = {"message": error.message, "type": "invalid_request_error", "param": None, "code": error.code}
-        return _json({"error": told}, parts.registry.known.etag, 404)
+        return json_response({"error": told}, 404, _etag(parts))
     pin = ref.version if "@" in model else None
     spec = parts.catalog.spec(ref.model)
-    return _json(_entry(parts, ref.model, spec, workers, paused=paused, pin=pin), parts.registry.known.etag)
+    return json_response(_entry(parts, ref.model, spec, workers, paused=paused, pin=pin), headers=_etag(parts))
 
 
 async def _look(parts: Services) -> tuple[Workers, dict[str, datetime]]:
@@ -130,5 +130,5 @@ def _rollout(parts: Services, name: str, workers: Workers) -> dict[str, Any] | N
     return rollout(name, entry, workers).model_dump(mode="json")
 
 
-def _json(body: dict[str, Any], etag: str, status: int = 200) -> Response:
-    return Response(orjson.dumps(body), status, {"ETag": f'"{etag}"'}, "application/json")
+def _etag(parts: Services) -> dict[str, str]:
+    return {"ETag": f'"{parts.registry.known.etag}"'}

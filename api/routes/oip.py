@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from api import VERSION
 from api.admin import admin_only
-from api.answers import job_headers
+from api.answers import job_headers, json_response
 from api.ask import Answer, ask, failure
 from api.auth import caller_of
 from api.bodies import read_json, read_model
@@ -71,21 +71,21 @@ class InferRequest(BaseModel):
 @router.get("/health/live")
 async def live() -> Response:
     """The process answers."""
-    return _json({"live": True})
+    return json_response({"live": True})
 
 
 @router.get("/health/ready")
 async def ready(request: Request) -> Response:
     """Jobs can be queued. (The protocol's key is `live`, KServe's client reads `ready`.)"""
     missing = [one for one in await check(services(request), None) if not one.ready]
-    return _json({"ready": not missing, "live": True}, 503 if missing else 200)
+    return json_response({"ready": not missing, "live": True}, 503 if missing else 200)
 
 
 @router.get("")
 async def server(request: Request) -> Response:
     """What this is."""
     caller_of(request, Scope.READ)
-    return _json({"name": "ml-service", "version": VERSION, "extensions": _EXTENSIONS})
+    return json_response({"name": "ml-service", "version": VERSION, "extensions": _EXTENSIONS})
 
 
 @router.get(f"{_MODEL}/ready")
@@ -99,7 +99,7 @@ async def model_ready(request: Request, model: str, version: str | None = None) 
         raise ModelUnavailable(f"no living worker serves {ref}")
     if ref.model in paused:
         raise ModelUnavailable(f"{ref.model} is paused")
-    return _json({"name": model, "ready": True})
+    return json_response({"name": model, "ready": True})
 
 
 @router.get(f"{_MODEL}/config")
@@ -109,7 +109,7 @@ async def config(request: Request, model: str, version: str | None = None) -> Re
     parts = services(request)
     ref = _ref(request, model, version)
     inputs, outputs = await _tensors(parts, ref)
-    return _json(
+    return json_response(
         {
             "name": model,
             "platform": _platform(parts, ref),
@@ -148,7 +148,7 @@ async def stats(request: Request, model: str | None = None, version: str | None 
                 "running": states["running"],
             }
         )
-    return _json({"model_stats": told})
+    return json_response({"model_stats": told})
 
 
 @router.post(f"{_MODEL}/infer")
@@ -189,21 +189,21 @@ async def index(request: Request) -> Response:
         if not (only_ready and reason):
             state = "UNAVAILABLE" if reason else "READY"
             told.append({"name": ref.model, "version": ref.version, "state": state, "reason": reason})
-    return _json(told)
+    return json_response(told)
 
 
 @router.post(f"/repository/models/{OIP_MODEL}/load", dependencies=[Depends(admin_only)])
 async def load(request: Request, model: str) -> Response:
     """Its jobs start (again): see `unload`. What is loaded, and when, is for models.yaml to say."""
     await services(request).pauses.resume(model)
-    return _json({})
+    return json_response({})
 
 
 @router.post(f"/repository/models/{OIP_MODEL}/unload", dependencies=[Depends(admin_only)])
 async def unload(request: Request, model: str) -> Response:
     """A pause: no job of it starts; what comes waits. The memory of a lazy model is free after its `keep_alive_s`."""
     await services(request).pauses.pause(model)
-    return _json({})
+    return json_response({})
 
 
 @router.get(_VERSIONED)
@@ -213,7 +213,7 @@ async def metadata(request: Request, model: str, version: str | None = None) -> 
     parts = services(request)
     ref = _ref(request, model, version)
     inputs, outputs = await _tensors(parts, ref)
-    return _json(
+    return json_response(
         {
             "name": model,
             "versions": list(parts.catalog.spec(ref.model).versions),
@@ -351,7 +351,3 @@ def _answer(model: str, asked: InferRequest, answer: Answer, tensors: list[Tenso
         return Response(text, headers=headers, media_type="application/json")
     headers["Inference-Header-Content-Length"] = str(len(text))
     return Response(b"".join([text, *tail]), headers=headers, media_type="application/octet-stream")
-
-
-def _json(body: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(body), status, media_type="application/json")

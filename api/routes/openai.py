@@ -8,12 +8,11 @@ import math
 from array import array
 from typing import Annotated, Any, Literal
 
-import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints
 
-from api.answers import job_headers
+from api.answers import job_headers, json_response
 from api.ask import Answer, ask, failure
 from api.auth import caller_of
 from api.binary import flatten, little_endian
@@ -190,8 +189,7 @@ def _answer(request: Request, asked: EmbeddingsRequest, answer: Answer) -> Respo
         "data": data,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
-    headers = job_headers(answer.ticket)
-    return Response(orjson.dumps(body), headers=headers, media_type="application/json")
+    return json_response(body, headers=job_headers(answer.ticket))
 
 
 def _encoded(row: Any, form: str) -> Any:

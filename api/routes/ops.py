@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from api.answers import json_response
 from api.auth import known_caller, needs
 from api.deps import Services, services
 from api.docs import problems
@@ -28,7 +28,7 @@ _HEALTH_S = 1.0  # a hanging Redis must not make the health check hang
 @router.get("/livez", summary="The process answers", response_model=None)
 async def livez() -> Response:
     """200 as long as the process lives."""
-    return _json({"status": "ok"})
+    return json_response({"status": "ok"})
 
 
 @router.get("/readyz", summary="Jobs can be queued", response_model=None, responses=problems(404, 503))
@@ -39,7 +39,7 @@ async def readyz(request: Request) -> Response:
     told = {"checks": {one.name: one.told() for one in checks}}
     missing = [one for one in checks if not one.ready]
     if not missing:
-        return _json({"status": "ok", **told})
+        return json_response({"status": "ok", **told})
     detail = "; ".join(f"{one.name}: {one.detail}" for one in missing)
     return problem(request, missing[0].code, detail, more=told)
 
@@ -54,7 +54,7 @@ async def health(request: Request) -> Response:
     except (ServiceError, TimeoutError):
         unknown = {"workers": None, "queue_depth": None}  # 0 would tell a scaler to take workers away
         body = {"status": "degraded", "models": dict.fromkeys(parts.catalog.models, unknown), **unknown}
-    return _json(body if known_caller(request) else {"status": body["status"]})
+    return json_response(body if known_caller(request) else {"status": body["status"]})
 
 
 async def _health(parts: Services) -> dict[str, Any]:
@@ -98,8 +98,4 @@ async def worker_targets(request: Request) -> Response:
     # By name: one that was killed and has started again has two signs of life for a while.
     newest = {sign["worker"]: sign for sign in sorted(signs, key=lambda sign: sign.get("started_at", 0.0))}
     told = [(worker, sign["metrics"]) for worker, sign in newest.items() if sign.get("metrics")]
-    return _json([{"targets": [place], "labels": {"__meta_ml_worker": worker}} for worker, place in told])
-
-
-def _json(body: dict[str, Any] | list[dict[str, Any]]) -> Response:
-    return Response(orjson.dumps(body), media_type="application/json")
+    return json_response([{"targets": [place], "labels": {"__meta_ml_worker": worker}} for worker, place in told])

@@ -13,6 +13,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from api.admin import admin_only
+from api.answers import json_response
 from api.bodies import faults_of, read_model
 from api.deps import services
 from api.docs import json_body, problems
@@ -147,12 +148,8 @@ async def _change(request: Request, how: Callable[[Registry], Registry]) -> Resp
     workers = await parts.presence.workers()
     under_way = [rollout(name, entry, workers) for name, entry in after.models.items() if entry.rolling]
     body = Changed(generation=after.generation, changes=differences(before, after), rollouts=under_way)
-    return Response(
-        body.model_dump_json(),
-        202 if under_way else 200,
-        {"ETag": f'"{(before if _flag(request, "dry_run") else after).etag}"'},
-        "application/json",
-    )
+    etag = (before if _flag(request, "dry_run") else after).etag
+    return json_response(body, 202 if under_way else 200, {"ETag": f'"{etag}"'})
 
 
 def _name(given: str, kind: Any, what: str) -> str:

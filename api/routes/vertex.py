@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.answers import job_headers
+from api.answers import job_headers, json_response
 from api.ask import ask, failure, in_body
 from api.auth import caller_of
 from api.bodies import read_model
@@ -71,8 +70,7 @@ async def predict(request: Request) -> Response:
         return failed
     output = answer.output
     body = {"predictions": output if isinstance(output, list) else [output]}
-    headers = job_headers(answer.ticket)
-    return Response(orjson.dumps(body), headers=headers, media_type="application/json")
+    return json_response(body, headers=job_headers(answer.ticket))
 
 
 def _instance(value: Any, inputs: InputCheck, task: Task | None) -> Any:

@@ -118,6 +118,5 @@ async def rotate(request: Request) -> Response:
 
 def _secret(found: Secrets) -> Response:
     until = max((one.until for one in found.previous), default=None)
-    answer = json_response(WebhookSecret(secret=found.secret, previous_until=until))
-    answer.headers["Cache-Control"] = "no-store"
-    return answer
+    told = WebhookSecret(secret=found.secret, previous_until=until)
+    return json_response(told, headers={"Cache-Control": "no-store"})
