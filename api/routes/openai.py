@@ -18,7 +18,7 @@ from api.auth import caller_of
 from api.binary import flatten, little_endian
 from api.bodies import read_model
 from api.deps import Services, services
-from api.docs import openai_errors
+from api.docs import json_body, openai_errors
 from api.errors import problem
 from api.jobs import refuse_foreign
 from api.plain_route import PlainRoute
@@ -84,12 +84,7 @@ class EmbeddingsAnswer(BaseModel):
         200: {"model": EmbeddingsAnswer},
         **openai_errors(400, 401, 403, 404, 413, 429, 500, 502, 503, 504, 507),
     },
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/EmbeddingsRequest"}}},
-        }
-    },
+    openapi_extra=json_body(EmbeddingsRequest),
 )
 async def embeddings(request: Request) -> Response:
     """One job, and its answer. It is waited for as long as the client waits (`x-stainless-read-timeout`, which OpenAI's
