@@ -14,6 +14,7 @@ from api.batch_lines import Raw, in_slices, json_lines, read_list
 from api.bodies import JSON_FIELDS, JSON_LIKE, faults_of, typed
 from api.caps import JSON_LINES, content_type
 from api.inputs import pointer
+from api.middleware import headers_of
 from api.schemas import BatchRequest
 from api.submission import NewJob
 from shared.api_keys import Scope
@@ -43,7 +44,7 @@ async def read_batch(request: Request, catalog: Catalog, *, longest: int) -> tup
         raise UnsupportedMedia(
             f"content type {kind!r} is not supported; send a JSON object with `inputs`, or application/x-ndjson"
         )
-    new.caller, new.headers = caller, request.scope["state"].setdefault("headers", {})
+    new.caller, new.headers = caller, headers_of(request)
     return new, slices
 
 

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from api.auth import caller_of
 from api.inputs import FILE, URL, pointer
+from api.middleware import headers_of
 from api.schemas import InferenceRequest, JobRequest
 from api.submission import NewJob
 from shared.api_keys import Scope
@@ -83,7 +84,7 @@ async def read_job(
             fields[face.model_field] = default_model or models[0]
     new = _new_job(fields, files, face, models)
     new.references = references
-    new.caller, new.headers = caller, request.scope["state"].setdefault("headers", {})
+    new.caller, new.headers = caller, headers_of(request)
     return new
 
 

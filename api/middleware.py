@@ -68,6 +68,12 @@ class RequestId:
             await problem(Request(scope), "internal_error", text)(scope, receive, tagged)
 
 
+def headers_of(request: Request) -> dict[str, str]:
+    """Of the request's answer, whatever it will be: what is put there, `RequestId` adds."""
+    headers: dict[str, str] = request.scope["state"].setdefault("headers", {})
+    return headers
+
+
 class PlainPath:
     """400 for a path with control characters. Routes are matched by regular expressions, whose `$` also stands before
     a last line feed: `DELETE /v1/models/bert%0A` would mean `bert`."""

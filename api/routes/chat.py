@@ -16,6 +16,7 @@ from api.deps import Services, services
 from api.docs import json_body, openai_errors
 from api.inputs import InInput
 from api.jobs import refuse_foreign
+from api.middleware import headers_of
 from api.plain_route import PlainRoute
 from api.routes.openai import patience_s
 from api.submission import NewJob, Ticket
@@ -43,7 +44,7 @@ async def completions(request: Request) -> Response:
     parts = services(request)
     caller = caller_of(request, Scope.SUBMIT)
     asked = read_model(ChatRequest, await request.body())
-    new = NewJob(asked.model, caller=caller, headers=request.scope["state"].setdefault("headers", {}))
+    new = NewJob(asked.model, caller=caller, headers=headers_of(request))
     refuse_foreign(new)
     ref = parts.catalog.resolve(asked.model)
     new.picked = not new.pinned

@@ -23,6 +23,7 @@ from api.auth import caller_of
 from api.bodies import read_json, read_model
 from api.deps import Services, services
 from api.jobs import refuse_foreign
+from api.middleware import headers_of
 from api.oip import inputs_of, items_of, outputs_of, tensors_of
 from api.paths import OIP_MODEL
 from api.presence import Workers
@@ -158,8 +159,7 @@ async def infer(request: Request, model: str, version: str | None = None) -> Res
     `priority` 1 is high, 3 and above low; other parameters are the task's own."""
     parts, caller = services(request), caller_of(request, Scope.SUBMIT)
     asked, tensors = _read(await request.body(), request.headers.get(HEADER))
-    new = NewJob(model, version=version or None, caller=caller)
-    new.headers = request.scope["state"].setdefault("headers", {})
+    new = NewJob(model, version=version or None, caller=caller, headers=headers_of(request))
     ref = _ref(request, model, version, Scope.SUBMIT)
     task, schema = await _contract(parts, ref)
     new.input = items_of(tensors, task, (schema or {}).get("input_schema"))

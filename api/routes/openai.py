@@ -21,6 +21,7 @@ from api.deps import Services, services
 from api.docs import json_body, openai_errors
 from api.errors import problem
 from api.jobs import refuse_foreign
+from api.middleware import headers_of
 from api.plain_route import PlainRoute
 from api.submission import NewJob
 from shared.api_keys import Scope
@@ -92,7 +93,7 @@ async def embeddings(request: Request) -> Response:
     parts = services(request)
     caller = caller_of(request, Scope.SUBMIT)
     asked = _read(await request.body())
-    new = NewJob(asked.model, caller=caller, headers=request.scope["state"].setdefault("headers", {}))
+    new = NewJob(asked.model, caller=caller, headers=headers_of(request))
     refuse_foreign(new)
     new.input = _input(parts, asked)
     if asked.dimensions is not None:

@@ -17,6 +17,7 @@ from api.auth import caller_of
 from api.bodies import read_model
 from api.deps import services
 from api.inputs import InputCheck
+from api.middleware import headers_of
 from api.routes.sagemaker import ping
 from api.submission import NewJob
 from shared.api_keys import Scope
@@ -53,7 +54,7 @@ async def predict(request: Request) -> Response:
     model = parts.settings.default_model or (models[0] if len(models) == 1 else "")
     if not model:
         raise BadRequest(f"there are several models: say which is meant by ML_DEFAULT_MODEL ({', '.join(models)})")
-    new = NewJob(model, caller=caller, headers=request.scope["state"].setdefault("headers", {}))
+    new = NewJob(model, caller=caller, headers=headers_of(request))
     new.parameters = _whole(asked.parameters or {})
     ref = parts.catalog.resolve(model)
     spec = parts.catalog.spec(ref.model)
