@@ -9,9 +9,9 @@ from typing import Any
 from fastapi import Request
 from pydantic import ValidationError
 
-from api.auth import caller_of
+from api.auth import Caller, caller_of
 from api.batch_lines import Raw, in_slices, json_lines, read_list
-from api.bodies import JSON_FIELDS, JSON_LIKE, faults_of, typed
+from api.bodies import JSON_FIELDS, JSON_LIKE, faults_of, only_model, typed
 from api.caps import JSON_LINES, content_type
 from api.inputs import pointer
 from api.middleware import headers_of
@@ -30,7 +30,7 @@ async def read_batch(request: Request, catalog: Catalog, *, longest: int) -> tup
     caller = caller_of(request, Scope.SUBMIT)
     kind = content_type(request.scope)
     if kind in JSON_LINES:
-        new = _asked(typed(dict(request.query_params), JSON_FIELDS), caller.may_use, catalog)
+        new = _asked(typed(dict(request.query_params), JSON_FIELDS), caller, catalog)
         slices = json_lines(request.stream(), longest)
     elif kind in JSON_LIKE or kind.endswith("+json"):
         fields, inputs = await asyncio.to_thread(read_list, await request.body())
@@ -38,7 +38,7 @@ async def read_batch(request: Request, catalog: Catalog, *, longest: int) -> tup
             message = "must be a list" if "inputs" in fields else "Field required"
             others = [Fault(pointer=pointer([name]), message="Extra inputs are not permitted") for name in _odd(fields)]
             raise InvalidInput("the request does not fit", faults=[Fault(pointer="/inputs", message=message), *others])
-        new = _asked(fields, caller.may_use, catalog)
+        new = _asked(fields, caller, catalog)
         slices = in_slices(inputs)
     else:
         raise UnsupportedMedia(
@@ -52,12 +52,12 @@ def _odd(fields: dict[str, Any]) -> list[str]:
     return [name for name in fields if name not in BatchRequest.model_fields]
 
 
-def _asked(fields: dict[str, Any], may_use: Any, catalog: Catalog) -> NewJob:
+def _asked(fields: dict[str, Any], caller: Caller, catalog: Catalog) -> NewJob:
     if fields.get("model") is None:
-        models = sorted(name for name in catalog.models if may_use(name))
-        if len(models) != 1:
-            raise InvalidInput(faults=[Fault(pointer="/model", message=f"Field required: one of {', '.join(models)}")])
-        fields["model"] = models[0]
+        model, choice = only_model(caller, catalog)
+        if not model:
+            raise InvalidInput(faults=[Fault(pointer="/model", message=f"Field required: one of {choice}")])
+        fields["model"] = model
     try:
         envelope = BatchRequest.model_validate(fields)
     except ValidationError as error:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from api.auth import caller_of
+from api.auth import Caller, caller_of
 from api.inputs import FILE, URL, pointer
 from api.middleware import headers_of
 from api.schemas import InferenceRequest, JobRequest
@@ -77,15 +77,22 @@ async def read_job(
             raise BadRequest("the body is empty")
     else:
         raise UnsupportedMedia(f"content type {kind!r} is not supported; send JSON, multipart/form-data, or a raw file")
-    models: list[str] = []
+    choice = ""
     if fields.get(face.model_field) is None:
-        models = sorted(name for name in catalog.models if caller.may_use(name))
-        if default_model or len(models) == 1:
-            fields[face.model_field] = default_model or models[0]
-    new = _new_job(fields, files, face, models)
+        model, choice = only_model(caller, catalog, default_model)
+        if model:
+            fields[face.model_field] = model
+    new = _new_job(fields, files, face, choice)
     new.references = references
     new.caller, new.headers = caller, headers_of(request)
     return new
+
+
+def only_model(caller: Caller, catalog: Catalog, default: str = "") -> tuple[str, str]:
+    """Which model is meant where a request names none: `default`, or the only one that its caller may use; empty: there
+    is none, or more than one. And those there are, for people."""
+    models = sorted(name for name in catalog.models if caller.may_use(name))
+    return default or (models[0] if len(models) == 1 else ""), ", ".join(models)
 
 
 def _utf8(body: bytes) -> str:
@@ -129,14 +136,14 @@ def faults_of(error: ValidationError) -> list[Fault]:
     ]
 
 
-def _new_job(fields: dict[str, Any], files: list[tuple[str, bytes]], face: Face, models: list[str]) -> NewJob:
+def _new_job(fields: dict[str, Any], files: list[tuple[str, bytes]], face: Face, choice: str) -> NewJob:
     faults: list[Fault] = []
     try:
         envelope = face.schema.model_validate(fields)
     except ValidationError as error:
         faults += faults_of(error)
     if fields.get(face.model_field) is None:
-        faults.append(Fault(pointer=f"/{face.model_field}", message=f"Field required: one of {', '.join(models)}"))
+        faults.append(Fault(pointer=f"/{face.model_field}", message=f"Field required: one of {choice}"))
     if face.input_field not in fields and not files:
         faults.append(Fault(pointer=f"/{face.input_field}", message="Field required"))
     if faults:

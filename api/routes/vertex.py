@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.answers import job_headers, json_response
 from api.ask import ask, failure, in_body
 from api.auth import caller_of
-from api.bodies import read_model
+from api.bodies import only_model, read_model
 from api.deps import services
 from api.inputs import InputCheck
 from api.middleware import headers_of
@@ -50,10 +50,9 @@ async def predict(request: Request) -> Response:
     parts = services(request)
     caller = caller_of(request, Scope.SUBMIT)
     asked = read_model(PredictRequest, await request.body())
-    models = [name for name in parts.catalog.models if caller.may_use(name)]
-    model = parts.settings.default_model or (models[0] if len(models) == 1 else "")
+    model, choice = only_model(caller, parts.catalog, parts.settings.default_model)
     if not model:
-        raise BadRequest(f"there are several models: say which is meant by ML_DEFAULT_MODEL ({', '.join(models)})")
+        raise BadRequest(f"there are several models: say which is meant by ML_DEFAULT_MODEL ({choice})")
     new = NewJob(model, caller=caller, headers=headers_of(request))
     new.parameters = _whole(asked.parameters or {})
     ref = parts.catalog.resolve(model)
