@@ -8,15 +8,15 @@ from fastapi import Request
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from api.answers import job_headers
 from api.ask import Answer, failure
 from api.chat import Chatter, Reply, no_chat
 from api.chat_answers import Words
 from api.deps import Services
-from api.errors import CallerGone, job_url, problem
+from api.errors import CallerGone, problem
+from api.events import HEADERS, KEEP_ALIVE, KEEP_ALIVE_S, write
 from api.said import Speech, listening
 from shared.errors import ServiceError
-
-KEEP_ALIVE_S = 15.0  # proxies cut connections that are silent for a minute
 
 
 def read(request: Request, words: Words, asks: Chatter, answer: Answer) -> Reply | Response:
@@ -65,7 +65,7 @@ class ChatStream(Response):
         """All of the answer; or what is to be told in the place of its end."""
         words = self._words
         while not isinstance(said := await speech.more(KEEP_ALIVE_S if self._begun else math.inf), Answer):
-            await self._write(send, words.more(said) or b": keep-alive\n\n")
+            await self._write(send, words.more(said) or KEEP_ALIVE)
         reply = read(self._request, words, self._asks, said)
         if isinstance(reply, Response):
             return reply
@@ -77,16 +77,7 @@ class ChatStream(Response):
         """Waits as long as the caller does not read."""
         if not self._begun:
             self._begun = True
-            await send({"type": "http.response.start", "status": 200, "headers": self._head()})
+            own = [(name.lower().encode(), value.encode()) for name, value in job_headers(self._words.ticket).items()]
+            await send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *own]})
             body = self._words.begin() + body
-        await send({"type": "http.response.body", "body": body, "more_body": True})
-
-    def _head(self) -> list[tuple[bytes, bytes]]:
-        ticket = self._words.ticket
-        return [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-store"),
-            (b"x-accel-buffering", b"no"),  # nginx would hold events back
-            (b"location", job_url(ticket.job_id).encode()),
-            (b"ml-model", str(ticket.ref).encode()),
-        ]
+        await write(send, body)

@@ -31,6 +31,7 @@ HEADERS = [
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),  # nginx would hold events back
 ]
+KEEP_ALIVE = b": keep-alive\n\n"
 
 
 class Story:
@@ -130,7 +131,7 @@ class EventStream(Response):
                 async with asyncio.timeout(KEEP_ALIVE_S):
                     await following.woken.wait()
             except TimeoutError:
-                await write(send, b": keep-alive\n\n")
+                await write(send, KEEP_ALIVE)
                 continue
             following.woken.clear()  # before the look: what comes from now on wakes again
             try:
