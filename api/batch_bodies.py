@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from api.auth import Caller, caller_of
 from api.batch_lines import Raw, in_slices, json_lines, read_list
-from api.bodies import JSON_FIELDS, JSON_LIKE, faults_of, only_model, typed
-from api.caps import JSON_LINES, content_type
+from api.bodies import JSON_FIELDS, faults_of, only_model, typed
+from api.content_types import JSON_LINES, content_type, taken_for_json
 from api.inputs import pointer
 from api.middleware import headers_of
 from api.schemas import BatchRequest
@@ -32,7 +32,7 @@ async def read_batch(request: Request, catalog: Catalog, *, longest: int) -> tup
     if kind in JSON_LINES:
         new = _asked(typed(dict(request.query_params), JSON_FIELDS), caller, catalog)
         slices = json_lines(request.stream(), longest)
-    elif kind in JSON_LIKE or kind.endswith("+json"):
+    elif taken_for_json(kind):
         fields, inputs = await asyncio.to_thread(read_list, await request.body())
         if "inputs" in fields or inputs is None:
             message = "must be a list" if "inputs" in fields else "Field required"

@@ -16,6 +16,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from api.auth import Caller, caller_of
+from api.content_types import content_type, taken_for_json
 from api.inputs import FILE, URL, pointer
 from api.middleware import headers_of
 from api.schemas import InferenceRequest, JobRequest
@@ -29,7 +30,6 @@ from shared.task import message_of
 M = TypeVar("M", bound=BaseModel)
 
 _MOST_FILES = 2048
-JSON_LIKE = {"", "application/json", "text/plain", "text/json", "application/x-www-form-urlencoded"}
 _RAW = ("image/", "audio/", "video/", "application/octet-stream")
 JSON_FIELDS = {"parameters", "labels", "webhook"}
 _REFERENCES = (f'"{FILE}"'.encode(), f'"{URL}"'.encode())
@@ -55,14 +55,14 @@ async def read_job(
     there is only one); `plain_text`: a text/plain body is a text, not JSON of an odd type. Raises Forbidden for a key
     that may not submit, BadRequest, UnsupportedMedia, InvalidInput (pointers into the body)."""
     caller = caller_of(request, Scope.SUBMIT)
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = content_type(request.scope)
     files: list[tuple[str, bytes]] = []
     references = False
     fields: Any
     if plain_text and kind == "text/plain":
         fields = typed(dict(request.query_params), JSON_FIELDS)
         fields[face.input_field] = {"text": _utf8(await request.body())}
-    elif kind in JSON_LIKE or kind.endswith("+json"):
+    elif taken_for_json(kind):
         body = await request.body()
         fields, references = read_json(body), has_references(body)
         if not isinstance(fields, dict):

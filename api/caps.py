@@ -6,18 +6,11 @@ from collections.abc import Callable
 
 from starlette.types import Scope
 
+from api.content_types import JSON_LINES, content_type
 from shared.settings import Settings
 
 _MULTIPART_BYTES = 100_000  # around a file
 Cap = Callable[[Scope], int]
-
-JSON_LINES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/jsonlines"})
-
-
-def content_type(scope: Scope) -> str:
-    """Without its parameters; empty where there is none."""
-    found = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
-    return str(found.decode("latin-1")).partition(";")[0].strip().lower()
 
 
 def body_cap(settings: Settings) -> Cap:

@@ -13,6 +13,7 @@ from typing import Any
 
 from api.auth import Caller
 from api.bodies import read_json
+from api.content_types import is_json
 from api.files import FileService
 from api.inputs import FILE, URL, InInput, pointer
 from api.payloads import ApiPayloads, Fetched, FilePart
@@ -97,7 +98,7 @@ class References:
         if sum(part.size for part in parts.values()) > most_bytes:
             raise TooLarge(f"the model takes inputs of up to {most_bytes} bytes; the files of this one have more")
         whole = parts.get("")
-        if isinstance(whole, FilePart) and _is_json(whole.content_type):
+        if isinstance(whole, FilePart) and is_json(whole.content_type):
             return Resolved(await self._read(whole), whole)
         urls = [part for part in parts.values() if isinstance(part, UrlPart)]
         return Resolved(_replaced(value, "", parts), urls=urls)
@@ -165,8 +166,3 @@ def _replaced(value: Any, at: str, parts: dict[str, Elsewhere]) -> Any:
     if isinstance(value, list):
         return [_replaced(item, f"{at}/{index}", parts) for index, item in enumerate(value)]
     return value
-
-
-def _is_json(content_type: str) -> bool:
-    kind = content_type.partition(";")[0].strip().lower()
-    return kind == "application/json" or kind.endswith("+json")

@@ -12,6 +12,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from api.answers import json_response
 from api.auth import caller_of
+from api.content_types import plain_kind
 from api.deps import services
 from api.docs import problems
 from api.multipart import one_file
@@ -54,7 +55,7 @@ async def upload(request: Request) -> Response:
     kind = request.headers.get("content-type", "")
     pieces: AsyncIterator[bytes] = request.stream()
     length: int | None = None
-    if kind.partition(";")[0].strip().lower() == "multipart/form-data":
+    if plain_kind(kind) == "multipart/form-data":
         kind, pieces = await one_file(pieces, kind)
     elif request.headers.get("content-length", "").isdigit():
         length = int(request.headers["content-length"])
@@ -119,5 +120,5 @@ async def delete(request: Request, file_id: str) -> Response:
 
 def plain_type(told: str) -> str:
     """A content type without its parameters; what is none is bytes."""
-    kind = told.partition(";")[0].strip().lower()
+    kind = plain_kind(told)
     return kind if _TYPE.fullmatch(kind) else _OCTETS
