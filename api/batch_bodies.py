@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import Request
 from pydantic import ValidationError
 
 from api.auth import Caller, caller_of
-from api.batch_lines import Raw, in_slices, json_lines, read_list
+from api.batch_lines import Slices, in_slices, json_lines, read_list
 from api.bodies import JSON_FIELDS, faults_of, only_model, typed
 from api.content_types import JSON_LINES, content_type, taken_for_json
 from api.inputs import pointer
@@ -20,8 +19,6 @@ from api.submission import NewJob
 from shared.api_keys import Scope
 from shared.catalog import Catalog
 from shared.errors import Fault, InvalidInput, UnsupportedMedia
-
-Slices = AsyncIterator[list[Raw]]
 
 
 async def read_batch(request: Request, catalog: Catalog, *, longest: int) -> tuple[NewJob, Slices]:

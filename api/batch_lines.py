@@ -21,6 +21,9 @@ SLICE_LINES, SLICE_BYTES = 500, 1_000_000
 Raw = bytes | None
 """One input's JSON; None: it was longer than a line may be, and is gone."""
 
+Slices = AsyncIterator[list[Raw]]
+"""All inputs of a batch."""
+
 _BLANK = b" \t\r"
 _BOM = b"\xef\xbb\xbf"
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -80,7 +83,7 @@ class LineSplitter:
         self._blank = 0
 
 
-async def json_lines(chunks: AsyncIterator[bytes], longest: int) -> AsyncIterator[list[Raw]]:
+async def json_lines(chunks: AsyncIterator[bytes], longest: int) -> Slices:
     """Slices of a body of JSON lines; no more of it is in memory than a slice and a line. Raises as `LineSplitter`."""
     splitter = LineSplitter(longest)
     waiting: list[Raw] = []
@@ -196,7 +199,7 @@ def _pairs(spans: array[int]) -> Iterable[tuple[int, int]]:
     return zip(spans[::2], spans[1::2], strict=True)
 
 
-async def in_slices(inputs: list[Raw]) -> AsyncIterator[list[Raw]]:
+async def in_slices(inputs: list[Raw]) -> Slices:
     """A list as a stream of JSON lines would give it. It is empty afterwards: what was given is held no more."""
     inputs.reverse()
     while inputs:

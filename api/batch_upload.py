@@ -7,14 +7,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from api.batch_intake import REFUSED, Reader, Slice
-from api.batch_lines import Raw
+from api.batch_lines import Raw, Slices
 from api.bodies import has_references
 from api.inputs import InputCheck
 from api.intake import Intake
@@ -38,8 +37,6 @@ from shared.errors import (
 from shared.origin import Carried
 from shared.scripts_batches import Sealed, append_lines, drop_batch, open_batch, seal_batch
 from shared.settings import Settings
-
-Slices = AsyncIterator[list[Raw]]
 
 _LEASE_MS = 600_000  # between two slices; on a slow line one takes two minutes
 _REFERRING = 8  # lines at a time, where some name files or URLs

@@ -11,8 +11,9 @@ from prometheus_client import Counter
 from starlette.types import Receive
 
 from api.auth import Caller
+from api.batch_lines import Slices
 from api.batch_results import Results, cut_error, not_begun
-from api.batch_upload import Slices, Uploads
+from api.batch_upload import Uploads
 from api.durable import Durable
 from api.errors import CallerGone
 from api.payloads import ApiPayloads
