@@ -25,6 +25,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import ConfigError
+from shared.processes import lives
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 OTHER = "other"  # of routes and methods: whatever a caller may invent is one label value
@@ -102,17 +103,7 @@ def _folder() -> str | None:
 def _dead(folder: str) -> list[int]:
     """The processes whose gauges lie in the folder, and that are gone."""
     pids = {int(file.stem.rpartition("_")[2]) for file in Path(folder).glob("gauge_live*.db")}
-    return [pid for pid in pids if not _lives(pid)]
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return [pid for pid in pids if not lives(pid)]
 
 
 class Measure:

@@ -11,6 +11,7 @@ from typing import TypedDict
 
 from shared.beside import STATE_FILE
 from shared.errors import ConfigError
+from shared.processes import lives
 
 
 class State(TypedDict):
@@ -43,7 +44,7 @@ class DataFolder:
         give_up = time.monotonic() + patience_s
         while not _locked(fd):
             holder = int(os.pread(fd, 20, 0) or 0)
-            if _alive(holder) or time.monotonic() > give_up:
+            if lives(holder) or time.monotonic() > give_up:
                 os.close(fd)
                 raise ConfigError(
                     f"another `ml-service up` (pid {holder}) runs on the data folder {self.path}; "
@@ -76,16 +77,4 @@ def _locked(fd: int) -> bool:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    return True
-
-
-def _alive(pid: int) -> bool:
-    if pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
     return True
