@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from api.measure import Measures
+from api.presence import Workers
 from api.sight import CAME, Sight, Sights
 from shared import keys
 from shared.catalog import Catalog
@@ -40,7 +41,7 @@ class _Store(Collector):
             took.add_metric(labels, list(zip(bounds, found.counts, strict=True)), found.sum_s)
         yield took
         yield from _loaded([card for cards in seen.workers.cards.values() for card in cards])
-        yield _worker_info(seen.workers.workers)
+        yield _worker_info(seen.workers)
         if seen.letters is not None:
             yield GaugeMetricFamily("ml_dead_letters", "Dead letters, see /v1/dead", value=seen.letters)
         if seen.webhooks is not None:
@@ -114,12 +115,10 @@ def _webhooks(backlog: Backlog, attempts: dict[str, int]) -> Iterator[Metric]:
     yield came
 
 
-def _worker_info(signs: list[dict[str, Any]]) -> Metric:
+def _worker_info(workers: Workers) -> Metric:
     names = ["worker", "device", "gpu", "uuid", "gpu_name"]
     info = GaugeMetricFamily("ml_worker_info", "1 for a living worker; which GPU is its device", labels=names)
-    # By name: one that was killed and has started again has two signs of life for a while.
-    newest = {sign["worker"]: sign for sign in sorted(signs, key=lambda sign: sign.get("started_at", 0.0))}
-    for worker, sign in newest.items():
+    for worker, sign in workers.newest.items():
         gpu = sign.get("gpu") or {}
         told = (worker, sign.get("device", ""), gpu.get("index", ""), gpu.get("uuid", ""), gpu.get("name", ""))
         info.add_metric([str(label) for label in told], 1)

@@ -29,6 +29,12 @@ class Workers:
     cards: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by ref
     signs: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def newest(self) -> dict[str, dict[str, Any]]:
+        """The living by name: of one that was killed and has started again, which has two signs of life for a while,
+        the later."""
+        return {sign["worker"]: sign for sign in sorted(self.workers, key=lambda sign: sign.get("started_at", 0.0))}
+
     def serves(self, ref: str) -> int:
         """How many living workers serve this version now, or would load it for a job (it is lazy)."""
         lazy = [card for card in self.cards.get(ref, ()) if card.get("load") == "lazy"]

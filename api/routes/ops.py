@@ -94,8 +94,6 @@ async def metrics(request: Request) -> Response:
 async def worker_targets(request: Request) -> Response:
     """The living workers that serve metrics (`ML_METRICS_PORT`), as Prometheus's HTTP service discovery reads them. 503
     while Redis is away: Prometheus keeps what it knows."""
-    signs = (await services(request).presence.workers()).workers
-    # By name: one that was killed and has started again has two signs of life for a while.
-    newest = {sign["worker"]: sign for sign in sorted(signs, key=lambda sign: sign.get("started_at", 0.0))}
+    newest = (await services(request).presence.workers()).newest
     told = [(worker, sign["metrics"]) for worker, sign in newest.items() if sign.get("metrics")]
     return json_response([{"targets": [place], "labels": {"__meta_ml_worker": worker}} for worker, place in told])
