@@ -10,7 +10,8 @@ import httpx
 import typer
 import yaml
 
-from ml_service_client.cli.service import HERE, Url, ask, fail, service
+from ml_service_client.cli.service import Url, ask, fail, service
+from ml_service_client.core.config import HERE
 
 Wait = Annotated[float, typer.Option("--wait", help="seconds to wait until callers get it; 0: do not wait")]
 _PATIENCE_S = 600.0

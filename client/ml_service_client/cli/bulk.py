@@ -19,8 +19,9 @@ from ml_service_client.cli.bulk_progress import Interrupt, Progress
 from ml_service_client.cli.bulk_run import Results, Run, measured, new_name, raw_lines
 from ml_service_client.cli.ending import Failure, exit_code
 from ml_service_client.cli.jobs import Deadline, Labels, Parameters, Priority, ResultTtl, Version, job_options
-from ml_service_client.cli.service import HERE, Url, client
+from ml_service_client.cli.service import Url, client
 from ml_service_client.cli.terminal import ERROR, FAILED, AsJson, note, show_json
+from ml_service_client.core.config import HERE
 from ml_service_client.errors import JobError, MLServiceError
 from ml_service_client.problems import MethodNotAllowed, NotFound, TooLarge
 from ml_service_client.records import Batch, Line

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from ml_service_client.cli.operators import filters
-from ml_service_client.cli.service import HERE, Url, client
+from ml_service_client.cli.service import Url, client
 from ml_service_client.cli.terminal import AsJson, ago, say, show_json, table
+from ml_service_client.core.config import HERE
 from ml_service_client.types import Json, instant
 
 app = typer.Typer(

@@ -13,8 +13,9 @@ import typer
 from ml_service_client import SyncMLServiceClient
 from ml_service_client.cli import inputs
 from ml_service_client.cli.ending import Failure, usage
-from ml_service_client.cli.service import HERE, Url, client
+from ml_service_client.cli.service import Url, client
 from ml_service_client.cli.terminal import FAILED, AsJson, ago, note, say, show_json, span, table
+from ml_service_client.core.config import HERE
 from ml_service_client.problems import UnknownJob
 from ml_service_client.types import Job
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ml_service_client.cli.service import HERE, Url, ask, service
+from ml_service_client.cli.service import Url, ask, service
+from ml_service_client.core.config import HERE
 
 app = typer.Typer(help="API keys: make, list, rotate, revoke, and what each has used.", no_args_is_help=True)
 

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ml_service_client.cli.service import HERE, Url, client
+from ml_service_client.cli.service import Url, client
 from ml_service_client.cli.terminal import AsJson, say, show_json, table
+from ml_service_client.core.config import HERE
 from ml_service_client.records import Model
 
 

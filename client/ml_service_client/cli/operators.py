@@ -11,8 +11,9 @@ import typer
 
 from ml_service_client.cli.ending import usage
 from ml_service_client.cli.jobs import pairs
-from ml_service_client.cli.service import HERE, Url, client
+from ml_service_client.cli.service import Url, client
 from ml_service_client.cli.terminal import ERROR, AsJson, note, say, show_json
+from ml_service_client.core.config import HERE
 
 _PURGE_S = 150.0
 _LOOK_S = 0.5

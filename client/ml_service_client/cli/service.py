@@ -11,7 +11,6 @@ from ml_service_client import SyncMLServiceClient
 from ml_service_client.cli.ending import Failure, usage
 
 Url = Annotated[str, typer.Option("--url", envvar="ML_SERVICE_URL", help="of the service")]
-HERE = "http://127.0.0.1:8001"
 
 
 def client(url: str, **options: Any) -> SyncMLServiceClient:

@@ -13,8 +13,9 @@ from rich.text import Text
 
 from ml_service_client import SyncMLServiceClient
 from ml_service_client.cli import exposition
-from ml_service_client.cli.service import HERE, Url, client
+from ml_service_client.cli.service import Url, client
 from ml_service_client.cli.terminal import AsJson, console, made_table, show_json, size, span
+from ml_service_client.core.config import HERE
 from ml_service_client.errors import MLServiceError
 from ml_service_client.problems import Forbidden
 from ml_service_client.types import Json, instant

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from ml_service_client.cli.service import HERE, Url, client
+from ml_service_client.cli.service import Url, client
 from ml_service_client.cli.terminal import AsJson, note, say, show_json
+from ml_service_client.core.config import HERE
 from ml_service_client.records import WebhookSecret
 
 app = typer.Typer(help="Webhooks: the secret that they are signed with.", no_args_is_help=True)
