@@ -90,7 +90,6 @@ class Uploads:
         spec = self._catalog.spec(ref.model)
         check = await self._presence.input_check(ref)
         check.check_parameters(new.parameters)
-        webhook = new.webhook.record(self._callable) if new.webhook else ""
         new.headers.update(await self._rates.admit(new.caller, ref.model, spec.limits, items=0, size=0))
         batch_id = f"batch_{uuid.uuid4().hex}"
         deadline_s = new.deadline_s or self._settings.default_deadline_s
