@@ -13,8 +13,7 @@ from api.batches import MOST_LISTED
 from api.deps import Services, services
 from api.docs import BATCH_BODY, BATCHES_QUERY, RESULTS_QUERY, WAIT_QUERY, links, problems
 from api.errors import batch_url
-from api.query import known_query
-from api.routes.jobs import idempotency_key, limit_of, wait_of
+from api.query import held_s, idempotency_key, known_query, limit_of
 from shared.api_keys import Scope
 from shared.batches import Batch, BatchPage
 from shared.errors import InvalidInput
@@ -89,7 +88,7 @@ async def page(request: Request) -> Response:
 async def read(request: Request, batch_id: str) -> Response:
     """Counts, rate and ETA. With `?wait=N` it is held until the batch has ended, N seconds at most."""
     parts = services(request)
-    wait_s, caller = wait_of(request, parts.settings.max_wait_s), caller_of(request, Scope.READ)
+    wait_s, caller = held_s(request, parts.settings.max_wait_s), caller_of(request, Scope.READ)
     if not wait_s:
         return _response(await parts.batches.get(batch_id, caller))
     with parts.measures.waits.track_inprogress():

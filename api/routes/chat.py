@@ -18,7 +18,7 @@ from api.inputs import InInput
 from api.jobs import refuse_foreign
 from api.middleware import headers_of
 from api.plain_route import PlainRoute
-from api.routes.openai import patience_s
+from api.query import patience_s
 from api.submission import NewJob, Ticket
 from shared.api_keys import Scope
 from shared.errors import InvalidInput
@@ -52,7 +52,7 @@ async def completions(request: Request) -> Response:
     asks = chatter(asked, parts.catalog.spec(ref.model), await parts.presence.input_check(ref))
     new.input, new.parameters = asks.input(), asks.parameters
     new.labels = {} if asked.user is None else {"user": asked.user}
-    new.deadline_s = patience_s(request, parts)
+    new.deadline_s = patience_s(request, parts.settings)
     words = Words(asked, await _submit(parts, new, asks))
     if asked.stream:
         return ChatStream(parts, request, words, asks, new.deadline_s)

@@ -6,13 +6,12 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from api.admin import admin_only
-from api.answers import json_response
+from api.answers import job_response, json_response
 from api.deps import services
 from api.docs import DEAD_QUERY, REQUEUE_QUERY, problems
 from api.letters import Filter
 from api.paths import LETTER
-from api.query import known_query
-from api.routes.jobs import job_response, limit_of
+from api.query import known_query, limit_of
 from api.schemas import LetterDetail, LetterPage, Requeued
 from shared.types import Job
 

@@ -6,7 +6,7 @@ import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from api.answers import job_headers, json_response
+from api.answers import accepted, job_headers, json_response
 from api.ask import Answer, failure, in_body, wait_for
 from api.bodies import INFERENCE, read_job
 from api.deps import services
@@ -15,7 +15,7 @@ from api.errors import problem
 from api.jobs import prefixed
 from api.plain_route import PlainRoute
 from api.prefer import parse_prefer
-from api.routes.jobs import accepted, idempotency_key
+from api.query import idempotency_key
 from api.routes.output import Stored, in_octets
 from api.schemas import InferenceAnswer
 from shared.errors import InvalidInput, NotAcceptable

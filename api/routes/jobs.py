@@ -2,71 +2,28 @@
 
 from __future__ import annotations
 
-import math
-import re
-
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from api.answers import json_response
-from api.auth import Caller, caller_of
+from api.answers import accepted, job_response
+from api.auth import caller_of
 from api.bodies import JOBS, read_job
-from api.deps import Services, services
-from api.docs import IDEMPOTENCY_KEY, JOBS_BODY, JOBS_QUERY, WAIT_QUERY, links, problems
-from api.errors import job_url
+from api.deps import services
+from api.docs import JOBS_BODY, JOBS_QUERY, WAIT_QUERY, links, problems
 from api.jobs import prefixed
 from api.listing import Asked
 from api.plain_route import PlainRoute
 from api.prefer import parse_prefer
-from api.query import known_query
+from api.query import held_s, idempotency_key, known_query, limit_of
 from api.schemas import JobPage
-from api.submission import Ticket
 from shared.api_keys import Scope
-from shared.errors import BadRequest, InvalidInput, StoreUnavailable, UnknownJob
+from shared.errors import InvalidInput
 from shared.types import Job, State
 
 router = APIRouter(prefix="/v1/jobs", route_class=PlainRoute)
 
 _DEFAULT, _MOST, _MOST_LABELS = 50, 200, 32
 _LINKS = links({"job_id": "id"}, "GET /v1/jobs/{job_id}", "GET /v1/jobs/{job_id}/output", "DELETE /v1/jobs/{job_id}")
-
-_FORGOTTEN = (
-    "the job was queued, and Redis does not know it any more: it was lost in a failover; with an Idempotency-Key it is "
-    "safe to send it again"
-)
-
-
-def idempotency_key(request: Request) -> str | None:
-    """The header's value. Raises BadRequest for one that is empty, too long or not plain ASCII."""
-    key = request.headers.get("idempotency-key")
-    if key is not None and not (len(key) <= 255 and re.search(IDEMPOTENCY_KEY, key)):
-        raise BadRequest("Idempotency-Key must have 1 to 255 characters, all of them printable ASCII")
-    return key
-
-
-def job_response(job: Job, *, status: int = 200, applied: str | None = None) -> Response:
-    """A job's JSON, with its URL."""
-    headers = {"Location": job_url(job.id)}
-    if applied:
-        headers["Preference-Applied"] = applied
-    return json_response(job, status, headers)
-
-
-async def accepted(parts: Services, ticket: Ticket, caller: Caller, *, applied: str | None = None) -> Response:
-    """Who has not waited gets 202 for the job that this call made, however quick the worker was; else the job as it
-    is now, with 200 if it has ended."""
-    queued = ticket.as_queued()
-    if queued is not None and ticket.waiting is None:
-        return job_response(queued, status=202, applied=applied)
-    try:
-        job = await parts.jobs.get(ticket.job_id, caller)
-    except StoreUnavailable:
-        if queued is None:
-            raise
-        job = queued  # it was accepted: a 503 would say that it was not
-    except UnknownJob:
-        raise StoreUnavailable(_FORGOTTEN) from None
-    return job_response(job, status=200 if job.state.terminal else 202, applied=applied)
 
 
 @router.post(
@@ -123,15 +80,6 @@ async def page(request: Request) -> Response:
     return Response(found.model_dump_json(exclude={"data": {"__all__": {"output"}}}), media_type="application/json")
 
 
-def limit_of(given: str | None, *, default: int, most: int) -> int:
-    """How many a page may have. Raises InvalidInput."""
-    if given is None:
-        return default
-    if not (given.isascii() and given.isdigit() and len(given) <= len(str(most)) and 1 <= int(given) <= most):
-        raise InvalidInput(f"limit must be a number from 1 to {most}, not {given[:40]!r}")
-    return int(given)
-
-
 def _states(given: list[str]) -> list[State]:
     names = dict.fromkeys(name for text in given for name in text.split(","))
     known = [state for state in State if state.value in names]
@@ -160,7 +108,7 @@ def _labels(given: list[str]) -> list[str]:
 async def read(request: Request, job_id: str) -> Response:
     """200 in any state. With `?wait=N` (or `Prefer: wait=N`) it is held until the job has ended, N seconds at most."""
     parts = services(request)
-    wait_s, caller = wait_of(request, parts.settings.max_wait_s), caller_of(request, Scope.READ)
+    wait_s, caller = held_s(request, parts.settings.max_wait_s), caller_of(request, Scope.READ)
     if not wait_s:
         return job_response(await parts.jobs.get(job_id, caller))
     job, waiting = await parts.jobs.follow(job_id, caller)
@@ -168,20 +116,6 @@ async def read(request: Request, job_id: str) -> Response:
     if not job.state.terminal:
         job = await parts.jobs.get(job_id, caller)
     return job_response(job, applied=f"wait={wait_s:g}")
-
-
-def wait_of(request: Request, most: float) -> float:
-    """How long (s) a GET is to be held, `most` at most. Raises InvalidInput."""
-    given = request.query_params.get("wait")
-    if given is None:
-        return min(most, parse_prefer(request.headers.getlist("prefer")).wait_s or 0.0)
-    try:
-        wait_s = float(given)
-    except ValueError:
-        wait_s = -1.0
-    if not (wait_s >= 0 and math.isfinite(wait_s)):
-        raise InvalidInput(f"wait must be a number of seconds, not {given[:40]!r}")
-    return min(most, wait_s)
 
 
 @router.delete(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from array import array
 from typing import Annotated, Any, Literal
 
@@ -23,6 +22,7 @@ from api.errors import problem
 from api.jobs import refuse_foreign
 from api.middleware import headers_of
 from api.plain_route import PlainRoute
+from api.query import patience_s
 from api.submission import NewJob
 from shared.api_keys import Scope
 from shared.errors import Fault, InvalidInput, NotAcceptable
@@ -101,24 +101,13 @@ async def embeddings(request: Request) -> Response:
     if asked.user is not None:
         new.labels = {"user": asked.user}
     try:
-        answer = await ask(parts, new, patience_s(request, parts), request.receive)
+        answer = await ask(parts, new, patience_s(request, parts.settings), request.receive)
     except InvalidInput as error:
         raise InvalidInput(error.message, faults=[_in_request(fault, asked) for fault in error.faults]) from None
     failed = failure(request, answer, lambda fault: _in_request(fault, asked))
     if failed is not None:
         return failed
     return _answer(request, asked, answer)
-
-
-def patience_s(request: Request, parts: Services) -> float:
-    """How long the caller waits: what it says, less a moment for the way, or 25 s (`ML_INFERENCE_WAIT_S`)."""
-    try:
-        told = float(request.headers.get("x-stainless-read-timeout", ""))
-    except ValueError:
-        return parts.settings.inference_wait_s
-    if not math.isfinite(told) or told <= 0:
-        return parts.settings.inference_wait_s
-    return min(max(told - 0.5, told / 2), parts.settings.max_wait_s)
 
 
 def _read(body: bytes) -> EmbeddingsRequest:
