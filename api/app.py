@@ -26,6 +26,7 @@ from api.routes import (
     chat,
     console,
     dead,
+    embeddings,
     events,
     files,
     inference,
@@ -33,7 +34,6 @@ from api.routes import (
     keys,
     models,
     oip,
-    openai,
     operators,
     ops,
     output,
@@ -118,7 +118,7 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
         keys,
         webhooks,
     )
-    faces = (*own, openai, chat, oip, sagemaker)
+    faces = (*own, embeddings, chat, oip, sagemaker)
     # The last added is the outermost.
     app.add_middleware(PlainRoutes, routers=[face.router for face in faces], handlers=app.exception_handlers)
     app.add_middleware(Inflate, most=body_cap(settings))
@@ -138,6 +138,6 @@ def create_app(settings: Settings, *, host: str | None = None) -> FastAPI:
     app.mount("/console", console.Files())
     add_error_handlers(app)
     bodies = (ModelsFile, ModelSpec, VersionSpec, registry.Traffic, keys.KeyRequest, keys.RotateRequest)
-    others = (webhooks.Rotation, openai.EmbeddingsRequest, ChatRequest, OpenAIError, Seen)
+    others = (webhooks.Rotation, embeddings.EmbeddingsRequest, ChatRequest, OpenAIError, Seen)
     describe(app, *bodies, *others, open_paths=OPEN)
     return app
