@@ -16,7 +16,7 @@ from api.intake import Taken
 from api.payloads import Stowed
 from shared import keys, messages
 from shared.errors import BadRequest, Fault, InvalidInput, TooLarge
-from shared.payload_place import Ref
+from shared.payload_place import PayloadRef
 from shared.payloads import detach
 from shared.scripts_batches import Line, beside
 
@@ -35,7 +35,7 @@ class Slice:
     parted: dict[int, Taken] = field(default_factory=dict)
     referring: dict[int, Any] = field(default_factory=dict)
     payloads: list[tuple[str, bytes]] = field(default_factory=list)  # keys of the lines' jobs
-    stored: list[Ref] = field(default_factory=list)  # in the payload store, for this batch
+    stored: list[PayloadRef] = field(default_factory=list)  # in the payload store, for this batch
     stored_count: int = 0  # and with the files that it only uses
     items: int = 0
     size: int = 0

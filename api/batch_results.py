@@ -16,7 +16,7 @@ from api.submitter import Command, Submitter
 from shared import keys
 from shared.errors import StoreUnavailable
 from shared.outcomes import readable
-from shared.payload_place import Ref
+from shared.payload_place import PayloadRef
 from shared.scripts_batches import BatchSeen, look_at_batch
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class Large:
     """A line whose output lies in the payload store."""
 
     line: dict[str, Any]
-    ref: Ref
+    ref: PayloadRef
 
     def with_output(self, output: bytes) -> bytes:
         """`output` as JSON."""
@@ -158,7 +158,7 @@ def _ended(number: int, meta: bytes) -> bytes | Large:
         if ours.get("faults"):
             line["errors"] = ours["faults"]
         if "stored" in ours:
-            return Large(line, Ref.parse(ours["stored"]))
+            return Large(line, PayloadRef.parse(ours["stored"]))
         return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
     error = ours.get("error", {"code": "predict_error", "message": "the job failed"})
     state = "canceled" if error["code"] == "canceled" else "failed"

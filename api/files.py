@@ -22,7 +22,7 @@ from api.submitter import Command, Submitter
 from shared import keys
 from shared.errors import FilesFull, RequestTimeout, StoreUnavailable, TooLarge, UnknownFile
 from shared.outcomes import readable
-from shared.payload_place import Ref
+from shared.payload_place import PayloadRef
 from shared.payload_store import GRACE_S
 from shared.scripts_payloads import Added, add_file, delete_file, file_room, stash
 from shared.settings import Settings
@@ -38,7 +38,7 @@ class File:
     """What is known of one that can be used. `ref`: where it lies."""
 
     told: FileTold
-    ref: Ref
+    ref: PayloadRef
 
     def part(self) -> FilePart:
         """It, in the place of bytes of an input."""
@@ -69,19 +69,19 @@ class FileService:
         if files_there >= MOST_FILES or bytes_there + (length or 0) > self._settings.most_files_bytes:
             raise self._full(bytes_there, files_there)
         chunk = self._payloads.store.chunk_bytes
-        writing = Ref.new(self._payloads.store.kind, -(-most // chunk))
+        writing = PayloadRef.new(self._payloads.store.kind, -(-most // chunk))
         own = self._uploads_of.setdefault(caller.owner, asyncio.Semaphore(_UPLOADS_OF_ONE))
         async with own, self._uploads:
             try:
                 size, count, digest = await self._write(writing, pieces, most)
-                ref = Ref(writing.kind, writing.stem, count)
+                ref = PayloadRef(writing.kind, writing.stem, count)
                 return await self._keep(caller, writing, ref, size, {"sha256": digest, "content_type": content_type})
             except BaseException:
                 with contextlib.suppress(StoreUnavailable):  # then it expires
                     await asyncio.shield(self._payloads.free([writing]))
                 raise
 
-    async def _write(self, writing: Ref, pieces: AsyncIterator[bytes], most: int) -> tuple[int, int, str]:
+    async def _write(self, writing: PayloadRef, pieces: AsyncIterator[bytes], most: int) -> tuple[int, int, str]:
         """Size, number of objects, digest."""
         digest, size, count = hashlib.sha256(), 0, 0
         chunk_bytes, buffer = self._payloads.store.chunk_bytes, bytearray()
@@ -109,7 +109,9 @@ class FileService:
             await flush()
         return size, count, digest.hexdigest()
 
-    async def _keep(self, caller: Caller, writing: Ref, ref: Ref, size: int, told: dict[str, str]) -> FileTold:
+    async def _keep(
+        self, caller: Caller, writing: PayloadRef, ref: PayloadRef, size: int, told: dict[str, str]
+    ) -> FileTold:
         file_id = f"file_{uuid.uuid4().hex}"
         added: Added = await self._submitter.one(
             add_file(
@@ -170,7 +172,7 @@ def _file(file_id: str, reply: list[bytes] | dict[bytes, bytes], caller: Caller,
             return None
         times = {name: from_ms(record[name]) for name in ("created_at", "expires_at")}
         told = {name: record[name] for name in ("bytes", "sha256", "content_type")}
-        return File(FileTold.model_validate({"id": file_id, **told, **times}), Ref.parse(record["ref"]))
+        return File(FileTold.model_validate({"id": file_id, **told, **times}), PayloadRef.parse(record["ref"]))
 
 
 def _too_large(most: int) -> str:

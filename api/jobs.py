@@ -44,7 +44,7 @@ from shared.errors import (
 from shared.keys import queue_name
 from shared.origin import Carried
 from shared.outcomes import job_view, stored_output
-from shared.payload_place import Ref as PayloadRef
+from shared.payload_place import PayloadRef
 from shared.scripts_payloads import free
 from shared.settings import Settings
 from shared.types import Job, State, Wait

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from api.submitter import Submitter
 from shared.errors import PayloadsUnavailable, RecordUnreadable
-from shared.payload_place import Ref
+from shared.payload_place import PayloadRef
 from shared.payload_store import BYTES_TYPE, GRACE_S, JSON_TYPE, PayloadGone, Payloads
 from shared.payloads import BYTES, WHOLE, Detached, Elsewhere
 from shared.scripts_payloads import free, stash
@@ -29,7 +29,7 @@ class FilePart(Elsewhere):
     """An uploaded file in the place of bytes."""
 
     file_id: str
-    ref: Ref
+    ref: PayloadRef
     sha256: str
     content_type: str
 
@@ -49,7 +49,7 @@ class Stowed:
     refs: dict[int, str] = field(default_factory=dict)
     size: int = 0
     rest: list[bytes] = field(default_factory=list)
-    own: list[Ref] = field(default_factory=list)
+    own: list[PayloadRef] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
 
     def fields(self) -> dict[str, str | int]:
@@ -80,14 +80,14 @@ class ApiPayloads:
     async def stow(self, detached: Detached) -> Stowed:
         """Put large parts where they belong. Raises StoreUnavailable, PayloadsUnavailable: then nothing is left."""
         stowed = Stowed()
-        puts: list[tuple[Ref, bytes, str]] = []
+        puts: list[tuple[PayloadRef, bytes, str]] = []
         for number, part in enumerate(detached.parts):
             if isinstance(part, FilePart):
                 stowed.refs[number] = str(part.ref)
                 stowed.size += part.size
                 stowed.files.setdefault(part.file_id, detached.pointers[number].removeprefix(BYTES))
             elif self.store.external and len(part) > self._least:
-                ref = Ref.new(self.store.kind)
+                ref = PayloadRef.new(self.store.kind)
                 stowed.refs[number] = str(ref)
                 stowed.size += len(part)
                 puts.append((ref, part, JSON_TYPE if detached.pointers[number] == WHOLE else BYTES_TYPE))
@@ -98,7 +98,7 @@ class ApiPayloads:
             await self._put_all(puts)
         return stowed
 
-    async def _put_all(self, puts: list[tuple[Ref, bytes, str]]) -> None:
+    async def _put_all(self, puts: list[tuple[PayloadRef, bytes, str]]) -> None:
         refs = [ref for ref, _, _ in puts]
         await self._submitter.one(stash(refs, GRACE_S))
         done = await asyncio.gather(*(self.put(ref, 0, data, kind) for ref, data, kind in puts), return_exceptions=True)
@@ -107,32 +107,32 @@ class ApiPayloads:
             await self.free(refs)
             raise failed
 
-    async def put(self, ref: Ref, number: int, data: bytes, content_type: str = BYTES_TYPE) -> None:
+    async def put(self, ref: PayloadRef, number: int, data: bytes, content_type: str = BYTES_TYPE) -> None:
         """One object. Raises PayloadsUnavailable."""
         await self._run(lambda: self.store.put(ref, number, data, content_type))
 
-    async def free(self, refs: list[Ref]) -> None:
+    async def free(self, refs: list[PayloadRef]) -> None:
         """They belong to nobody. Where Redis is away they go by their expiry."""
         if refs:
             await self._submitter.run(free(refs))
 
-    async def get(self, ref: Ref) -> bytes:
+    async def get(self, ref: PayloadRef) -> bytes:
         """All of it. Raises PayloadsUnavailable, RecordUnreadable for what is gone."""
         return b"".join([chunk async for chunk in self.chunks(ref)])
 
-    async def chunks(self, ref: Ref) -> AsyncIterator[bytes]:
+    async def chunks(self, ref: PayloadRef) -> AsyncIterator[bytes]:
         """Object by object. Raises as `get`."""
         for number in range(ref.count):
             yield await self.chunk(ref, number)
 
-    async def chunk(self, ref: Ref, number: int) -> bytes:
+    async def chunk(self, ref: PayloadRef, number: int) -> bytes:
         """One object. Raises as `get`."""
         try:
             return await self._run(lambda: self.store.chunk(ref, number))
         except PayloadGone:
             raise RecordUnreadable("it is not in the payload store any more") from None
 
-    async def url(self, ref: Ref) -> str | None:
+    async def url(self, ref: PayloadRef) -> str | None:
         """A signed one. None: the store has none, or is away."""
         try:
             return await self._run(lambda: self.store.signed_url(ref, self._signed_s))
@@ -142,14 +142,14 @@ class ApiPayloads:
     async def size(self, text: str) -> int | None:
         """Of what a reference in a message means. None: it is gone. Raises PayloadsUnavailable."""
         try:
-            ref = Ref.parse(text)
+            ref = PayloadRef.parse(text)
         except ValueError:
             return None
         sizes = [await self._run(partial(self.store.size, ref, number)) for number in range(ref.count)]
         known = [size for size in sizes if size is not None]
         return sum(known) if len(known) == len(sizes) else None
 
-    async def delete(self, refs: list[Ref]) -> None:
+    async def delete(self, refs: list[PayloadRef]) -> None:
         """Raises PayloadsUnavailable."""
         await self._run(lambda: self.store.delete(refs))
 

@@ -8,7 +8,7 @@ from api.submitter import Command, Submitter
 from shared import keys
 from shared.errors import PayloadsUnavailable, StoreUnavailable
 from shared.logs import Event, get_logger
-from shared.payload_place import Ref
+from shared.payload_place import PayloadRef
 from shared.scripts_payloads import reap
 
 logger = get_logger("api")
@@ -59,8 +59,8 @@ class Reaper:
                 logger.warning(Event.PAYLOADS_LOST, part="reaper", error=why)
 
 
-def _ref(text: str) -> Ref | None:
+def _ref(text: str) -> PayloadRef | None:
     try:
-        return Ref.parse(text)
+        return PayloadRef.parse(text)
     except ValueError:
         return None

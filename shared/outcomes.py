@@ -24,7 +24,7 @@ import orjson
 from shared.calls import iso_now
 from shared.errors import RecordUnreadable
 from shared.keys import NORMAL, PRIORITY_WORDS, nearest_priority
-from shared.payload_place import Ref
+from shared.payload_place import PayloadRef
 from shared.types import Job, Outcome, Problem, Progress, State, Timing, from_ms
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
@@ -82,13 +82,13 @@ def output_url(job_id: str) -> str:
     return f"/v1/jobs/{job_id}/output"
 
 
-def stored_output(meta: bytes) -> Ref | None:
+def stored_output(meta: bytes) -> PayloadRef | None:
     """Where the output lies, if not in the outcome itself. Raises RecordUnreadable."""
     if b'"stored":' not in meta:  # a quick no spares reading the outcome
         return None
     with readable():
         text = orjson.loads(meta).get("ml", {}).get("stored")
-        return None if text is None else Ref.parse(text)
+        return None if text is None else PayloadRef.parse(text)
 
 
 @contextmanager

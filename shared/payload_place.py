@@ -47,7 +47,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Ref:
+class PayloadRef:
     """`count` objects of one random stem."""
 
     kind: str
@@ -55,12 +55,12 @@ class Ref:
     count: int = 1
 
     @classmethod
-    def new(cls, kind: str, count: int = 1) -> Ref:
+    def new(cls, kind: str, count: int = 1) -> PayloadRef:
         """Of something that is to be stored."""
         return cls(kind, uuid.uuid4().hex, count)
 
     @classmethod
-    def parse(cls, text: str) -> Ref:
+    def parse(cls, text: str) -> PayloadRef:
         """Raises ValueError."""
         found = _REF.fullmatch(text)
         if found is None:

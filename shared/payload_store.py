@@ -14,7 +14,7 @@ import redis
 from shared.errors import ConfigError, PayloadsUnavailable
 from shared.payload_bucket import Bucket
 from shared.payload_folder import Folder
-from shared.payload_place import NAMES, Place, Ref
+from shared.payload_place import NAMES, PayloadRef, Place
 from shared.payload_redis import RedisObjects
 from shared.settings import Settings
 
@@ -75,45 +75,45 @@ class Payloads:
         """At start. Raises ConfigError for what waiting does not mend."""
         self._own.check()
 
-    def has(self, ref: Ref) -> bool:
+    def has(self, ref: PayloadRef) -> bool:
         """Whether it is in a store that this process knows."""
         return ref.kind in self._stores
 
-    def put(self, ref: Ref, number: int, data: bytes, content_type: str = BYTES_TYPE) -> None:
+    def put(self, ref: PayloadRef, number: int, data: bytes, content_type: str = BYTES_TYPE) -> None:
         """Object `number` of a new reference, whose expiry is written already. Raises PayloadsUnavailable."""
         self._of(ref).put(ref.object(number), data, content_type)
 
-    def get(self, ref: Ref) -> bytes:
+    def get(self, ref: PayloadRef) -> bytes:
         """All of it. Raises PayloadGone, PayloadsUnavailable."""
         return b"".join(self.chunks(ref))
 
-    def chunks(self, ref: Ref) -> Iterator[bytes]:
+    def chunks(self, ref: PayloadRef) -> Iterator[bytes]:
         """Object by object. Raises PayloadGone, PayloadsUnavailable."""
         for number in range(ref.count):
             yield self.chunk(ref, number)
 
-    def chunk(self, ref: Ref, number: int) -> bytes:
+    def chunk(self, ref: PayloadRef, number: int) -> bytes:
         """One object. Raises PayloadGone, PayloadsUnavailable."""
         found = self._of(ref).get(ref.object(number))
         if found is None:
             raise PayloadGone
         return found
 
-    def size(self, ref: Ref, number: int) -> int | None:
+    def size(self, ref: PayloadRef, number: int) -> int | None:
         """Of one object. Raises PayloadsUnavailable."""
         return self._of(ref).size(ref.object(number))
 
-    def delete(self, refs: Sequence[Ref]) -> None:
+    def delete(self, refs: Sequence[PayloadRef]) -> None:
         """What is there of them. Raises PayloadsUnavailable: then some may be gone."""
         for kind in dict.fromkeys(ref.kind for ref in refs):
             mine = [ref for ref in refs if ref.kind == kind]
             self._of(mine[0]).delete([name for ref in mine for name in ref.objects])
 
-    def signed_url(self, ref: Ref, seconds: float) -> str | None:
+    def signed_url(self, ref: PayloadRef, seconds: float) -> str | None:
         """None where there is none: another store, or more than one object. Raises PayloadsUnavailable."""
         return self._of(ref).signed_url(ref.object(0), seconds) if ref.count == 1 and seconds > 0 else None
 
-    def _of(self, ref: Ref) -> Objects:
+    def _of(self, ref: PayloadRef) -> Objects:
         store = self._stores.get(ref.kind)
         if store is None:
             raise PayloadsUnavailable(

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from shared.calls import Call, script
-from shared.payload_place import Ref
+from shared.payload_place import PayloadRef
 
 
-def stash(refs: Sequence[Ref], grace_s: float) -> Call[None]:
+def stash(refs: Sequence[PayloadRef], grace_s: float) -> Call[None]:
     """Before their objects are written, and again while they are: whatever becomes of the writer, they go then."""
     return Call(script("stash"), (), [int(grace_s * 1000), *map(str, refs)], lambda _: None)
 
 
-def free(refs: Sequence[Ref]) -> Call[None]:
+def free(refs: Sequence[PayloadRef]) -> Call[None]:
     """They belong to no job, and go now."""
     return Call(script("free"), (), [str(ref) for ref in refs], lambda _: None)
 
@@ -41,8 +41,8 @@ def add_file(
     file_id: str,
     owner: str,
     *,
-    writing: Ref,
-    ref: Ref,
+    writing: PayloadRef,
+    ref: PayloadRef,
     ttl_s: float,
     size: int,
     most_bytes: int,

@@ -16,8 +16,7 @@ from shared import keys, messages, origin, scripts
 from shared.catalog import Ref
 from shared.logs import Event, get_logger
 from shared.origin import Carried
-from shared.payload_place import NAMES
-from shared.payload_place import Ref as Reference
+from shared.payload_place import NAMES, PayloadRef
 from shared.payload_store import Payloads
 from shared.settings import Settings
 from shared.store import connect
@@ -187,7 +186,7 @@ class Engine:
     def _knows(self, work: Work) -> bool:
         """Whether its payloads lie in a store of this worker's."""
         try:
-            unknown = [ref for ref in map(Reference.parse, work.stored.values()) if not self._payloads.has(ref)]
+            unknown = [ref for ref in map(PayloadRef.parse, work.stored.values()) if not self._payloads.has(ref)]
         except ValueError:
             return False
         if unknown:

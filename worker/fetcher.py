@@ -17,7 +17,7 @@ import redis
 from shared import keys, origin
 from shared.errors import PayloadsUnavailable
 from shared.logs import Event, get_logger
-from shared.payload_place import Ref
+from shared.payload_place import PayloadRef
 from shared.payload_store import PayloadGone, Payloads
 from shared.scripts import Verdict
 from shared.types import Outcome, State
@@ -65,7 +65,7 @@ class Fetcher:
         try:
             if waited_s and (verdict := self._verdict(work)) is not None:
                 return self._finisher.skip(work, verdict)
-            refs = {number: Ref.parse(text) for number, text in work.stored.items()}
+            refs = {number: PayloadRef.parse(text) for number, text in work.stored.items()}
             for number, ref in refs.items():
                 if number not in work.fetched:
                     with contextlib.suppress(PayloadGone):  # which `prepare` finds

@@ -18,7 +18,7 @@ from shared import scripts
 from shared.errors import PayloadsUnavailable
 from shared.logs import Event, get_logger
 from shared.outcomes import encode_output
-from shared.payload_place import Ref
+from shared.payload_place import PayloadRef
 from shared.payload_store import GRACE_S, JSON_TYPE, Payloads
 from shared.scripts_payloads import stash
 from shared.types import Outcome
@@ -71,7 +71,7 @@ class Outputs:
                 self._idle.notify_all()
 
     def _store(self, work: Work, outcome: Outcome, size: int) -> None:
-        data, ref = encode_output(outcome), Ref.new(self._payloads.kind)
+        data, ref = encode_output(outcome), PayloadRef.new(self._payloads.kind)
         tried = 0
         while True:
             try:

@@ -87,13 +87,13 @@ async def test_what_breaks_off_leaves_nothing_in_the_store(api: Api, place: Plac
 async def test_an_output_in_the_store_lives_as_long_as_the_batch(api: Api, hands: Hands, place: Place) -> None:
     from shared import scripts
     from shared.outcomes import encode_outcome
-    from shared.payload_place import Ref
+    from shared.payload_place import PayloadRef
     from shared.payload_store import JSON_TYPE
     from shared.scripts_payloads import stash
 
     batch = (await post_lines(api, lines(1, 2), model="echo", result_ttl_s="5000")).json()
     first, second = await hands.take(2)
-    ref = Ref.new(api.parts.payloads.store.kind)
+    ref = PayloadRef.new(api.parts.payloads.store.kind)
     await hands.call(stash([ref], 60))
     await api.parts.payloads.put(ref, 0, b'{"large":true}', JSON_TYPE)
     outcome = Outcome(State.SUCCEEDED, stored=str(ref), stored_bytes=14)

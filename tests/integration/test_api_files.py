@@ -20,7 +20,7 @@ import pytest
 from shared import keys
 from shared.api_keys import ApiKey, Scope, digest
 from shared.outcomes import encode_outcome
-from shared.payload_place import Ref
+from shared.payload_place import PayloadRef
 from shared.payload_store import Payloads
 from shared.types import Outcome, State
 from tests.api_stack import MODELS, Api, Hands, Taken, serving, settings, until
@@ -56,7 +56,7 @@ async def parts_of(place: Place, hands: Hands, taken: Taken) -> list[bytes]:
     rest = [await hands.client.get(keys.payload_key(taken.job_id, n)) for n in range(int(record[b"payloads"]))]
     left = iter(rest)
     return [
-        store.get(Ref.parse(taken.stored[number])) if number in taken.stored else next(left)
+        store.get(PayloadRef.parse(taken.stored[number])) if number in taken.stored else next(left)
         for number in range(len(taken.payloads))
     ]
 
@@ -305,7 +305,7 @@ async def test_a_process_that_dies_in_mid_upload(api: Api, place: Place) -> None
     """What it has written is found by its expiry."""
     from shared.scripts_payloads import stash
 
-    ref = Ref.new(place.kind, 64)
+    ref = PayloadRef.new(place.kind, 64)
     await api.parts.submitter.one(stash([ref], 60))
     await api.parts.payloads.put(ref, 0, b"half")
     assert len(place.objects()) == 1
@@ -413,16 +413,16 @@ async def test_a_canceled_jobs_output_goes(api: Api, hands: Hands, place: Place)
     await gone(place)
 
 
-async def stored_output(api: Api, place: Place, output: Any) -> Ref:
+async def stored_output(api: Api, place: Place, output: Any) -> PayloadRef:
     from shared.scripts_payloads import stash
 
-    ref = Ref.new(place.kind)
+    ref = PayloadRef.new(place.kind)
     await api.parts.submitter.one(stash([ref], 60))
     await api.parts.payloads.put(ref, 0, orjson.dumps(output), "application/json")
     return ref
 
 
-async def finish_stored(hands: Hands, job: Taken, ref: Ref, output: Any) -> None:
+async def finish_stored(hands: Hands, job: Taken, ref: PayloadRef, output: Any) -> None:
     from shared import scripts
 
     ended = Outcome(State.SUCCEEDED, stored=str(ref), stored_bytes=len(orjson.dumps(output)))

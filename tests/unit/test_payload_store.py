@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from shared.errors import ConfigError, PayloadsUnavailable
 from shared.payload_folder import Folder
+from shared.payload_place import PayloadRef
 from shared.payload_place import Place as Parsed
-from shared.payload_place import Ref
 from shared.payload_store import JSON_TYPE, PayloadGone, Payloads, open_payloads
 from shared.settings import Settings
 from tests.payload_places import BUCKET, S3, Place, make_place
@@ -29,7 +29,7 @@ def payloads(place: Place) -> Payloads:
 
 def test_what_is_put_is_there_until_it_is_deleted(place: Place, payloads: Payloads) -> None:
     assert place.objects() == [], "the look at the start leaves nothing"
-    ref, other = Ref.new(place.kind, 3), Ref.new(place.kind)
+    ref, other = PayloadRef.new(place.kind, 3), PayloadRef.new(place.kind)
     for number, data in enumerate((b"one", b"", bytes(range(256)) * 5000)):
         payloads.put(ref, number, data)
     payloads.put(other, 0, b"{}", JSON_TYPE)
@@ -49,7 +49,7 @@ def test_what_is_put_is_there_until_it_is_deleted(place: Place, payloads: Payloa
 
 
 def test_again_is_harmless(place: Place, payloads: Payloads) -> None:
-    ref = Ref.new(place.kind)
+    ref = PayloadRef.new(place.kind)
     for _ in range(2):
         payloads.put(ref, 0, b"x" * 100_000)
     assert payloads.get(ref) == b"x" * 100_000
@@ -59,11 +59,11 @@ def test_again_is_harmless(place: Place, payloads: Payloads) -> None:
 def test_many_at_once(place: Place, payloads: Payloads) -> None:
     """Some are written while others, beside them, are deleted."""
     stems = [f"ab{number:030x}" for number in range(40)]  # of one folder
-    kept = [Ref(place.kind, stem) for stem in stems]
+    kept = [PayloadRef(place.kind, stem) for stem in stems]
 
-    def come_and_go(ref: Ref) -> None:
+    def come_and_go(ref: PayloadRef) -> None:
         payloads.put(ref, 0, str(ref).encode())
-        passing = Ref(place.kind, ref.stem.replace("ab", "ac", 1))
+        passing = PayloadRef(place.kind, ref.stem.replace("ab", "ac", 1))
         payloads.put(passing, 0, b"x")
         payloads.delete([passing])
 
@@ -75,11 +75,11 @@ def test_many_at_once(place: Place, payloads: Payloads) -> None:
 
 @pytest.mark.parametrize("place", ["folder", "s3"], indirect=True)
 def test_away_and_back(place: Place, payloads: Payloads) -> None:
-    ref = Ref.new(place.kind)
+    ref = PayloadRef.new(place.kind)
     payloads.put(ref, 0, b"kept")
     with place.away():
         for ask in (
-            lambda: payloads.put(Ref.new(place.kind), 0, b"x"),
+            lambda: payloads.put(PayloadRef.new(place.kind), 0, b"x"),
             lambda: payloads.get(ref),
             lambda: payloads.size(ref, 0),
             lambda: payloads.delete([ref]),
@@ -93,12 +93,12 @@ def test_a_process_starts_while_its_bucket_is_away(store: redis.Redis, tmp_path:
     place = make_place("s3", store, tmp_path, s3)
     with place.away():
         payloads = open_payloads(Settings(**place.settings), store)
-    payloads.put(ref := Ref.new("s"), 0, b"x")
+    payloads.put(ref := PayloadRef.new("s"), 0, b"x")
     assert payloads.get(ref) == b"x"
 
 
 def test_a_signed_url_is_whoever_has_its(place: Place, payloads: Payloads) -> None:
-    ref = Ref.new(place.kind)
+    ref = PayloadRef.new(place.kind)
     payloads.put(ref, 0, b"[1]", JSON_TYPE)
     url = payloads.signed_url(ref, 60)
     if place.kind != "s":
@@ -109,22 +109,22 @@ def test_a_signed_url_is_whoever_has_its(place: Place, payloads: Payloads) -> No
     assert (answer.status_code, answer.content, answer.headers["content-type"]) == (200, b"[1]", JSON_TYPE)
     assert "X-Amz-Expires=60" in url
     assert payloads.signed_url(ref, 0) is None, "switched off"
-    assert payloads.signed_url(Ref.new("s", 2), 60) is None, "one URL is one object"
+    assert payloads.signed_url(PayloadRef.new("s", 2), 60) is None, "one URL is one object"
 
 
 def test_another_stores_references(store: redis.Redis, tmp_path: Path) -> None:
     """What lies in Redis is read whatever the settings say; another kind is told, not looked for."""
     own = Payloads(Settings(payload_store="redis"), store)
     folder = Payloads(Settings(payload_store=tmp_path.as_uri()), store)
-    own.put(ref := Ref.new("r"), 0, b"x")
+    own.put(ref := PayloadRef.new("r"), 0, b"x")
     assert folder.get(ref) == b"x"
-    assert (folder.has(Ref.new("f")), own.has(Ref.new("f"))) == (True, False)
+    assert (folder.has(PayloadRef.new("f")), own.has(PayloadRef.new("f"))) == (True, False)
     with pytest.raises(PayloadsUnavailable, match=r"a folder.*ML_PAYLOAD_STORE must be the same everywhere"):
-        own.get(Ref.new("f"))
+        own.get(PayloadRef.new("f"))
 
 
 def test_a_dead_writers_part_goes_with_the_object(tmp_path: Path) -> None:
-    folder, ref = Folder(str(tmp_path)), Ref.new("f")
+    folder, ref = Folder(str(tmp_path)), PayloadRef.new("f")
     (tmp_path / ref.stem[:2]).mkdir()
     (tmp_path / ref.stem[:2] / f"{ref.object(0)}.part").write_bytes(b"half")
     assert folder.get(ref.object(0)) is None
@@ -175,10 +175,10 @@ def test_what_cannot_work_is_found_at_the_start(
 
 
 def test_references() -> None:
-    ref = Ref.new("s", 12)
-    assert Ref.parse(str(ref)) == ref
+    ref = PayloadRef.new("s", 12)
+    assert PayloadRef.parse(str(ref)) == ref
     assert ref.objects == [f"s{ref.stem}.{number}" for number in range(12)]
-    assert Ref.new("s").stem != ref.stem
+    assert PayloadRef.new("s").stem != ref.stem
 
 
 @given(st.text() | st.from_regex(r"[rfsx]?[0-9a-fA-F/.\\]{30,34}\.[0-9]{0,5}"))
@@ -190,7 +190,7 @@ def test_references() -> None:
 def test_no_text_leads_elsewhere(text: str) -> None:
     """What passes has names without a separator, of one length; and comes out as it went in."""
     try:
-        ref = Ref.parse(text)
+        ref = PayloadRef.parse(text)
     except ValueError:
         return
     assert str(ref) == text

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from local.server import EmbeddedServer
 from shared import keys, scripts
-from shared.payload_place import Ref
+from shared.payload_place import PayloadRef
 from shared.scripts_payloads import add_file, delete_file, file_room, free, reap, stash
 from shared.types import State
 from tests.machines import run_machine, short_and_long
@@ -34,7 +34,7 @@ ends = st.sampled_from([State.SUCCEEDED, State.FAILED, State.CANCELED])
 
 @dataclass
 class AFile:
-    ref: Ref
+    ref: PayloadRef
     size: int
     expired: bool = False
     deleted: bool = False
@@ -43,11 +43,11 @@ class AFile:
 
 @dataclass
 class AJob:
-    own: list[Ref]
+    own: list[PayloadRef]
     files: list[str]
     state: State = State.QUEUED
     letter: str = ""
-    output: Ref | None = None
+    output: PayloadRef | None = None
 
 
 class Machine(RuleBasedStateMachine):
@@ -57,8 +57,8 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.client.flushall()
         self.made = 0
-        self.disk: set[Ref] = set()  # objects outside of Redis
-        self.written: list[Ref] = []  # by somebody who has not used them yet
+        self.disk: set[PayloadRef] = set()  # objects outside of Redis
+        self.written: list[PayloadRef] = []  # by somebody who has not used them yet
         self.files: dict[str, AFile] = {}
         self.jobs: dict[str, AJob] = {}
 
@@ -69,8 +69,8 @@ class Machine(RuleBasedStateMachine):
         self.made += 1
         return f"{prefix}{self.made}"
 
-    def write(self, kind: str, count: int = 1) -> Ref:
-        ref = Ref.new(kind, count)
+    def write(self, kind: str, count: int = 1) -> PayloadRef:
+        ref = PayloadRef.new(kind, count)
         self.run(stash([ref], GRACE_S))
         for name in ref.objects:
             if kind == "r":
@@ -102,7 +102,7 @@ class Machine(RuleBasedStateMachine):
         if late:
             self.client.zadd(keys.STORED, {str(writing): 1})
             self.reap(False)
-        ref, file_id = Ref(kind, writing.stem, count), self.new("file")
+        ref, file_id = PayloadRef(kind, writing.stem, count), self.new("file")
         there = [file for file in self.files.values() if not file.deleted and not file.expired]
         room = (sum(file.size for file in there), len(there))
         assert self.run(file_room("me")) == room
@@ -150,7 +150,7 @@ class Machine(RuleBasedStateMachine):
         for name in chosen:
             self.files[name].users.add(job_id)
 
-    def _submit(self, job_id: str, own: list[Ref], files: list[str]) -> scripts.Call[Any]:
+    def _submit(self, job_id: str, own: list[PayloadRef], files: list[str]) -> scripts.Call[Any]:
         fields: dict[str, str | int] = {"model": "m", "version": "1", "payloads": 0, "dead_ttl_ms": DEAD_MS}
         if own:
             fields["stored"] = " ".join(map(str, own))
@@ -191,7 +191,7 @@ class Machine(RuleBasedStateMachine):
         self._finish(done[n % len(done)], State.SUCCEEDED, late)
         assert self.client.zscore(keys.STORED, str(late)) is None
 
-    def _finish(self, job_id: str, state: State, output: Ref | None) -> None:
+    def _finish(self, job_id: str, state: State, output: PayloadRef | None) -> None:
         stored = str(output) if output else ""
         self.run(scripts.finish(job_id, tag="", state=state, code="", meta=b"{}", ttl_ms=1000, stored=stored))
 
@@ -281,7 +281,7 @@ class Machine(RuleBasedStateMachine):
     @rule(dies=st.booleans())
     def reap(self, dies: bool) -> None:
         for text in self.run(reap(limit=100, again_s=60)):
-            self.disk.discard(Ref.parse(text))
+            self.disk.discard(PayloadRef.parse(text))
             if not dies:
                 self.client.zrem(keys.DOOMED, text)
         if dies:
@@ -292,7 +292,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def every_object_is_found_by_somebody(self) -> None:
-        known = self._stored() | {Ref.parse(text.decode()) for text in self.client.zrange(keys.DOOMED, 0, -1)}
+        known = self._stored() | {PayloadRef.parse(text.decode()) for text in self.client.zrange(keys.DOOMED, 0, -1)}
         assert self.disk <= known
         names = {key.decode().removeprefix(keys.OBJECT) for key in self.client.scan_iter(f"{keys.OBJECT}*")}
         mine = {name for ref in self._stored() if ref.kind == "r" for name in ref.objects}
@@ -328,11 +328,11 @@ class Machine(RuleBasedStateMachine):
         assert not self.client.exists(keys.STORED, keys.DOOMED)
         assert not list(self.client.scan_iter(f"{keys.OBJECT}*"))
 
-    def _needed(self) -> dict[Ref, int]:
+    def _needed(self) -> dict[PayloadRef, int]:
         """What must be there, and for how long at least (ms)."""
-        needed: dict[Ref, int] = {}
+        needed: dict[PayloadRef, int] = {}
 
-        def keep(ref: Ref, for_ms: int) -> None:
+        def keep(ref: PayloadRef, for_ms: int) -> None:
             needed[ref] = max(needed.get(ref, 0), for_ms)
 
         for file in self.files.values():
@@ -350,8 +350,8 @@ class Machine(RuleBasedStateMachine):
                 keep(job.output, TTL_MS)
         return needed
 
-    def _stored(self) -> set[Ref]:
-        return {Ref.parse(text.decode()) for text in self.client.zrange(keys.STORED, 0, -1)}
+    def _stored(self) -> set[PayloadRef]:
+        return {PayloadRef.parse(text.decode()) for text in self.client.zrange(keys.STORED, 0, -1)}
 
     def _open(self) -> list[str]:
         return sorted(name for name, job in self.jobs.items() if not job.state.terminal)
