@@ -20,7 +20,7 @@ from ml_service_client import (
     Refused,
     WaitEnded,
 )
-from ml_service_client.core.answers import error_of, job_id
+from ml_service_client.core.answers import error_of, id_of
 
 JOB = {"id": "j1", "model": "bert", "version": "1", "request_id": "r1"}
 
@@ -90,7 +90,7 @@ def test_a_job_that_failed_raises_its_own() -> None:
 
 def test_a_jobs_id_in_every_form() -> None:
     job = Job.of({**JOB, "state": "queued"})
-    assert job_id(job) == job_id("j1") == job_id("/v1/jobs/j1") == job_id("http://h/v1/jobs/j1/") == "j1"
+    assert id_of(job) == id_of("j1") == id_of("/v1/jobs/j1") == id_of("http://h/v1/jobs/j1/") == "j1"
     for wrong in (None, 7, ""):
         with pytest.raises(TypeError):
-            job_id(wrong)
+            id_of(wrong)

@@ -47,8 +47,8 @@ def problem_of(response: httpx.Response) -> Json:
     return body
 
 
-def job_id(given: object) -> str:
-    """A job's or batch's id, of itself, its id, or its URL."""
+def id_of(given: object) -> str:
+    """The id of a job, a batch or a file, given as itself, as its id, or as its URL."""
     found = given if isinstance(given, str) else getattr(given, "id", None)
     if not isinstance(found, str) or not found:
         raise TypeError(f"an id, or what has one, not {given!r}")
@@ -68,7 +68,7 @@ def error_of(response: httpx.Response, retry_after_s: float | None = None) -> ML
         response=response,
         code=code if isinstance(code, str) else f"http_{response.status_code}",
         errors=faults(errors) if isinstance(errors, list) else (),
-        job=job_id(job) if isinstance(job, str) else None,
+        job=id_of(job) if isinstance(job, str) else None,
         retry_after_s=retry_after_s,
         request_id=response.headers.get("x-request-id"),
     )

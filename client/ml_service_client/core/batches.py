@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_service_client.core import calls
-from ml_service_client.core.answers import dict_of, job_id
+from ml_service_client.core.answers import dict_of, id_of
 from ml_service_client.core.bodies import FileSource, OpenSource, encode, lines
 from ml_service_client.core.options import envelope, key_header
 from ml_service_client.core.retries import Policy, exchange
@@ -40,19 +40,19 @@ def batch(
 
 def get_batch(policy: Policy, which: object) -> Call[Batch]:
     """`GET /v1/batches/{id}`."""
-    return Batch.of((yield from calls.ask(policy, "GET", f"/v1/batches/{job_id(which)}")))
+    return Batch.of((yield from calls.ask(policy, "GET", f"/v1/batches/{id_of(which)}")))
 
 
 def cancel_batch(policy: Policy, which: object) -> Call[Batch]:
     """`DELETE /v1/batches/{id}`."""
-    return Batch.of((yield from calls.ask(policy, "DELETE", f"/v1/batches/{job_id(which)}")))
+    return Batch.of((yield from calls.ask(policy, "DELETE", f"/v1/batches/{id_of(which)}")))
 
 
 def wait_batch(
     policy: Policy, which: object, timeout_s: float | None, clock: calls.Clock = time.monotonic
 ) -> Call[Batch]:
     """Until all its lines have ended. Raises WaitEnded after `timeout_s`."""
-    path = f"/v1/batches/{job_id(which)}"
+    path = f"/v1/batches/{id_of(which)}"
     return Batch.of((yield from calls.held(policy, path, timeout_s, clock, lambda raw: Batch.of(raw).done)))
 
 

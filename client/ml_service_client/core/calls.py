@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from ml_service_client.arrays import FLOATS, Array, array_of
-from ml_service_client.core.answers import body_of, dict_of, job_id
+from ml_service_client.core.answers import body_of, dict_of, id_of
 from ml_service_client.core.bodies import encode
 from ml_service_client.core.options import envelope, key_header
 from ml_service_client.core.retries import Policy, exchange
@@ -77,17 +77,17 @@ def submit(policy: Policy, model: str | None, given: Any, options: Mapping[str, 
 
 def get(policy: Policy, job: object) -> Call[Job]:
     """`GET /v1/jobs/{id}`."""
-    return Job.of((yield from ask(policy, "GET", f"/v1/jobs/{job_id(job)}")))
+    return Job.of((yield from ask(policy, "GET", f"/v1/jobs/{id_of(job)}")))
 
 
 def cancel(policy: Policy, job: object) -> Call[Job]:
     """`DELETE /v1/jobs/{id}`."""
-    return Job.of((yield from ask(policy, "DELETE", f"/v1/jobs/{job_id(job)}")))
+    return Job.of((yield from ask(policy, "DELETE", f"/v1/jobs/{id_of(job)}")))
 
 
 def wait(policy: Policy, job: object, timeout_s: float | None, clock: Clock = time.monotonic) -> Call[Job]:
     """Until it has ended, with its output. Raises WaitEnded after `timeout_s`."""
-    path = f"/v1/jobs/{job_id(job)}"
+    path = f"/v1/jobs/{id_of(job)}"
     found = yield from held(policy, path, timeout_s, clock, lambda raw: Job.of(raw).done)
     return (yield from whole(policy, Job.of(found)))
 
@@ -126,12 +126,12 @@ def _wait_ended(response: httpx.Response, found: Json, timeout_s: float | None) 
 
 def output(policy: Policy, job: object) -> Call[Any]:
     """`GET /v1/jobs/{id}/output`."""
-    return body_of((yield from exchange(Request("GET", f"/v1/jobs/{job_id(job)}/output"), policy)))
+    return body_of((yield from exchange(Request("GET", f"/v1/jobs/{id_of(job)}/output"), policy)))
 
 
 def output_array(policy: Policy, job: object) -> Call[Array]:
     """The same, as binary floats."""
-    request = Request("GET", f"/v1/jobs/{job_id(job)}/output", headers={"Accept": FLOATS})
+    request = Request("GET", f"/v1/jobs/{id_of(job)}/output", headers={"Accept": FLOATS})
     return array_of((yield from exchange(request, policy)))
 
 

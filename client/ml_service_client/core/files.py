@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ml_service_client.core.answers import dict_of, job_id
+from ml_service_client.core.answers import dict_of, id_of
 from ml_service_client.core.bodies import FileSource, OpenSource
 from ml_service_client.core.calls import ask
 from ml_service_client.core.retries import Policy, exchange
@@ -23,17 +23,17 @@ def upload(policy: Policy, content: bytes | FileSource | OpenSource, content_typ
 
 def file(policy: Policy, which: object) -> Call[File]:
     """`GET /v1/files/{id}`."""
-    return File.of((yield from ask(policy, "GET", f"/v1/files/{job_id(which)}")))
+    return File.of((yield from ask(policy, "GET", f"/v1/files/{id_of(which)}")))
 
 
 def download(policy: Policy, which: object) -> Call[bytes]:
     """`GET /v1/files/{id}/content`."""
-    return (yield from exchange(Request("GET", f"/v1/files/{job_id(which)}/content"), policy)).content
+    return (yield from exchange(Request("GET", f"/v1/files/{id_of(which)}/content"), policy)).content
 
 
 def delete_file(policy: Policy, which: object) -> Call[None]:
     """`DELETE /v1/files/{id}`."""
-    yield from ask(policy, "DELETE", f"/v1/files/{job_id(which)}")
+    yield from ask(policy, "DELETE", f"/v1/files/{id_of(which)}")
 
 
 def webhook_secret(policy: Policy) -> Call[WebhookSecret]:
@@ -58,5 +58,5 @@ def deliveries(policy: Policy, of: object, *, again: bool = False) -> Call[list[
 
 
 def _where(of: object) -> str:
-    found = job_id(of)
+    found = id_of(of)
     return f"/v1/{'batches' if isinstance(of, Batch) or found.startswith('batch_') else 'jobs'}/{found}"

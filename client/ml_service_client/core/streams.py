@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import httpx
 
-from ml_service_client.core.answers import error_of, job_id
+from ml_service_client.core.answers import error_of, id_of
 from ml_service_client.core.retries import Policy, retry_after_s
 from ml_service_client.core.steps import Request
 from ml_service_client.records import Line
@@ -86,7 +86,7 @@ class Events(Stream[Event]):
 
     def __init__(self, job: object, policy: Policy) -> None:
         super().__init__(policy)
-        self._path = f"/v1/jobs/{job_id(job)}/events"
+        self._path = f"/v1/jobs/{id_of(job)}/events"
         self._last_id: str | None = None
         self._clear()
 
@@ -136,7 +136,7 @@ class Lines(Stream[Line]):
 
     def __init__(self, batch: object, policy: Policy, *, start: int, total: int, follow: bool) -> None:
         super().__init__(policy)
-        self._path = f"/v1/batches/{job_id(batch)}/results"
+        self._path = f"/v1/batches/{id_of(batch)}/results"
         self._next, self._total, self._follow = start, total, follow
         self.done = start >= total
 
