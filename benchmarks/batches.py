@@ -23,7 +23,7 @@ from benchmarks.apis import api
 from benchmarks.figures import percentile
 from benchmarks.machine import Foreign, memory_mb
 from benchmarks.texts import texts
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = "make bench-batches"

@@ -15,7 +15,7 @@ import orjson
 import redis
 
 from benchmarks import echo
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import scripts
 from shared.types import State
 

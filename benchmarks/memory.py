@@ -17,7 +17,8 @@ import redis
 from benchmarks import noop, page, trio
 from benchmarks.machine import memory_mb
 from benchmarks.workers import ROOT
-from local.server import EmbeddedServer, tethered
+from local.embedded import EmbeddedServer
+from local.server import tethered
 
 SETTLE_S = 2.0
 MODELS = {

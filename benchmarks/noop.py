@@ -24,7 +24,7 @@ from benchmarks.apis import api
 from benchmarks.client import ask
 from benchmarks.figures import median, percentile
 from benchmarks.machine import Foreign, cpu_s, tree
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys, scripts, scripts_operate
 
 ROOT = Path(__file__).resolve().parents[1]

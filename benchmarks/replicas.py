@@ -27,7 +27,7 @@ from benchmarks.apis import api
 from benchmarks.figures import FOREIGN_LIMIT, median, percentile
 from benchmarks.machine import busy_s, cpu_s
 from benchmarks.steady import Seen, keep_asking
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys
 
 ROOT = Path(__file__).resolve().parents[1]

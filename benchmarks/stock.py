@@ -23,7 +23,7 @@ from benchmarks.figures import median
 from benchmarks.loss_sides import Ours, Side, Stock
 from benchmarks.loss_task import HELD, LEASE_S, SETTINGS
 from benchmarks.machine import describe
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (1, 2, 3, 4, 5)

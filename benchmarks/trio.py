@@ -11,8 +11,8 @@ import redis
 
 from benchmarks import workers
 from benchmarks.apis import api
+from local.embedded import EmbeddedServer
 from local.ports import free_port
-from local.server import EmbeddedServer
 
 API_WAIT_S = 600.0  # no caller of a benchmark is sent away
 

@@ -24,7 +24,7 @@ import redis
 from benchmarks import page, workers
 from benchmarks.figures import FOREIGN_LIMIT, median, percentile
 from benchmarks.machine import busy_s, cpu_s, describe, tree
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys, messages, scripts
 
 COUNTS = (1, 2, 4, 8, 16)

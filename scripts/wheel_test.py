@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from tests.processes import api, worker
 
 ROOT = Path(__file__).parents[1]

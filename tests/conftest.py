@@ -16,7 +16,7 @@ from hypothesis import settings
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("ML_CALIBRATE_S", "0")  # it would only delay them; tests/unit/test_calibrate.py asks for it
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys
 
 if TYPE_CHECKING:

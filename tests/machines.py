@@ -7,7 +7,7 @@ import redis
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 
 short_and_long = pytest.mark.parametrize(
     "times", [1, pytest.param(4, marks=[pytest.mark.long, pytest.mark.timeout(900)])]

@@ -18,8 +18,9 @@ from urllib.parse import unquote
 import redis
 import trustme
 
+from local.embedded import EmbeddedServer
 from local.ports import free_port
-from local.server import EmbeddedServer, find_server, tethered
+from local.server import find_server, tethered
 from tests.conftest import wait_until
 
 # The default user stays open, for the sentinels and the tests' own eyes; our URLs log in as this one.

@@ -18,8 +18,9 @@ from benchmarks import stack
 from benchmarks.machine import tree
 from benchmarks.peers.systems import OURS, System
 from benchmarks.stack import Stack
+from local.embedded import EmbeddedServer
 from local.ports import free_port
-from local.server import EmbeddedServer, tethered
+from local.server import tethered
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVERS = Path(__file__).with_name("servers")

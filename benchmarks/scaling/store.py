@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import redis
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys, scripts
 
 WORKERS, LISTS = (1, 10, 100, 1000), (3, 12, 48)

@@ -31,7 +31,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given:
         yield given
         return
-    from local.server import EmbeddedServer
+    from local.embedded import EmbeddedServer
     from tests.processes import api, worker
 
     with (

@@ -15,7 +15,8 @@ from typing import Any
 
 import redis
 
-from local.server import EmbeddedServer, tethered
+from local.embedded import EmbeddedServer
+from local.server import tethered
 from tests.chaos import access
 
 REPOSITORY = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys
 from shared.api_keys import ApiKey, Scope, digest
 from tests.pipeline_models import make

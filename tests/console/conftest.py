@@ -13,7 +13,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, Request, expect, sync_playwright
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from tests.processes import api, worker
 
 PICTURES = os.environ.get("CONSOLE_PICTURES")  # a folder; set by `make console-pictures`

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from tests.processes import REPOSITORY, api, environment, worker
 
 SCHEMATHESIS = REPOSITORY / ".venv-openapi" / "bin" / "st"

@@ -9,7 +9,7 @@ import httpx
 import pytest
 import redis
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys
 from tests.processes import api, worker
 

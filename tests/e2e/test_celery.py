@@ -13,7 +13,7 @@ import redis
 from celery import Celery
 from celery.exceptions import TaskRevokedError
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys
 from shared.queue import make_celery
 from shared.settings import Settings

@@ -17,7 +17,7 @@ import httpx
 import pytest
 import redis
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys, scripts
 from tests.conftest import wait_until
 from tests.processes import REPOSITORY, api, worker

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import redis
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys
 from tests.conftest import wait_until
 from tests.e2e.test_cli import CLI, environment, run

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import redis
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys
 from tests.conftest import wait_until
 from tests.processes import api, worker

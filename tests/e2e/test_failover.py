@@ -15,7 +15,7 @@ import httpx
 import pytest
 import redis
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys
 from shared.api_keys import ApiKey, Scope, digest
 from shared.rates import Rates

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import health
 from tests.conftest import wait_until
 from tests.e2e.test_local import running

@@ -19,7 +19,7 @@ import yaml
 from celery import Celery
 from kombu import Connection, Exchange, Producer
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys, messages
 from shared.queue import make_celery
 from shared.settings import Settings

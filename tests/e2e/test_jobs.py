@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared.queue import make_celery
 from shared.settings import Settings
 from tests.conftest import wait_until

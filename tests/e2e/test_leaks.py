@@ -15,7 +15,7 @@ import httpx
 import pytest
 import redis
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys, messages
 from shared.api_keys import ApiKey, Scope, digest
 from shared.logs import Event

@@ -15,7 +15,7 @@ import pytest
 import redis
 from celery import Celery
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys
 from tests.conftest import wait_until
 from tests.processes import REPOSITORY, api, environment, refused_worker, worker

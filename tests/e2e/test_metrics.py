@@ -19,8 +19,8 @@ import pytest
 import redis
 import yaml
 
+from local.embedded import EmbeddedServer
 from local.ports import free_port
-from local.server import EmbeddedServer
 from tests import promql
 from tests.conftest import wait_until
 from tests.fake_gpus import machine

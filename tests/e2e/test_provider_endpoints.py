@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from moto.server import ThreadedMotoServer
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from tests.faulty_proxy import Answer, FaultyProxy, HangUp, Silence, faulty_proxy
 from tests.processes import api, environment, refused_worker, worker
 

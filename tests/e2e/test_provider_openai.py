@@ -19,8 +19,8 @@ import openai
 import pytest
 import redis
 
+from local.embedded import EmbeddedServer
 from local.ports import free_port
-from local.server import EmbeddedServer
 from shared import keys
 from tests.conftest import wait_until
 from tests.faulty_proxy import Answer, Cut, FaultyProxy, HangUp, Silence, faulty_proxy

@@ -21,8 +21,8 @@ import httpx
 import pytest
 import redis
 
+from local.embedded import EmbeddedServer
 from local.ports import listen
-from local.server import EmbeddedServer
 from shared import keys
 from tests.conftest import wait_until
 from tests.e2e.rolling_load import Client, Load, Try, load

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import redis
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys
 from tests.collector import Collector, Told, collecting
 from tests.conftest import wait_until

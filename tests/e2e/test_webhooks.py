@@ -16,7 +16,7 @@ import httpx
 import pytest
 import redis
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys
 from tests.conftest import wait_until
 from tests.processes import REPOSITORY, api, environment, worker

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from api.bodies import read_json
 from api.inflate import _STEP, _Inflated
 from api.inputs import InputCheck, SchemaCheck, TaskCheck
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared.depth import too_deep
 from shared.errors import BadRequest, InvalidInput, TooLarge
 from shared.task import Blob, Strict, Task

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from api.letters import Entry, compose_retry, detail, obstacle, summary
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys, messages, scripts
 from shared.catalog import Catalog, ModelSpec
 from shared.errors import CannotRetry, InvalidInput, ServiceError

@@ -14,7 +14,7 @@ import httpx
 import orjson
 import pytest
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys, scripts
 from shared.scripts_jobs import say
 from shared.types import Outcome, State

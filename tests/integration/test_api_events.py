@@ -16,7 +16,7 @@ import orjson
 import pytest
 import redis
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys, scripts
 from shared.api_keys import ApiKey, Scope, digest
 from shared.scripts_jobs import progress

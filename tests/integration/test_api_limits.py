@@ -12,7 +12,7 @@ import pytest
 import redis
 import redis.asyncio
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys
 from shared.types import Outcome, State
 from tests.api_stack import Api, Hands, raw_call, serving, settings, until

@@ -16,7 +16,7 @@ import orjson
 import pytest
 
 from api.protocol import MAX_FIELDS, MAX_HEAD, MAX_TARGET
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from tests.api_stack import MODELS
 from tests.conftest import wait_until
 from tests.processes import api

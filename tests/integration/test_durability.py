@@ -16,7 +16,7 @@ import pytest
 import redis.asyncio
 
 from api.disk import Disk, answers_early
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys, scripts
 from shared.errors import ConfigError, StoreTooOld, StoreUnavailable
 from tests.api_stack import Api, serving, settings, until

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from api.replica import Replica
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys
 from shared.errors import ConfigError
 from shared.settings import Settings

@@ -9,7 +9,7 @@ import pytest
 import redis
 import trustme
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared.errors import ConfigError, StoreTooOld, StoreUnavailable
 from shared.queue import make_celery
 from shared.settings import Settings

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys, messages, scripts
 from shared.types import State
 from tests.conftest import wait_until

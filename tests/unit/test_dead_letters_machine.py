@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 from hypothesis.stateful import invariant, precondition, rule
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys, scripts
 from shared.types import State
 from tests.machines import run_machine, short_and_long

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from local.embedded import EmbeddedServer
 from local.ports import free_port
-from local.server import EmbeddedServer, find_server
+from local.server import find_server
 from shared.errors import ConfigError
 
 
@@ -66,7 +67,7 @@ def test_a_taken_port_is_told(tmp_path: Path) -> None:
 
 def test_dies_with_its_starter(tmp_path: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from local.server import EmbeddedServer\n"
+        "import sys, time; from pathlib import Path; from local.embedded import EmbeddedServer\n"
         "s = EmbeddedServer(Path(sys.argv[1])); s.start(); print(s.pid, flush=True); time.sleep(600)"
     )
     starter = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys, scripts
 from shared.scripts_jobs import say
 from shared.types import State

@@ -8,7 +8,7 @@ import orjson
 import pytest
 import redis
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys, messages, scripts
 from shared.types import State
 

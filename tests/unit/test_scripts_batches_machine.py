@@ -17,7 +17,7 @@ import redis
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys, messages, scripts
 from shared import scripts_batches as batches
 from shared.batches import batch_view

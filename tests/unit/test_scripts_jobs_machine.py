@@ -12,7 +12,7 @@ import redis
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys, scripts
 from shared.scripts_jobs import Place, list_jobs, progress, say
 from shared.types import State

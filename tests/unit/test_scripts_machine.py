@@ -17,7 +17,7 @@ import redis
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys, messages, scripts, scripts_operate
 from shared.types import State
 from tests.machines import run_machine, short_and_long

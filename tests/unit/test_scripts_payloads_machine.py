@@ -15,7 +15,7 @@ import redis
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys, scripts
 from shared.payload_place import PayloadRef
 from shared.scripts_payloads import add_file, delete_file, file_room, free, reap, stash

@@ -15,7 +15,7 @@ import redis
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from local.server import EmbeddedServer
+from local.embedded import EmbeddedServer
 from shared import keys, messages, scripts
 from shared.scripts_webhooks import Due, Taken, backlog, deliver, delivered, redeliver
 from shared.types import State
