@@ -78,7 +78,6 @@ class Services:
     uploads: Uploads
     batches: BatchService
     dead: DeadLetters
-    sweeper: Sweeper
     keys: KeyService
     auth: bool
     periodic: tuple[Periodic, ...]
@@ -206,7 +205,6 @@ def make_services(settings: Settings, catalog: Catalog, *, auth: bool = False) -
         uploads=uploads,
         batches=batches,
         dead=dead,
-        sweeper=sweeper,
         keys=KeyService(submitter),
         auth=auth,
         periodic=(

@@ -23,7 +23,6 @@ from shared.types import Job, State, Timing
 KEEP_ALIVE_S = 15.0  # proxies cut connections that are silent for a minute
 LONGEST_S = 3600.0  # then the client comes again, and its key is looked at again
 RETRY_MS = 2000  # how long a browser waits before it does
-_IDS = {State.QUEUED: 1, State.RUNNING: 2}
 _END_ID = 3
 
 HEADERS = [

@@ -15,8 +15,6 @@ from shared import keys
 from shared.api_keys import ApiKey, digest, new_secret
 from shared.errors import UnknownKey
 
-_DAY_S = 86_400
-
 
 @dataclass(frozen=True, slots=True)
 class Made:

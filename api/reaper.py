@@ -18,16 +18,16 @@ _AGAIN_S = 60.0
 
 
 class Reaper:
-    """`store_up` tells whether the payload store took the last delete."""
+    """For one event loop."""
 
     def __init__(self, submitter: Submitter, payloads: ApiPayloads) -> None:
         self._submitter, self._payloads = submitter, payloads
-        self.store_up = True
+        self._store_up = True
 
     async def step(self) -> None:
         """Delete what is to go now."""
         try:
-            while await self._reap() == _MOST and self.store_up:
+            while await self._reap() == _MOST and self._store_up:
                 pass
         except StoreUnavailable:  # the sweeper tells of it
             return
@@ -51,8 +51,8 @@ class Reaper:
         return len(due)
 
     def _tell(self, up: bool, why: str = "") -> None:
-        if up != self.store_up:
-            self.store_up = up
+        if up != self._store_up:
+            self._store_up = up
             if up:
                 logger.info(Event.PAYLOADS_BACK)
             else:

@@ -16,13 +16,13 @@ _MOST = 500
 
 
 class Sweeper:
-    """`store_up` tells whether Redis took the last sweep."""
+    """For one event loop."""
 
     def __init__(self, submitter: Submitter, catalog: Catalog, *, dead_ttl_s: float) -> None:
         self._submitter = submitter
         self._catalog = catalog
         self._dead_ttl_ms = int(dead_ttl_s * 1000)
-        self.store_up = True
+        self._store_up = True
 
     async def step(self) -> None:
         """Sweep until there is nothing left to sweep now."""
@@ -43,8 +43,8 @@ class Sweeper:
         return len(swept.ended)
 
     def _tell(self, up: bool, why: str = "") -> None:
-        if up != self.store_up:
-            self.store_up = up
+        if up != self._store_up:
+            self._store_up = up
             if up:
                 logger.info(Event.REDIS_BACK)
             else:
