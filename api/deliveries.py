@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import orjson
 
 from api.auth import Caller
@@ -43,9 +41,8 @@ class DeliveryService:
             raise CannotRedeliver(expired or "no event of it was to be delivered yet, or not to any webhook")
 
 
-def _fields(reply: Any) -> dict[str, str]:
-    flat = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
-    return {name.decode(): value.decode(errors="replace") for name, value in flat if name != b"body"}
+def _fields(reply: dict[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode(errors="replace") for name, value in reply.items() if name != b"body"}
 
 
 @readable()

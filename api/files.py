@@ -162,9 +162,8 @@ class FileService:
             raise UnknownFile
 
 
-def _file(file_id: str, reply: list[bytes] | dict[bytes, bytes], caller: Caller, now: int) -> File | None:
-    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
-    record = {name.decode(): value.decode() for name, value in pairs}
+def _file(file_id: str, reply: dict[bytes, bytes], caller: Caller, now: int) -> File | None:
+    record = {name.decode(): value.decode() for name, value in reply.items()}
     if not record or not caller.owns(record.get("owner")) or "deleted" in record:
         return None
     with readable():

@@ -83,7 +83,7 @@ class KeyService:
         found = []
         for day, reply in zip(days, await self._submitter.all(*commands), strict=True):
             used: dict[str, dict[str, int]] = defaultdict(dict)
-            for field, count in _pairs(reply).items():
+            for field, count in _texts(reply).items():
                 ref, _, what = field.rpartition(" ")
                 used[ref][what] = int(count)
             found += [_entry(day, ref, counts) for ref, counts in sorted(used.items())]
@@ -91,7 +91,7 @@ class KeyService:
 
     async def _stored(self) -> dict[str, ApiKey]:
         stored = {}
-        for name, raw in _pairs(await self._submitter.one(Command("HGETALL", keys.KEYS))).items():
+        for name, raw in _texts(await self._submitter.one(Command("HGETALL", keys.KEYS))).items():
             try:
                 stored[name] = ApiKey.model_validate_json(raw)
             except ValidationError:
@@ -114,10 +114,8 @@ def _number(day: date) -> int:
     return (day - date(1970, 1, 1)).days
 
 
-def _pairs(reply: Any) -> dict[str, str]:
-    """Of HGETALL, which RESP3 answers as a map and RESP2 as a flat list."""
-    flat = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
-    return {name.decode(): value.decode() for name, value in flat}
+def _texts(reply: dict[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in reply.items()}
 
 
 def _entry(day: date, ref: str, counts: dict[str, int]) -> dict[str, Any]:
