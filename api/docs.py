@@ -42,7 +42,7 @@ _MEANING = {
     400: "The body cannot be read",
     401: "An API key is needed, or this one is not known",
     403: "This API key may not; or, where keys are off, administration answers only to this machine",
-    404: "Unknown model, version, job, batch, key or dead letter",
+    404: "Unknown model, version, job, batch, file, key, worker or dead letter",
     406: "The output is not an array of numbers, and JSON was not asked for",
     408: "The request came too slowly",
     409: "The job was canceled or has not ended, the dead letter cannot be retried, the version cannot be changed, "

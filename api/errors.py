@@ -85,12 +85,12 @@ _TYPES = {
 
 
 def job_url(job_id: str) -> str:
-    """Where a job is read; relative, so that it is right behind any proxy."""
+    """Where a job is read: a path, so that it is right under any host name (a proxy may put no prefix before it)."""
     return f"/v1/jobs/{job_id}"
 
 
 def batch_url(batch_id: str) -> str:
-    """Where a batch is read; relative like a job's."""
+    """Where a batch is read, as of a job."""
     return f"/v1/batches/{batch_id}"
 
 

@@ -61,7 +61,7 @@ class _Store(Collector):
         )
         jobs = GaugeMetricFamily(
             "ml_jobs",
-            "Jobs: queued, delayed and running now, the others since the start",
+            "Jobs: queued, delayed and running now, the others ever",
             labels=[*_VERSION, "state"],
         )
         for labels, states in self._seen.counters.items():

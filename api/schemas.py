@@ -246,7 +246,9 @@ class Letter(BaseModel):
 class LetterPayload(BaseModel):
     """A part of the input that lies beside the message."""
 
-    key: str = Field(description="in Redis", examples=["ml:in:c5f3edde-7d1b-4787-bb57-854dba8915dd:0"])
+    key: str = Field(
+        description="in Redis, or in the payload store", examples=["ml:in:c5f3edde-7d1b-4787-bb57-854dba8915dd:0"]
+    )
     pointer: str = Field(description="where in the input it belongs, by JSON pointer; empty or #: it is the input")
     bytes: int | None = Field(None, description="null: it is gone")
 

@@ -84,7 +84,10 @@ class Seen(BaseModel):
     bounds_ms: list[int]
     versions: list[VersionSeen]
     workers: list[Worker]
-    refusals: dict[str, int] = Field(description="POSTs refused by this API process since its start, by code")
+    refusals: dict[str, int] = Field(
+        description="POSTs refused by this API process (with PROMETHEUS_MULTIPROC_DIR: by all that share it) since its "
+        "start, by code"
+    )
     dead_letters: int | None
     webhooks_waiting: int | None
 

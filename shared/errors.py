@@ -216,7 +216,7 @@ class Unauthorized(ServiceError):
 
 
 class Forbidden(ServiceError):
-    """Administration answers only to this machine."""
+    """This caller may not do this."""
 
     code = "forbidden"
 

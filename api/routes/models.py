@@ -1,4 +1,4 @@
-"""`/v1/models`: one body for people, our tools and OpenAI's SDK. Errors here have OpenAI's shape."""
+"""`/v1/models`: one body for people, our tools and OpenAI's SDK. An unknown model is told in OpenAI's shape."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Changing the models while they are served: add, replace and remove versions, move traffic, roll back. Only from this
-machine. Each answers 200 when callers get it now, 202 when a rollout has begun (`rollouts` tell how far it is).
+"""Changing the models while they are served: add, replace and remove versions, move traffic, roll back. For
+administrators. Each answers 200 when callers get it now, 202 when a rollout has begun (`rollouts` tell how far it is).
 
 `If-Match: <etag>` changes only what you have read; `?dry_run=true` tells what would change, and changes nothing."""
 

@@ -198,7 +198,7 @@ class Unauthorized(Refused):
 
 
 class Forbidden(Refused):
-    """Administration answers only to this machine."""
+    """This caller may not do this."""
 
     code = "forbidden"
     default_status = 403

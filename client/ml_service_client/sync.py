@@ -158,7 +158,7 @@ class SyncMLServiceClient:
         When the service holds back (429, 503) this does too. An input that fails raises its error at its place, or,
         with `return_errors`, gives it. `progress`: True for a bar (tqdm or rich, if installed), or called with done,
         failed, total. `key` makes the idempotency key from an input's number: run again with the same keys, what was
-        done is not done again. Leave early with `aclose()` (or `contextlib.aclosing`).
+        done is not done again. Leave early with `close()` (or `contextlib.closing`).
         """
         calls.no_key(options)
         going = plan.Plan(concurrency, self._policy, time.monotonic(), key)
