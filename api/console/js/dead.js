@@ -18,7 +18,7 @@ function Letter({ id, onChanged }) {
     ${letter &&
     html`<p>${letter.reason}${letter.obstacle ? `; it cannot be retried: ${letter.obstacle}` : ""}</p>
       <p class="row">
-        <button type="button" disabled=${letter.obstacle !== null || !letter.id} onClick=${act("POST", `v1/dead/${piece(id)}/retry`)}>Retry</button>
+        <button type="button" disabled=${letter.obstacle !== null} onClick=${act("POST", `v1/dead/${piece(id)}/retry`)}>Retry</button>
         <button type="button" onClick=${() => confirm("Drop it for ever?") && act("DELETE", `v1/dead/${piece(id)}`)()}>Drop</button>
         ${letter.job_id && html`<a href=${`#/jobs/${letter.job_id}`}>Its job</a>`}
       </p>

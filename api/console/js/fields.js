@@ -64,7 +64,7 @@ export function Field({ field, value, onValue, onFiles }) {
   const id = useId();
   const typed = (event) => onValue(event.target.value);
   const label = html`<span class="label">${field.name}${field.required ? "" : html` <small>optional</small>`}</span>`;
-  const help = !field.kind.startsWith("file") && field.description && html`<small id=${`${id}-help`} class="help">${field.description}</small>`;
+  const help = field.description && html`<small id=${`${id}-help`} class="help">${field.description}</small>`;
   const described = field.description ? `${id}-help` : undefined;
   if (field.kind === "switch")
     return html`<div class="field">
@@ -89,7 +89,6 @@ export function Field({ field, value, onValue, onFiles }) {
     return html`<div class="field">
       <label for=${id}>${label}</label>
       <${FileField} id=${id} field=${field} value=${value} onValue=${field.kind === "files" ? (file) => onValue([file]) : onValue} onFiles=${field.kind === "files" ? onValue : onFiles} />
-      ${help}
     </div>`;
   const control =
     field.kind === "number"

@@ -19,7 +19,7 @@ function kindOf(schema, defs) {
   return "json";
 }
 
-/** The fields of an object: `[{ name, kind, required, description, choices, initial }]`; null where it is none. */
+/** The fields of an object: `[{ name, kind, required, description, choices }]`; null where it is none. */
 export function fieldsOf(schema, defs = schema?.$defs ?? {}) {
   const one = resolved(schema, defs);
   if (one.type !== "object" || !one.properties) return null;
@@ -29,7 +29,6 @@ export function fieldsOf(schema, defs = schema?.$defs ?? {}) {
     required: (one.required ?? []).includes(name),
     description: resolved(field, defs).description ?? "",
     choices: resolved(field, defs).enum ?? [],
-    initial: field.default ?? undefined,
   }));
 }
 

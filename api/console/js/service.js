@@ -42,14 +42,14 @@ async function ask(path, options) {
 /** A piece of a path: no part of it is more than a name. */
 export const piece = encodeURIComponent;
 
-/** JSON of the answer, with its ETag: `{ data, etag, status }`. Throws Problem. */
+/** JSON of the answer, with its ETag: `{ data, etag }`. Throws Problem. */
 export async function call(method, path, { body, headers = {}, signal } = {}) {
   const sent = body === undefined ? {} : { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
   const answer = await ask(path, { method, signal, ...sent, headers: { ...headers, ...sent.headers } });
   const etag = (answer.headers.get("ETag") ?? "").replace(/^W\//, ""); // a proxy that compresses makes it a weak one
   try {
     const text = await answer.text();
-    return { data: text ? JSON.parse(text) : null, etag, status: answer.status };
+    return { data: text ? JSON.parse(text) : null, etag };
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem(0); // broken off
