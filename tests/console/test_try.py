@@ -15,6 +15,7 @@ from PIL import Image
 from playwright._impl._driver import compute_driver_executable
 from playwright.sync_api import Page, Route, expect
 
+from tests.conftest import wait_until
 from tests.console.conftest import Console
 from tests.console.handlers import HOSTILE
 from tests.processes import REPOSITORY
@@ -143,6 +144,28 @@ def test_any_json_comes_back_as_text(console: Console) -> None:
     run(page)
     assert answer(page) == hostile
     assert page.locator("img[src=x]").count() == 0
+
+
+def test_what_is_copied_is_whole_though_less_is_shown(console: Console) -> None:
+    console.page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=console.url)
+    page = console.open("try/echo")
+    given = {"numbers": list(range(100)), "long": "word " * 1000, "html": HOSTILE}
+    page.get_by_role("textbox", name="input").fill(json.dumps(given))
+    run(page)
+    expect(page.get_by_label("Output", exact=True)).to_contain_text("… (100 numbers)")
+    page.locator(".answer").get_by_role("button", name="Copy").click()
+    expect(page.locator(".answer").get_by_role("button", name="Copied")).to_be_visible()
+    assert json.loads(page.evaluate("navigator.clipboard.readText()")) == given
+    page.get_by_role("region", name="The same call in code").get_by_role("button", name="Copy").click()
+    wait_until(lambda: page.evaluate("navigator.clipboard.readText()").startswith("curl "), what="the call is copied")
+
+
+def test_a_browser_that_does_not_copy(console: Console) -> None:
+    page = console.open("try/echo")
+    page.context.grant_permissions([], origin=console.url)  # and no other
+    code = page.get_by_role("region", name="The same call in code")
+    code.get_by_role("button", name="Copy").click()
+    expect(code.get_by_role("alert")).to_contain_text("has not copied it")
 
 
 def test_what_is_wrong_is_named(console: Console) -> None:

@@ -27,22 +27,31 @@ export function Trouble({ problem }) {
 
 export const State = ({ state }) => html`<span class=${`state ${state}`}>${state}</span>`;
 
-/** Text to take away. */
-export function Copyable({ text, label }) {
+/** Text to take away. `whole()` is what is copied: by default what is shown. */
+export function Copyable({ text, whole = () => text, label }) {
   const [done, setDone] = useState(false);
+  const [problem, setProblem] = useState(null);
   const copy = async () => {
-    await navigator.clipboard.writeText(text);
+    try {
+      await navigator.clipboard.writeText(whole());
+    } catch (error) {
+      setProblem({ message: `The browser has not copied it (${error.message}).` });
+      return;
+    }
+    setProblem(null);
     setDone(true);
     setTimeout(() => setDone(false), 1500);
   };
   return html`<div class="copyable">
     <pre tabindex="0" aria-label=${label}>${text}</pre>
     ${navigator.clipboard && html`<button type="button" class="quiet" onClick=${copy}>${done ? "Copied" : "Copy"}</button>`}
+    <${Trouble} problem=${problem} />
   </div>`;
 }
 
-/** Some data as JSON; long lists of numbers and long texts are cut, and say so. */
-export const Json = ({ data, label = "JSON" }) => html`<${Copyable} text=${JSON.stringify(data, shorten, 2)} label=${label} />`;
+/** Some data as JSON; of what is shown, not of what is copied, long lists of numbers and long texts are cut, and say so. */
+export const Json = ({ data, label = "JSON" }) =>
+  html`<${Copyable} text=${JSON.stringify(data, shorten, 2)} whole=${() => JSON.stringify(data, null, 2)} label=${label} />`;
 
 function shorten(_, value) {
   if (typeof value === "string" && value.length > 2000) return `${value.slice(0, 200)} … (${value.length} characters)`;
