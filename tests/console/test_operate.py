@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import redis
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from shared import keys, scripts
 from tests.conftest import wait_until
@@ -145,6 +145,59 @@ def test_jobs_and_one_of_them(console: Console, http: httpx.Client) -> None:
         expect(page.get_by_text("Webhooks")).to_be_visible()
         expect(page.locator("main")).to_contain_text("delivered")
     assert page.locator("img[src=x]").count() == 0
+
+
+def _refuse_once(page: Page) -> None:
+    """A Cancel that does not reach the service is told until one does."""
+    expect(page.locator(".state").first).to_have_text("running")
+    page.route("**/v1/jobs/*", lambda route: route.abort() if route.request.method == "DELETE" else route.continue_())
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("alert")).to_contain_text("does not answer")
+    page.unroute("**/v1/jobs/*")
+
+
+def test_a_cancel_that_fails_leaves_the_answer_in_its_place(console: Console) -> None:
+    console.may_fail = ("ERR_FAILED",)
+    page = console.open("try/echo")
+    page.get_by_role("textbox", name="input").fill("1")
+    page.get_by_text("Parameters").click()
+    page.get_by_label("sleep_ms").fill("4000")
+    page.get_by_role("button", name="Run").click()
+    _refuse_once(page)
+    expect(page.locator(".state")).to_have_text("running")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator(".state")).to_have_text("canceled")
+    expect(page.get_by_text("does not answer")).to_have_count(0)
+
+
+def test_a_cancel_that_fails_is_told_until_one_succeeds(console: Console, http: httpx.Client) -> None:
+    console.may_fail = ("ERR_FAILED",)
+    body = {"model": "echo", "input": 1, "parameters": {"sleep_ms": 4000}}
+    job_id = http.post("/v1/jobs", json=body).json()["id"]
+    page = console.open(f"jobs/{job_id}")
+    _refuse_once(page)
+    for _ in range(2):  # so that what the first has told is drawn
+        with page.expect_response(lambda answer: answer.url.endswith(job_id)):
+            pass
+    expect(page.get_by_role("alert")).to_contain_text("does not answer")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator(".state").first).to_have_text("canceled")
+    expect(page.get_by_text("does not answer")).to_have_count(0)
+
+
+def test_a_delivery_that_fails_is_told_until_one_succeeds(console: Console, http: httpx.Client) -> None:
+    console.may_fail = ("ERR_FAILED",)
+    with Receiver() as receiver:
+        job_id = http.post("/v1/jobs", json={"model": "echo", "input": 1, "webhook": receiver.url}).json()["id"]
+        page = console.open(f"jobs/{job_id}")
+        expect(page.locator("main")).to_contain_text("delivered")
+        page.route("**/deliveries", lambda route: route.abort())
+        page.get_by_role("button", name="Deliver again").click()
+        expect(page.get_by_role("alert")).to_contain_text("does not answer")
+        page.unroute("**/deliveries")
+        page.get_by_role("button", name="Deliver again").click()
+        expect(page.get_by_role("alert")).to_have_count(0)
+        wait_until(lambda: len(receiver.got) == 2, what="it is delivered again")
 
 
 def test_a_job_is_canceled_in_the_list(console: Console, http: httpx.Client) -> None:

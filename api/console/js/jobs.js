@@ -17,20 +17,22 @@ const PAGE = 50;
 function Deliveries({ id, state }) {
   const [found, setFound] = useState([]);
   const [problem, setProblem] = useState(null);
+  const [refusal, setRefusal] = useState(null);
   const [asked, setAsked] = useState(0);
   const look = async (signal) => {
     try {
       const { data } = await call("GET", `v1/jobs/${piece(id)}/deliveries`, { signal });
       setFound(data.data);
+      setProblem(null);
       return !data.data.some((one) => one.state === "due");
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
       setProblem(error);
-      return true;
+      return error.status >= 400 && error.status < 500;
     }
   };
   usePolling(look, EVERY_MS, [id, state, asked]);
-  const again = () => call("POST", `v1/jobs/${piece(id)}/deliveries`).then(() => setAsked(asked + 1), setProblem);
+  const again = () => call("POST", `v1/jobs/${piece(id)}/deliveries`).then(() => (setRefusal(null), setAsked(asked + 1)), setRefusal);
   if (found.length === 0) return html`<${Trouble} problem=${problem} />`;
   return html`<section>
     <h3>Webhooks</h3>
@@ -41,6 +43,7 @@ function Deliveries({ id, state }) {
       </div>`,
     )}
     <button type="button" onClick=${again}>Deliver again</button>
+    <${Trouble} problem=${refusal} />
     <${Trouble} problem=${problem} />
   </section>`;
 }
@@ -48,6 +51,7 @@ function Deliveries({ id, state }) {
 function One({ id }) {
   const [job, setJob] = useState(null);
   const [problem, setProblem] = useState(null);
+  const [refusal, setRefusal] = useState(null);
   const look = async (signal) => {
     try {
       const { data } = await call("GET", `v1/jobs/${piece(id)}`, { signal });
@@ -61,7 +65,7 @@ function One({ id }) {
     }
   };
   usePolling(look, EVERY_MS, [id]);
-  const cancel = () => call("DELETE", `v1/jobs/${piece(id)}`).catch(setProblem);
+  const cancel = () => call("DELETE", `v1/jobs/${piece(id)}`).then(() => setRefusal(null), setRefusal);
   return html`<section class="card" aria-label="Job">
     <p><a href="#/jobs">All jobs</a></p>
     <h2><code>${id}</code></h2>
@@ -73,6 +77,7 @@ function One({ id }) {
         ${job.fallback_for && html`<span>in the place of ${job.fallback_for}</span>`}
         ${!hasEnded(job) && html`<button type="button" onClick=${cancel}>Cancel</button>`}
       </p>
+      ${!hasEnded(job) && html`<${Trouble} problem=${refusal} />`}
       <${Standing} job=${job} />
       <${Timeline} job=${job} />
       ${job.letter && html`<p>It lies among the <a href=${`#/dead/${job.letter}`}>dead letters</a>.</p>`}

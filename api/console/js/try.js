@@ -65,9 +65,7 @@ function Items({ fields, many, items, onItems }) {
     ${many && html`<button type="button" class="quiet" onClick=${() => onItems([...items, {}])}>Add another input</button>`}`;
 }
 
-function Result({ job, sent, problem, onCancel }) {
-  if (problem) return html`<${Trouble} problem=${problem} />`;
-  if (!job) return html`<p class="faint">The answer will stand here.</p>`;
+function Result({ job, sent, refusal, onCancel }) {
   const ended = hasEnded(job);
   return html`
     <p class="row">
@@ -76,8 +74,9 @@ function Result({ job, sent, problem, onCancel }) {
       ${job.version && html`<span>${job.model}@${job.version}</span>`}
       ${!ended && html`<button type="button" class="quiet" onClick=${onCancel}>Cancel</button>`}
     </p>
+    ${!ended && html`<${Trouble} problem=${refusal} />`}
     <${Standing} job=${job} />
-    ${job.state === "succeeded" && html`<${Answer} output=${job.output} inputs=${sent} />`}
+    ${job.state === "succeeded" && (job.output !== null || !job.output_url) && html`<${Answer} output=${job.output} inputs=${sent} />`}
     ${ended && html`<${Timeline} job=${job} />`}
   `;
 }
@@ -100,6 +99,7 @@ function Form({ model }) {
   const [job, setJob] = useState(null);
   const [sent, setSent] = useState([]);
   const [problem, setProblem] = useState(null);
+  const [refusal, setRefusal] = useState(null); // of Cancel
   const [busy, setBusy] = useState(false);
   const running = useRef(null);
   useEffect(() => () => running.current?.abort(), []);
@@ -120,6 +120,7 @@ function Form({ model }) {
     const mine = (running.current = new AbortController());
     setBusy(true);
     setProblem(null);
+    setRefusal(null);
     setJob(null);
     try {
       const { all, data, chosen } = read();
@@ -135,7 +136,7 @@ function Form({ model }) {
       if (running.current === mine) setBusy(false);
     }
   };
-  const cancel = () => call("DELETE", `v1/jobs/${piece(job.id)}`).catch(setProblem);
+  const cancel = () => call("DELETE", `v1/jobs/${piece(job.id)}`).then(() => setRefusal(null), setRefusal);
 
   let asked = null;
   try {
@@ -162,7 +163,9 @@ function Form({ model }) {
     </form>
     <section class="card answer" aria-label="Answer" aria-live="polite" aria-busy=${String(busy)}>
       <h2>Answer</h2>
-      <${Result} job=${job} sent=${sent} problem=${problem} onCancel=${cancel} />
+      <${Trouble} problem=${problem} />
+      ${!job && !problem && html`<p class="faint">The answer will stand here.</p>`}
+      ${job && html`<${Result} job=${job} sent=${sent} refusal=${refusal} onCancel=${cancel} />`}
     </section>
     <section class="card">
       <h2>In code</h2>
