@@ -7,8 +7,9 @@ from collections.abc import Callable
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
+from tests.conftest import wait_until
 from tests.console.conftest import Console
 from tests.console.test_try import CAT, run
 
@@ -95,3 +96,49 @@ def test_the_theme_is_kept(opened: Callable[..., Console], stack: str) -> None:
     page.reload()
     expect(page.get_by_label("Colours")).to_have_value("dark")
     assert page.evaluate(back) == dark
+
+
+_DRAWN = """(drawn) => {
+  const copy = document.createElement("canvas");
+  [copy.width, copy.height] = [drawn.width, drawn.height];
+  const seen = copy.getContext("2d");
+  seen.drawImage(drawn, 0, 0);
+  const { data } = seen.getImageData(0, 0, copy.width, copy.height);
+  const found = new Set();
+  for (let at = 0; at < data.length; at += 4)
+    if (data[at + 3] === 255) found.add(`rgb(${data[at]}, ${data[at + 1]}, ${data[at + 2]})`);
+  return [...found];
+}"""
+
+
+def colours(canvas: Locator) -> set[str]:
+    """Of its pixels that nothing shines through."""
+    return set(canvas.evaluate(_DRAWN))
+
+
+def back(place: Locator) -> str:
+    colour: str = place.evaluate("(one) => getComputedStyle(one).backgroundColor")
+    return colour
+
+
+def test_an_embedding_is_drawn_in_the_colours_of_the_theme(opened: Callable[..., Console], stack: str) -> None:
+    page = opened(stack, color_scheme="light").open("try/bert")
+    run(page)
+    canvas, accent = page.locator(".vector canvas"), page.locator("nav a[aria-current]")
+    light = colours(canvas)
+    assert back(accent) in light
+    page.emulate_media(color_scheme="dark")
+    wait_until(lambda: back(accent) in colours(canvas), what="it is drawn again")
+    assert not light & colours(canvas)
+
+
+def test_lines_are_drawn_in_the_colours_of_the_theme(opened: Callable[..., Console], stack: str) -> None:
+    page = opened(stack, color_scheme="dark").open("watch")
+    plot = page.get_by_role("region", name="Workers' devices busy")
+    canvas, key = plot.locator("canvas"), plot.locator(".legend i").first
+    wait_until(lambda: back(key) in colours(canvas), what="there are two points, and a line between them")
+    dark, grid = back(key), colours(canvas)
+    page.get_by_label("Colours").select_option("light")
+    assert back(key) != dark
+    wait_until(lambda: back(key) in colours(canvas), what="it is drawn again")
+    assert not grid & colours(canvas)

@@ -1,5 +1,6 @@
 // Embeddings: one as its numbers, several by how alike they are.
 
+import { colourOf, useDark } from "../theme.js";
 import { html, useEffect, useRef } from "../view.js";
 
 const MOST = 16_384; // numbers that a canvas is wide enough for
@@ -24,16 +25,18 @@ function cosine(a, b) {
 
 export function Vector({ values }) {
   const canvas = useRef(null);
+  const dark = useDark();
   useEffect(() => {
     const draw = canvas.current.getContext("2d");
     const most = values.reduce((found, value) => Math.max(found, Math.abs(value)), 1e-9);
+    const [above, below] = ["line-1", "line-2"].map((name) => colourOf(canvas.current, name));
     draw.clearRect(0, 0, values.length, 64);
     values.forEach((value, at) => {
-      draw.fillStyle = value < 0 ? "#c2410c" : "#2450c8";
+      draw.fillStyle = value < 0 ? below : above;
       const height = (32 * Math.abs(value)) / most;
       draw.fillRect(at, value < 0 ? 32 : 32 - height, 1, height);
     });
-  }, [values]);
+  }, [values, dark]);
   const norm = Math.sqrt(values.reduce((sum, value) => sum + value ** 2, 0));
   return html`<figure class="vector">
     <canvas ref=${canvas} width=${values.length} height="64" role="img" aria-label="Its numbers, as bars"></canvas>
