@@ -98,7 +98,7 @@ class Console:
         self.may_fail: tuple[str, ...] = ()  # of the browser's own words about answers that are no success
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.on("console", self._said)
-        self.page.on("request", self._asked)
+        self.page.on("request", self._requested)
         self.page.on("dialog", self._opened)
 
     def _said(self, message: ConsoleMessage) -> None:
@@ -109,7 +109,7 @@ class Console:
         self.wrong.append(f"a dialog: {dialog.message}")
         dialog.dismiss()
 
-    def _asked(self, request: Request) -> None:
+    def _requested(self, request: Request) -> None:
         if not request.url.startswith((self.url, "blob:", "data:")):
             self.wrong.append(f"asked {request.url}")
 
@@ -117,6 +117,12 @@ class Console:
         self.page.goto(f"{self.url}/console/#/{view}")
         self.page.wait_for_selector("main > *", state="attached")
         return self.page
+
+    def asked(self, end: str) -> int:
+        """How many requests of addresses with this end are over, since the page was loaded."""
+        program = "(end) => performance.getEntriesByType('resource').filter(({ name }) => name.endsWith(end)).length"
+        count: int = self.page.evaluate(program, end)
+        return count
 
     def picture(self, name: str) -> None:
         """For the docs, where they are wanted."""

@@ -86,6 +86,9 @@ def test_keys(with_keys: tuple[str, str, str], opened: Callable[..., Console]) -
     expect(page.get_by_label("The same call by curl")).to_contain_text("$ML_API_KEY")
     page = console.open("watch")
     expect(page.get_by_role("alert")).to_contain_text("scope")
+    looks = console.asked("/health")
+    wait_until(lambda: console.asked("/health") > looks + 1, what="the header has looked twice")
+    assert console.asked("/v1/watch") == 1, "what is forbidden is not asked again"
     page = console.open("models")
     page.get_by_role("region", name="echo", exact=True).get_by_role("button", name="Pause").click()
     expect(page.get_by_role("alert")).to_contain_text("forbidden")

@@ -90,7 +90,8 @@ def test_the_minutes_outlive_a_look_elsewhere(console: Console) -> None:
     kept = "import('./js/watch.js').then(({ history }) => history.points.map(({ at }) => at))"
     wait_until(lambda: len(page.evaluate(kept)) >= 2)
     before = page.evaluate(kept)
-    page.get_by_role("link", name="Jobs", exact=True).click()
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/v1/watch")):
+        page.get_by_role("link", name="Jobs", exact=True).click()
     expect(page.get_by_role("region", name="Jobs").first).to_be_visible()
     page.get_by_role("link", name="Watch").click()
     expect(page.locator(".plots canvas")).to_have_count(5)

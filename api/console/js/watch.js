@@ -3,9 +3,10 @@
 import { History, refOf } from "./history.js";
 import { State, Trouble } from "./parts.js";
 import { Plot } from "./plot.js";
+import { usePolling } from "./polling.js";
 import { listen } from "./service.js";
 import { bytes, clock, ms, number, percent } from "./told.js";
-import { html, useEffect, useState } from "./view.js";
+import { html, useState } from "./view.js";
 
 const AGAIN_MS = 2000;
 export const history = new History(); // outlives the view: who looks elsewhere for a moment keeps the minutes
@@ -13,31 +14,22 @@ export const history = new History(); // outlives the view: who looks elsewhere 
 function useSeen() {
   const [seen, setSeen] = useState(null);
   const [problem, setProblem] = useState(null);
-  useEffect(() => {
-    const ended = new AbortController();
-    const run = async () => {
-      while (!ended.signal.aborted) {
-        try {
-          await listen(
-            "v1/watch",
-            (_, told) => {
-              history.add(told);
-              setSeen(told);
-              setProblem(null);
-            },
-            ended.signal,
-          );
-        } catch (error) {
-          if (error.name === "AbortError") return;
-          setProblem(error);
-          if (error.status === 403) return;
-        }
-        await new Promise((done) => setTimeout(done, AGAIN_MS));
-      }
+  const look = async (signal) => {
+    const heard = (_, told) => {
+      history.add(told);
+      setSeen(told);
+      setProblem(null);
     };
-    run();
-    return () => ended.abort();
-  }, []);
+    try {
+      await listen("v1/watch", heard, signal);
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      setProblem(error);
+      return error.status === 403;
+    }
+    return false; // a stream that has ended is taken up again
+  };
+  usePolling(look, AGAIN_MS, []);
   return [seen, problem];
 }
 
