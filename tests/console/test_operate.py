@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import redis
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from shared import keys, scripts
 from tests.conftest import wait_until
@@ -214,25 +214,60 @@ def test_a_job_is_canceled_in_the_list(console: Console, http: httpx.Client) -> 
     expect(page.get_by_role("alert")).to_contain_text("job_not_found")
 
 
-def _bury(store: redis.Redis, job_id: str, list_name: str) -> None:
-    """As a worker does that cannot read it."""
-    scripts.run(store, [scripts.drain([list_name], [10], process="gone"), scripts.bury(job_id, "rejected")])
+class Graveyard:
+    """An API without a worker, whose messages are buried as a worker does that cannot work on them."""
+
+    def __init__(self, url: str, http: httpx.Client, store: redis.Redis, models: Path) -> None:
+        self.url, self.http, self.models, self._store = url, http, models, store
+
+    def bury(self, model: str = "echo", reason: str = "rejected", **more: object) -> tuple[str, str]:
+        """Of a new job; its id, and its letter's."""
+        job_id: str = self.http.post("/v1/jobs", json={"model": model, "input": 7, **more}).json()["id"]
+        list_name = keys.queue_list(keys.queue_name(model, "1"), keys.NORMAL)
+        scripts.run(self._store, [scripts.drain([list_name], [10], process="gone"), scripts.bury(job_id, reason)])
+        return job_id, self.http.get(f"/v1/jobs/{job_id}").json()["letter"]
+
+    def retries(self) -> dict[str, str]:
+        """Of jobs: the new one's id by the old one's."""
+        return {job["retried_from"]: job["id"] for job in self.http.get("/v1/jobs").json()["data"]}
 
 
-def test_a_dead_letter_is_retried(
-    opened: Callable[..., Console], redis_url: str, store: redis.Redis, tmp_path: Path
-) -> None:
+@pytest.fixture
+def graveyard(redis_url: str, store: redis.Redis, tmp_path: Path) -> Iterator[Graveyard]:
     own = tmp_path / "models.yaml"
-    own.write_text('models: {echo: {task: echo, versions: {"1": {}}}}')
+    own.write_text('models: {echo: {task: echo, versions: {"1": {}}}, other: {task: echo, versions: {"1": {}}}}')
     with api(redis_url, own) as url, httpx.Client(base_url=url, timeout=60) as http:
-        job_id = http.post("/v1/jobs", json={"model": "echo", "input": 7}).json()["id"]
-        _bury(store, job_id, keys.queue_list(keys.queue_name("echo", "1"), keys.NORMAL))
-        console = opened(url)
-        page = console.open("dead")
-        page.get_by_role("region", name="Dead letters", exact=True).locator("tbody a").click()
-        page.get_by_role("button", name="Retry", exact=True).click()
-        expect(page.get_by_text("None. A letter comes here")).to_be_visible()
-        with worker(redis_url, own):
-            (again,) = [one for one in http.get("/v1/jobs").json()["data"] if one["retried_from"] == job_id]
-            assert http.get(f"/v1/jobs/{again['id']}", params={"wait": 30}).json()["output"] == 7
-        page.goto("about:blank")
+        yield Graveyard(url, http, store, own)
+
+
+def _letters(page: Page) -> Locator:
+    return page.get_by_role("region", name="Dead letters", exact=True).locator("tbody a")
+
+
+def test_a_dead_letter_is_retried(opened: Callable[..., Console], graveyard: Graveyard, redis_url: str) -> None:
+    job_id, letter = graveyard.bury()
+    page = opened(graveyard.url).open("dead")
+    expect(_letters(page)).to_have_text([letter])
+    _letters(page).click()
+    page.get_by_role("button", name="Retry", exact=True).click()
+    expect(page.get_by_text("None. A letter comes here")).to_be_visible()
+    with worker(redis_url, graveyard.models):
+        page.get_by_role("status").get_by_role("link", name=graveyard.retries()[job_id]).click()
+        expect(page.locator(".state").first).to_have_text("succeeded")
+        expect(page.get_by_label("Output", exact=True)).to_have_text("7")
+    page.goto("about:blank")
+
+
+def test_those_dead_letters_are_retried_that_are_shown(opened: Callable[..., Console], graveyard: Graveyard) -> None:
+    (old, letter), (_, dropped) = graveyard.bury(), graveyard.bury()
+    console = opened(graveyard.url)
+    console.may_fail = ("404",)
+    page = console.open("dead")
+    expect(_letters(page)).to_have_text([dropped, letter])
+    assert graveyard.http.delete(f"/v1/dead/{dropped}").status_code == 204
+    _, newer = graveyard.bury()
+    page.get_by_role("button", name="Retry these").click()
+    expect(_letters(page)).to_have_text([newer])
+    assert graveyard.retries().keys() - {None} == {old}
+    expect(page.get_by_role("alert")).to_contain_text(dropped)
+    page.goto("about:blank")

@@ -1,9 +1,32 @@
 // Dead letters: messages that nobody could work on, to be looked at, retried or dropped.
 
 import { Json, Trouble } from "./parts.js";
-import { call, piece } from "./service.js";
+import { call, piece, Problem } from "./service.js";
 import { bytes, day } from "./told.js";
 import { html, useEffect, useState } from "./view.js";
+
+/** A new job of each. What is refused stays, and is told; the others are still tried, unless the service does not answer. */
+async function retry(letters) {
+  const done = { made: [], refused: [], problem: null };
+  for (const { id } of letters) {
+    try {
+      const { data } = await call("POST", `v1/dead/${piece(id)}/retry`);
+      done.made.push(data.id);
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem;
+      if (problem.status !== 404 && problem.status !== 409) return { ...done, problem };
+      done.refused.push({ pointer: id, message: problem.message });
+    }
+  }
+  return done;
+}
+
+/** What retries have made, and what they have not. */
+const Done = ({ made, refused, problem }) => html`
+  <${Trouble} problem=${problem} />
+  ${made.length > 0 && html`<p role="status">Retried as ${made.map((id, at) => html`${at > 0 && ", "}<a href=${`#/jobs/${id}`}><code>${id}</code></a>`)}.</p>`}
+  ${refused.length > 0 && html`<${Trouble} problem=${{ message: "Not retried:", errors: refused }} />`}
+`;
 
 function Letter({ id, onChanged }) {
   const [letter, setLetter] = useState(null);
@@ -29,7 +52,8 @@ function Letter({ id, onChanged }) {
 export function Dead({ rest, up }) {
   const [found, setFound] = useState(null);
   const [problem, setProblem] = useState(null);
-  const [refused, setRefused] = useState([]);
+  const [done, setDone] = useState(null);
+  const [busy, setBusy] = useState(false);
   const look = () => call("GET", "v1/dead").then(({ data }) => (setFound(data), setProblem(null)), setProblem);
   const more = () =>
     call("GET", `v1/dead?after=${piece(found.next)}`).then(
@@ -39,12 +63,17 @@ export function Dead({ rest, up }) {
   useEffect(() => {
     look();
   }, [up]);
-  const gone = () => {
+  const gone = ({ data: job }) => {
+    setDone(job && { made: [job.id], refused: [], problem: null });
     location.hash = "#/dead";
     look();
   };
-  const all = () =>
-    call("POST", `v1/dead/requeue?limit=${found.letters.length}`).then(({ data }) => (setRefused(data.failed), look()), setProblem);
+  const all = async () => {
+    setBusy(true);
+    setDone(await retry(found.letters));
+    setBusy(false);
+    look();
+  };
   return html`
     <h1 class="hidden">Dead letters</h1>
     <${Trouble} problem=${problem} />
@@ -71,10 +100,10 @@ export function Dead({ rest, up }) {
           </table>
         </div>
         <p class="row">
-          <button type="button" onClick=${all}>Retry these</button>
+          <button type="button" disabled=${busy} onClick=${all}>Retry these</button>
           ${found.next && html`<button type="button" onClick=${more}>More</button>`}
         </p>`}
-      ${refused.length > 0 && html`<ul>${refused.map((one) => html`<li><code>${one.letter}</code> stays: ${one.detail}</li>`)}</ul>`}
+      ${done && html`<${Done} ...${done} />`}
     </section>
     ${rest[0] && html`<${Letter} key=${rest[0]} id=${rest[0]} onChanged=${gone} />`}
   `;
