@@ -271,3 +271,40 @@ def test_those_dead_letters_are_retried_that_are_shown(opened: Callable[..., Con
     assert graveyard.retries().keys() - {None} == {old}
     expect(page.get_by_role("alert")).to_contain_text(dropped)
     page.goto("about:blank")
+
+
+def test_dead_letters_by_reason_model_and_label(opened: Callable[..., Console], graveyard: Graveyard) -> None:
+    _, plain = graveyard.bury()
+    _, killer = graveyard.bury(reason="attempts_exhausted")
+    _, other = graveyard.bury("other", labels={"tenant": HOSTILE})
+    page = opened(graveyard.url).open("dead")
+    expect(_letters(page)).to_have_text([other, killer, plain])
+    expect(page.get_by_role("row", name=other)).to_contain_text(f"tenant:{HOSTILE}")
+    page.get_by_label("Reason").select_option("attempts_exhausted")
+    expect(_letters(page)).to_have_text([killer])
+    page.get_by_label("Model").fill("other")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("None. A letter comes here")).to_be_visible()
+    page.get_by_label("Reason").select_option("")
+    expect(_letters(page)).to_have_text([other])
+    page.get_by_label("Model").fill("")
+    page.get_by_label("Label").fill(f"tenant:{HOSTILE}")
+    page.get_by_label("Label").blur()
+    expect(_letters(page)).to_have_text([other])
+    page.get_by_role("button", name="Retry these").click()
+    expect(page.get_by_text("Retried as")).to_be_visible()
+    page.get_by_label("Label").fill("")
+    page.keyboard.press("Enter")
+    expect(_letters(page)).to_have_text([killer, plain])
+    assert page.locator("img[src=x]").count() == 0
+    page.goto("about:blank")
+
+
+def test_a_page_of_dead_letters_more(opened: Callable[..., Console], graveyard: Graveyard) -> None:
+    letters = [graveyard.bury()[1] for _ in range(51)][::-1]
+    page = opened(graveyard.url).open("dead")
+    expect(_letters(page)).to_have_text(letters[:50])
+    page.get_by_role("button", name="More").click()
+    expect(_letters(page)).to_have_text(letters)
+    expect(page.get_by_role("button", name="More")).to_have_count(0)
+    page.goto("about:blank")

@@ -1,9 +1,12 @@
 // Dead letters: messages that nobody could work on, to be looked at, retried or dropped.
 
+import { usePages } from "./pages.js";
 import { Json, Trouble } from "./parts.js";
 import { call, piece, Problem } from "./service.js";
-import { bytes, day } from "./told.js";
+import { bytes, day, labels } from "./told.js";
 import { html, useEffect, useState } from "./view.js";
+
+const REASONS = ["attempts_exhausted", "rejected", "unparsable"];
 
 /** A new job of each. What is refused stays, and is told; the others are still tried, unless the service does not answer. */
 async function retry(letters) {
@@ -50,19 +53,12 @@ function Letter({ id, onChanged }) {
 }
 
 export function Dead({ rest, up }) {
-  const [found, setFound] = useState(null);
-  const [problem, setProblem] = useState(null);
+  const [asked, setAsked] = useState({ reason: "", model: "", label: "" });
+  const { pages, problem, look, more } = usePages("v1/dead", "after", asked, [up]);
   const [done, setDone] = useState(null);
   const [busy, setBusy] = useState(false);
-  const look = () => call("GET", "v1/dead").then(({ data }) => (setFound(data), setProblem(null)), setProblem);
-  const more = () =>
-    call("GET", `v1/dead?after=${piece(found.next)}`).then(
-      ({ data }) => setFound({ letters: [...found.letters, ...data.letters], next: data.next }),
-      setProblem,
-    );
-  useEffect(() => {
-    look();
-  }, [up]);
+  const letters = pages.flatMap((one) => one.letters);
+  const set = (name) => (event) => setAsked({ ...asked, [name]: event.target.value.trim() });
   const gone = ({ data: job }) => {
     setDone(job && { made: [job.id], refused: [], problem: null });
     location.hash = "#/dead";
@@ -70,40 +66,47 @@ export function Dead({ rest, up }) {
   };
   const all = async () => {
     setBusy(true);
-    setDone(await retry(found.letters));
+    setDone(await retry(letters));
     setBusy(false);
     look();
   };
   return html`
     <h1 class="hidden">Dead letters</h1>
-    <${Trouble} problem=${problem} />
     <section class="card" aria-label="All dead letters">
-      ${found?.letters.length === 0 && html`<p class="faint">None. A letter comes here when a job kills its worker again and again, or cannot be read.</p>`}
-      ${found?.letters.length > 0 &&
-      html`<div class="scroll" tabindex="0" role="region" aria-label="Dead letters">
-          <table>
-            <thead><tr><th scope="col">letter</th><th scope="col">since</th><th scope="col">why</th><th scope="col">model</th><th scope="col" class="number">attempts</th><th scope="col" class="number">crashes</th><th scope="col">worker</th><th scope="col" class="number">size</th></tr></thead>
-            <tbody>
-              ${found.letters.map(
-                (one) => html`<tr key=${one.id}>
-                  <th scope="row"><a href=${`#/dead/${one.id}`}><code>${one.id}</code></a></th>
-                  <td>${day(one.created_at)}</td>
-                  <td>${one.reason}</td>
-                  <td>${one.model ? `${one.model}@${one.version}` : one.queue}</td>
-                  <td class="number">${one.attempts}</td>
-                  <td class="number">${one.crashes}</td>
-                  <td>${one.worker ?? "–"}</td>
-                  <td class="number">${bytes(one.message_bytes)}</td>
-                </tr>`,
-              )}
-            </tbody>
-          </table>
-        </div>
-        <p class="row">
-          <button type="button" disabled=${busy} onClick=${all}>Retry these</button>
-          ${found.next && html`<button type="button" onClick=${more}>More</button>`}
-        </p>`}
+      <form class="row" onSubmit=${(event) => event.preventDefault()}>
+        <label>Reason <select value=${asked.reason} onChange=${set("reason")}><option value="">any</option>${REASONS.map((one) => html`<option value=${one}>${one}</option>`)}</select></label>
+        <label>Model <input value=${asked.model} onChange=${set("model")} placeholder="name or name@version" /></label>
+        <label>Label <input value=${asked.label} onChange=${set("label")} placeholder="name:value" /></label>
+        <button type="button" onClick=${look}>Look again</button>
+      </form>
+      <${Trouble} problem=${problem} />
       ${done && html`<${Done} ...${done} />`}
+      ${letters.length > 0 &&
+      html`<div class="scroll" tabindex="0" role="region" aria-label="Dead letters">
+        <table>
+          <thead><tr><th scope="col">letter</th><th scope="col">since</th><th scope="col">why</th><th scope="col">model</th><th scope="col" class="number">attempts</th><th scope="col" class="number">crashes</th><th scope="col">worker</th><th scope="col" class="number">size</th><th scope="col">labels</th></tr></thead>
+          <tbody>
+            ${letters.map(
+              (one) => html`<tr key=${one.id}>
+                <th scope="row"><a href=${`#/dead/${one.id}`}><code>${one.id}</code></a></th>
+                <td>${day(one.created_at)}</td>
+                <td>${one.reason}</td>
+                <td>${[one.model, one.version].filter(Boolean).join("@") || one.queue}</td>
+                <td class="number">${one.attempts}</td>
+                <td class="number">${one.crashes}</td>
+                <td>${one.worker ?? "–"}</td>
+                <td class="number">${bytes(one.message_bytes)}</td>
+                <td>${labels(one.labels)}</td>
+              </tr>`,
+            )}
+          </tbody>
+        </table>
+      </div>`}
+      ${pages.length > 0 && letters.length === 0 && html`<p class="faint">None${more ? " so far" : ""}. A letter comes here when a job kills its worker again and again, or cannot be read.</p>`}
+      <p class="row">
+        ${letters.length > 0 && html`<button type="button" disabled=${busy} onClick=${all}>Retry these</button>`}
+        ${more && html`<button type="button" onClick=${more}>More</button>`}
+      </p>
     </section>
     ${rest[0] && html`<${Letter} key=${rest[0]} id=${rest[0]} onChanged=${gone} />`}
   `;

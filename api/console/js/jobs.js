@@ -2,12 +2,13 @@
 
 import { Answer } from "./answers/answer.js";
 import { Json, State, Trouble } from "./parts.js";
+import { usePages } from "./pages.js";
 import { usePolling } from "./polling.js";
 import { call, piece, Problem } from "./service.js";
 import { hasEnded, Standing } from "./standing.js";
 import { Timeline } from "./timeline.js";
-import { between, day, ms } from "./told.js";
-import { html, useEffect, useRef, useState } from "./view.js";
+import { between, day, labels, ms } from "./told.js";
+import { html, useState } from "./view.js";
 
 const STATES = ["queued", "running", "succeeded", "failed", "canceled"];
 const EVERY_MS = 1000;
@@ -91,35 +92,14 @@ function One({ id }) {
 
 function List({ up }) {
   const [asked, setAsked] = useState({ state: "", model: "", label: "" });
-  const [pages, setPages] = useState([]);
-  const [problem, setProblem] = useState(null);
-  const [looks, setLooks] = useState(0);
-  const last = useRef(new AbortController());
-  /** Puts a page behind those that `keep` leaves; what was asked before is not waited for any more. */
-  const page = async (cursor, keep) => {
-    last.current.abort();
-    const { signal } = (last.current = new AbortController());
-    const query = new URLSearchParams(Object.entries({ ...asked, limit: PAGE, cursor }).filter(([, value]) => value));
-    try {
-      const { data } = await call("GET", `v1/jobs?${query}`, { signal });
-      setPages([...keep, data]);
-      setProblem(null);
-    } catch (error) {
-      if (error.name !== "AbortError") setProblem(error);
-    }
-  };
-  useEffect(() => {
-    page("", []);
-    return () => last.current.abort();
-  }, [asked.state, asked.model, asked.label, looks, up]);
-  const more = () => page(pages.at(-1).next, pages);
+  const { pages, problem, look, more } = usePages("v1/jobs", "cursor", { ...asked, limit: PAGE }, [up]);
   const set = (name) => (event) => setAsked({ ...asked, [name]: event.target.value.trim() });
   return html`<section class="card" aria-label="Your jobs">
     <form class="row" onSubmit=${(event) => event.preventDefault()}>
       <label>State <select value=${asked.state} onChange=${set("state")}><option value="">any</option>${STATES.map((one) => html`<option value=${one}>${one}</option>`)}</select></label>
       <label>Model <input value=${asked.model} onChange=${set("model")} placeholder="name or name@version" /></label>
       <label>Label <input value=${asked.label} onChange=${set("label")} placeholder="name:value" /></label>
-      <button type="button" onClick=${() => setLooks(looks + 1)}>Look again</button>
+      <button type="button" onClick=${look}>Look again</button>
     </form>
     <${Trouble} problem=${problem} />
     <div class="scroll" tabindex="0" role="region" aria-label="Jobs">
@@ -136,15 +116,15 @@ function List({ up }) {
                 <td class="number">${ms(between(job.created_at, job.finished_at))}</td>
                 <td class="number">${job.timing.batch_size ?? "–"}</td>
                 <td class="number">${job.attempt}</td>
-                <td>${Object.entries(job.labels).map(([name, value]) => `${name}:${value}`).join(", ")}</td>
+                <td>${labels(job.labels)}</td>
               </tr>`,
             ),
           )}
         </tbody>
       </table>
     </div>
-    ${pages.length > 0 && pages.every((one) => one.data.length === 0) && html`<p class="faint">None.</p>`}
-    ${pages.at(-1)?.next && html`<button type="button" onClick=${more}>More</button>`}
+    ${pages.length > 0 && pages.every((one) => one.data.length === 0) && html`<p class="faint">None${more ? " so far" : ""}.</p>`}
+    ${more && html`<button type="button" onClick=${more}>More</button>`}
   </section>`;
 }
 

@@ -29,3 +29,6 @@ export const day = (instant) => (instant ? new Date(instant).toLocaleString("en-
 
 /** Milliseconds from one instant to another; undefined where one is missing. */
 export const between = (from, to) => (from && to ? new Date(to) - new Date(from) : undefined);
+
+/** As the lists' filters take them. */
+export const labels = (given) => Object.entries(given).map(([name, value]) => `${name}:${value}`).join(", ");
