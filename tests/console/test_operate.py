@@ -126,6 +126,8 @@ def test_no_address_leads_elsewhere(console: Console, http: httpx.Client) -> Non
     for odd in ("%", "toString/x", "constructor"):
         page = console.open(odd)
         expect(page.get_by_label("Model", exact=True)).to_be_visible()
+    page = console.open("try/nobody's")
+    expect(page.get_by_role("alert")).to_have_text("No model nobody's is served.")
 
 
 def test_jobs_and_one_of_them(console: Console, http: httpx.Client) -> None:

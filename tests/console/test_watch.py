@@ -15,6 +15,7 @@ from playwright.sync_api import Page, expect
 from local.ports import free_port
 from tests.conftest import wait_until
 from tests.console.conftest import Console
+from tests.console.test_try import run
 from tests.processes import api, worker
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
@@ -132,6 +133,34 @@ def test_a_job_that_waits_for_a_worker(
             expect(page.locator(".answer .state")).to_have_text("succeeded")
             expect(page.locator(".written")).to_have_text("soon")
         console.page.goto("about:blank")
+
+
+def test_a_card_that_changes_is_shown_at_once(
+    opened: Callable[..., Console], tmp_path: Path, redis_url: str, store: object
+) -> None:
+    """What a worker brings; and when it goes, what was typed and answered stays."""
+    own = tmp_path / "models.yaml"
+    own.write_text('models: {reader: {handler: "tests/console/handlers.py:Reader", versions: {"1": {}}}}')
+    with api(redis_url, own) as url:
+        page = opened(url).open("try/reader")
+        expect(page.locator(".pick")).to_contain_text("no worker has it")
+        expect(page.get_by_role("textbox", name="input")).to_be_visible()
+        text = page.get_by_role("textbox", name="text")
+        with worker(redis_url, own):
+            expect(page.locator(".pick")).to_contain_text("1 ready")
+            expect(text).to_have_value("Oslo and 🦆 Bergen")
+            run(page)
+            expect(page.locator(".answer mark")).to_have_count(2)
+        expect(page.locator(".pick")).to_contain_text("no worker has it")
+        expect(text).to_have_value("Oslo and 🦆 Bergen")
+        expect(page.locator(".answer mark")).to_have_count(2)
+        page.goto("about:blank")
+
+
+def test_one_look_at_the_models_serves_the_header_and_the_view(console: Console) -> None:
+    console.open("models")
+    wait_until(lambda: console.asked("/health") >= 3)
+    assert console.asked("/v1/models") <= console.asked("/health")
 
 
 def test_watch_as_a_program_reads_it(http: httpx.Client) -> None:

@@ -4,8 +4,8 @@ import { Dead } from "./dead.js";
 import { Jobs } from "./jobs.js";
 import { Models } from "./models.js";
 import { Guard } from "./parts.js";
-import { usePolling } from "./polling.js";
-import { call, key, Problem } from "./service.js";
+import { useService } from "./served.js";
+import { key } from "./service.js";
 import { Try } from "./try.js";
 import { html, render, useEffect, useState } from "./view.js";
 import { Watch } from "./watch.js";
@@ -13,7 +13,6 @@ import { Watch } from "./watch.js";
 const VIEWS = { try: ["Try", Try], watch: ["Watch", Watch], models: ["Models", Models], jobs: ["Jobs", Jobs], dead: ["Dead letters", Dead] };
 const THEMES = ["auto", "light", "dark"];
 const THEME = "ml-service.theme";
-const EVERY_MS = 3000;
 const KEY = /^[\x21-\x7e]+$/; // what a header can hold
 
 function decoded(part) {
@@ -36,23 +35,6 @@ function useFragment() {
     return () => removeEventListener("hashchange", moved);
   }, []);
   return place;
-}
-
-/** Whether the service answers, whether it takes this key: "up", "degraded", "down", "key". Looked at every few seconds. */
-function useService(secret) {
-  const [state, setState] = useState("");
-  const look = async (signal) => {
-    try {
-      const { data } = await call("GET", "health", { signal }); // needs no key
-      if (data.status === "ok") await call("GET", "v1/models", { signal });
-      setState(data.status === "ok" ? "up" : "degraded");
-    } catch (problem) {
-      if (!(problem instanceof Problem)) throw problem;
-      setState({ 401: "key", 403: "up", 503: "degraded" }[problem.status] ?? "down"); // 403: it may do other things
-    }
-  };
-  usePolling(look, EVERY_MS, [secret]);
-  return state;
 }
 
 const TOLD = {
@@ -111,7 +93,7 @@ function Page() {
     key.set("");
     setSecret("");
   };
-  const [tone, told] = TOLD[service];
+  const [tone, told] = TOLD[service.state];
   const View = VIEWS[name][1];
   return html`
     <a class="skip" href="#main" onClick=${toContent}>To the content</a>
@@ -133,7 +115,7 @@ function Page() {
       </div>
     </header>
     <main id="main" tabindex="-1">
-      ${service === "key" ? html`<${KeyForm} refused=${secret !== ""} onKey=${setSecret} />` : html`<${Guard} key=${name + secret} otherwise=${Broken}><${View} rest=${rest} up=${service === "up"} /></${Guard}>`}
+      ${service.state === "key" ? html`<${KeyForm} refused=${secret !== ""} onKey=${setSecret} />` : html`<${Guard} key=${name + secret} otherwise=${Broken}><${View} rest=${rest} service=${service} up=${service.state === "up"} /></${Guard}>`}
     </main>
   `;
 }

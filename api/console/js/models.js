@@ -1,30 +1,9 @@
 // Models and versions: who has them, what they take of memory, and how the traffic is shared.
 
 import { State, Trouble } from "./parts.js";
-import { usePolling } from "./polling.js";
-import { call, piece, Problem } from "./service.js";
+import { call, piece } from "./service.js";
 import { bytes, clock, percent } from "./told.js";
 import { html, useEffect, useState } from "./view.js";
-
-const EVERY_MS = 2000;
-
-function useModels() {
-  const [read, setRead] = useState(null);
-  const [problem, setProblem] = useState(null);
-  const [looks, setLooks] = useState(0);
-  const once = async (signal) => {
-    try {
-      const { data, etag } = await call("GET", "v1/models", { signal });
-      setRead({ ...data, etag });
-      setProblem(null);
-    } catch (error) {
-      if (!(error instanceof Problem)) throw error;
-      setProblem(error);
-    }
-  };
-  usePolling(once, EVERY_MS, [looks]);
-  return { read, problem, look: () => setLooks(looks + 1) };
-}
 
 const memoryOf = (memory = {}) =>
   Object.entries(memory).map(([name, size]) => `${bytes(size)} ${name.replace(/_bytes$/, "")}`).join(", ") || "–";
@@ -119,8 +98,7 @@ function Coming({ rollout, onChanged }) {
   </section>`;
 }
 
-export function Models({ rest }) {
-  const { read, problem, look } = useModels();
+export function Models({ rest, service: { models: read, problem, look } }) {
   const coming = (read?.rollouts ?? []).filter((one) => !read.data.some((model) => model.id === one.model));
   useEffect(() => {
     if (rest[0] && read) document.getElementById(rest[0])?.scrollIntoView();

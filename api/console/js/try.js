@@ -10,7 +10,7 @@ import { LANGUAGES, snippet } from "./snippets.js";
 import { hasEnded, Standing } from "./standing.js";
 import { Timeline } from "./timeline.js";
 import { percent } from "./told.js";
-import { html, useEffect, useMemo, useRef, useState } from "./view.js";
+import { html, useEffect, useRef, useState } from "./view.js";
 
 /** The model's own example, as values of its fields. */
 function exampleOf(model, fields) {
@@ -90,11 +90,25 @@ function Snippets({ request }) {
   </section>`;
 }
 
-function Form({ model }) {
-  const { fields, many } = useMemo(() => inputOf(model.input_schema), [model.id]);
-  const options = useMemo(() => fieldsOf(model.parameters_schema) ?? [], [model.id]);
-  const [version, setVersion] = useState("");
-  const [items, setItems] = useState(() => [exampleOf(model, fields)]);
+const OF_WORKERS = ["example", "input_schema", "output_schema", "parameters_schema"];
+
+/** The card as it is now; what only a worker can tell stays as the last one has told it. */
+function useKnown(card) {
+  const told = useRef({});
+  for (const name of OF_WORKERS) told.current[name] = card[name] ?? told.current[name] ?? null;
+  return { ...card, ...told.current };
+}
+
+function Form({ card }) {
+  const model = useKnown(card);
+  const { fields, many } = inputOf(model.input_schema);
+  const options = fieldsOf(model.parameters_schema) ?? [];
+  const [pinned, setVersion] = useState("");
+  const version = model.versions.some((one) => one.version === pinned) ? pinned : "";
+  const form = fields === null ? "json" : "fields";
+  const [edited, setEdited] = useState({}); // by form; until then it holds the example
+  const items = edited[form] ?? [exampleOf(model, fields)];
+  const setItems = (changed) => setEdited({ ...edited, [form]: changed });
   const [parameters, setParameters] = useState({});
   const [job, setJob] = useState(null);
   const [sent, setSent] = useState([]);
@@ -181,27 +195,25 @@ function Form({ model }) {
   `;
 }
 
-export function Try({ rest, up }) {
-  const [models, setModels] = useState(null);
-  const [problem, setProblem] = useState(null);
-  const chosen = rest[0];
-  useEffect(() => {
-    call("GET", "v1/models").then(({ data }) => (setModels(data.data), setProblem(null)), setProblem);
-  }, [up]);
-  const model = models?.find((one) => one.id === chosen) ?? models?.[0];
+export function Try({ rest, service: { models: served, problem } }) {
+  const models = served?.data;
+  const chosen = rest[0] ?? models?.[0]?.id;
+  const model = models?.find((one) => one.id === chosen);
   return html`
     <h1 class="hidden">Try a model</h1>
     <${Trouble} problem=${problem} />
     ${models?.length === 0 && html`<p>No model is served. <code>PUT /v1/models/NAME</code>, or <code>models.yaml</code>, makes one.</p>`}
+    ${models?.length > 0 && !model && html`<p class="trouble" role="alert">No model ${chosen} is served.</p>`}
     <div class="try">
       <div class="card pick">
         <label for="model">Model</label>
         <select id="model" value=${model?.id ?? ""} disabled=${!models} onChange=${(event) => (location.hash = `#/try/${encodeURIComponent(event.target.value)}`)}>
+          ${!model && html`<option value=""></option>`}
           ${(models ?? []).map((one) => html`<option value=${one.id}>${one.id}</option>`)}
         </select>
         <p>${model ? html`${model.task ?? "a handler of its own"} · ${model.ready > 0 ? `${model.ready} ready` : "no worker has it: jobs wait"}${model.paused ? " · paused" : ""}` : " "}</p>
       </div>
-      ${model && html`<${Form} key=${`${model.id} ${model.input_schema ? "" : "?"}`} model=${model} />`}
+      ${model && html`<${Form} key=${model.id} card=${model} />`}
     </div>
   `;
 }
