@@ -149,6 +149,10 @@ def test_jobs_and_one_of_them(console: Console, http: httpx.Client) -> None:
         expect(page.get_by_label("The job")).to_contain_text(HOSTILE.replace('"', '\\"'))
         expect(page.get_by_text("Webhooks")).to_be_visible()
         expect(page.locator("main")).to_contain_text("delivered")
+        page.get_by_role("link", name="All jobs").click()
+        expect(page.get_by_label("State")).to_have_value("succeeded")
+        expect(page.get_by_label("Label")).to_have_value(f"tenant:{HOSTILE}")
+        expect(page.get_by_role("region", name="Jobs", exact=True).locator("tbody tr")).to_have_count(1)
     assert page.locator("img[src=x]").count() == 0
 
 
@@ -250,7 +254,8 @@ def test_a_dead_letter_is_retried(opened: Callable[..., Console], graveyard: Gra
     job_id, letter = graveyard.bury()
     page = opened(graveyard.url).open("dead")
     expect(_letters(page)).to_have_text([letter])
-    _letters(page).click()
+    _letters(page).press("Enter")
+    expect(page.get_by_role("region", name="Dead letter", exact=True)).to_be_focused()
     page.get_by_role("button", name="Retry", exact=True).click()
     expect(page.get_by_text("None. A letter comes here")).to_be_visible()
     with worker(redis_url, graveyard.models):

@@ -4,7 +4,7 @@ import { usePages } from "./pages.js";
 import { Json, Trouble } from "./parts.js";
 import { call, piece, Problem } from "./service.js";
 import { bytes, day, labels } from "./told.js";
-import { html, useEffect, useState } from "./view.js";
+import { html, useEffect, useRef, useState } from "./view.js";
 
 const REASONS = ["attempts_exhausted", "rejected", "unparsable"];
 
@@ -34,11 +34,13 @@ const Done = ({ made, refused, problem }) => html`
 function Letter({ id, onChanged }) {
   const [letter, setLetter] = useState(null);
   const [problem, setProblem] = useState(null);
+  const place = useRef(null);
   useEffect(() => {
+    place.current.focus(); // it stands below the list
     call("GET", `v1/dead/${piece(id)}`).then(({ data }) => setLetter(data), setProblem);
   }, [id]);
   const act = (method, path) => () => call(method, path).then(onChanged, setProblem);
-  return html`<section class="card" aria-label="Dead letter">
+  return html`<section ref=${place} class="card" tabindex="-1" aria-label="Dead letter">
     <h2><code>${id}</code></h2>
     <${Trouble} problem=${problem} />
     ${letter &&

@@ -90,10 +90,9 @@ function One({ id }) {
   </section>`;
 }
 
-function List({ up }) {
-  const [asked, setAsked] = useState({ state: "", model: "", label: "" });
+function List({ asked, onAsked, up }) {
   const { pages, problem, look, more } = usePages("v1/jobs", "cursor", { ...asked, limit: PAGE }, [up]);
-  const set = (name) => (event) => setAsked({ ...asked, [name]: event.target.value.trim() });
+  const set = (name) => (event) => onAsked({ ...asked, [name]: event.target.value.trim() });
   return html`<section class="card" aria-label="Your jobs">
     <form class="row" onSubmit=${(event) => event.preventDefault()}>
       <label>State <select value=${asked.state} onChange=${set("state")}><option value="">any</option>${STATES.map((one) => html`<option value=${one}>${one}</option>`)}</select></label>
@@ -129,6 +128,7 @@ function List({ up }) {
 }
 
 export function Jobs({ rest, up }) {
+  const [asked, setAsked] = useState({ state: "", model: "", label: "" }); // outlives a look at one of them
   return html`<h1 class="hidden">Jobs</h1>
-    ${rest[0] ? html`<${One} key=${rest[0]} id=${rest[0]} />` : html`<${List} up=${up} />`}`;
+    ${rest[0] ? html`<${One} key=${rest[0]} id=${rest[0]} />` : html`<${List} asked=${asked} onAsked=${setAsked} up=${up} />`}`;
 }
