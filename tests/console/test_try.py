@@ -226,6 +226,10 @@ def test_by_keyboard_alone(console: Console) -> None:
             break
     page.keyboard.press("Enter")
     expect(page.locator(".answer .state")).to_have_text("succeeded")
+    first = page.locator(".answer code").first.inner_text()
+    page.get_by_label("text").press("Control+Enter")
+    expect(page.locator(".answer code").first).not_to_have_text(first)
+    expect(page.locator(".answer .state")).to_have_text("succeeded")
 
 
 @pytest.mark.parametrize("language", ["curl", "Python", "JavaScript"])

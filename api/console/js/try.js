@@ -158,8 +158,11 @@ function Form({ card }) {
   } catch (error) {
     if (!(error instanceof Unreadable)) throw error;
   }
+  const hurry = (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !busy) event.currentTarget.requestSubmit();
+  };
   return html`
-    <form class="card" onSubmit=${send}>
+    <form class="card" onSubmit=${send} onKeyDown=${hurry}>
       <div class="field">
         <label for="version">Version</label>
         <select id="version" value=${version} onChange=${(event) => setVersion(event.target.value)}>
@@ -173,7 +176,7 @@ function Form({ card }) {
         <summary>Parameters</summary>
         ${options.map((field) => html`<${Field} key=${field.name} field=${field} value=${parameters[field.name]} onValue=${(value) => setParameters({ ...parameters, [field.name]: value })} />`)}
       </details>`}
-      <button type="submit" class="primary" disabled=${busy}>${busy ? "Running …" : "Run"}</button>
+      <button type="submit" class="primary" disabled=${busy} title="Ctrl+Enter" aria-keyshortcuts="Control+Enter Meta+Enter">${busy ? "Running …" : "Run"}</button>
     </form>
     <section class="card answer" aria-label="Answer" aria-live="polite" aria-busy=${String(busy)}>
       <h2>Answer</h2>
