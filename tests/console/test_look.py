@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
@@ -62,6 +64,25 @@ def test_a_phone(opened: Callable[..., Console], stack: str, view: str) -> None:
     assert small == [], "WCAG 2.5.8: targets of 24 pixels"
     if view == "try/bert":
         console.picture("phone")
+
+
+def test_a_phone_and_long_names(opened: Callable[..., Console], stack: str, tmp_path: Path) -> None:
+    name, label = f"{'photo' * 40}.jpg", "label" * 40
+    (tmp_path / name).write_bytes(CAT.read_bytes())
+    page = opened(stack, viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True).open("try/cnn")
+    page.get_by_label("image").set_input_files(tmp_path / name)
+    run(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    for answer in (
+        label,
+        [{"generated_text": [{"role": label, "content": label}]}],
+        {"labels": [label], "scores": [1]},
+    ):
+        page.goto("about:blank")
+        page.goto(f"{stack}/console/#/try/echo")
+        page.get_by_role("textbox", name="input").fill(json.dumps(answer))
+        run(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360, answer
 
 
 _SHIFTS = """
