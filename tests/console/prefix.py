@@ -13,7 +13,7 @@ import httpx
 _OF_A_CONNECTION = ("connection", "keep-alive", "transfer-encoding")
 
 
-def _handler(prefix: str, client: httpx.Client) -> type[BaseHTTPRequestHandler]:
+def _handler(prefix: str, client: httpx.Client, *, buffering: bool) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         """HTTP/1.0 towards the browser: an answer ends with its connection."""
 
@@ -32,9 +32,10 @@ def _handler(prefix: str, client: httpx.Client) -> type[BaseHTTPRequestHandler]:
                 for name, value in answer.headers.multi_items():
                     if name not in _OF_A_CONNECTION:
                         self.send_header(name, value)
-                with suppress(BrokenPipeError, ConnectionResetError):  # the browser has heard enough
+                # The browser has heard enough, or this proxy ends.
+                with suppress(BrokenPipeError, ConnectionResetError, httpx.TransportError, httpx.StreamError):
                     self.end_headers()
-                    for part in answer.iter_raw():
+                    for part in [b"".join(answer.iter_raw())] if buffering else answer.iter_raw():
                         self.wfile.write(part)
 
         do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
@@ -43,11 +44,11 @@ def _handler(prefix: str, client: httpx.Client) -> type[BaseHTTPRequestHandler]:
 
 
 @contextmanager
-def under(prefix: str, upstream: str) -> Iterator[str]:
+def under(prefix: str, upstream: str, *, buffering: bool = False) -> Iterator[str]:
     """The URL, which ends with `prefix`, under which the server at `upstream` is found. That server never sees the
-    prefix; what is asked outside of it gets 404."""
+    prefix; what is asked outside of it gets 404. `buffering`: of an answer nothing comes before all has come."""
     with httpx.Client(base_url=upstream, timeout=60) as client:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(prefix, client))
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(prefix, client, buffering=buffering))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}{prefix}"

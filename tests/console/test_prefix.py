@@ -40,6 +40,13 @@ def test_watch(behind: Console) -> None:
     wait_until(lambda: page.evaluate(kept) >= 3, what="events come one by one")
 
 
+def test_a_proxy_that_holds_the_stream_back_is_told(stack: str, opened: Callable[..., Console]) -> None:
+    with under("/ml", stack, buffering=True) as url:
+        page = opened(url).open("watch")
+        expect(page.get_by_role("alert")).to_contain_text("Nothing has been heard")
+        page.goto("about:blank")
+
+
 def test_jobs_and_a_model(behind: Console) -> None:
     page = behind.open("try/echo")
     page.get_by_role("textbox", name="input").fill('"behind a proxy"')

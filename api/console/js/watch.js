@@ -9,23 +9,32 @@ import { bytes, clock, ms, number, percent } from "./told.js";
 import { html, useState } from "./view.js";
 
 const AGAIN_MS = 2000;
+const SILENT_MS = 10_000; // ten times what is promised
+const SILENCE = { message: "Nothing has been heard for ten seconds. Does a proxy hold text/event-stream back? Trying again." };
 export const history = new History(); // outlives the view: who looks elsewhere for a moment keeps the minutes
 
 function useSeen() {
   const [seen, setSeen] = useState(null);
   const [problem, setProblem] = useState(null);
   const look = async (signal) => {
+    const silence = new AbortController();
+    const wait = () => setTimeout(() => silence.abort(), SILENT_MS);
+    let waiting = wait();
     const heard = (_, told) => {
+      clearTimeout(waiting);
+      waiting = wait();
       history.add(told);
       setSeen(told);
       setProblem(null);
     };
     try {
-      await listen("v1/watch", heard, signal);
+      await listen("v1/watch", heard, AbortSignal.any([signal, silence.signal]));
     } catch (error) {
-      if (error.name === "AbortError") throw error;
-      setProblem(error);
+      if (signal.aborted) return true;
+      setProblem(silence.signal.aborted ? SILENCE : error);
       return error.status === 403;
+    } finally {
+      clearTimeout(waiting);
     }
     return false; // a stream that has ended is taken up again
   };
