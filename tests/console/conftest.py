@@ -96,6 +96,7 @@ class Console:
         self.url, self.page = url, context.new_page()
         self.wrong: list[str] = []
         self.may_fail: tuple[str, ...] = ()  # of the browser's own words about answers that are no success
+        self.agreed: tuple[str, ...] = ()  # dialogs that are said yes to
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.on("console", self._said)
         self.page.on("request", self._requested)
@@ -106,6 +107,9 @@ class Console:
             self.wrong.append(message.text)
 
     def _opened(self, dialog: Dialog) -> None:
+        if any(known in dialog.message for known in self.agreed):
+            dialog.accept()
+            return
         self.wrong.append(f"a dialog: {dialog.message}")
         dialog.dismiss()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -277,6 +278,31 @@ def test_those_dead_letters_are_retried_that_are_shown(opened: Callable[..., Con
     expect(_letters(page)).to_have_text([newer])
     assert graveyard.retries().keys() - {None} == {old}
     expect(page.get_by_role("alert")).to_contain_text(dropped)
+    page.goto("about:blank")
+
+
+def test_a_dead_letter_is_dropped(opened: Callable[..., Console], graveyard: Graveyard) -> None:
+    (_, kept), (_, letter) = graveyard.bury(), graveyard.bury()
+    console = opened(graveyard.url)
+    page = console.open(f"dead/{letter}")
+    console.agreed = ("Drop it for ever?",)
+    page.get_by_role("button", name="Drop").click()
+    expect(_letters(page)).to_have_text([kept])
+    assert graveyard.http.get(f"/v1/dead/{letter}").status_code == 404
+    page.goto("about:blank")
+
+
+def test_a_purge_tells_how_many_it_has_canceled(opened: Callable[..., Console], graveyard: Graveyard) -> None:
+    for _ in range(3):
+        graveyard.http.post("/v1/jobs", json={"model": "echo", "input": 1}).raise_for_status()
+    console = opened(graveyard.url)
+    page = console.open("models")
+    console.agreed = ("Cancel all jobs of echo",)
+    echo = page.get_by_role("region", name="echo", exact=True)
+    echo.get_by_role("button", name="Pause").click()
+    expect(echo).to_contain_text(re.compile(r"Paused since \d\d/\d\d/\d{4}"))
+    echo.get_by_role("button", name="Purge").click()
+    expect(echo.get_by_role("status")).to_have_text("Canceled jobs: 3.")
     page.goto("about:blank")
 
 

@@ -2,7 +2,7 @@
 
 import { State, Trouble } from "./parts.js";
 import { call, piece } from "./service.js";
-import { bytes, clock, percent } from "./told.js";
+import { bytes, day, percent } from "./told.js";
 import { html, useEffect, useState } from "./view.js";
 
 const memoryOf = (memory = {}) =>
@@ -67,12 +67,22 @@ const onItsWay = ({ state, ready, workers, versions, failures }) =>
 
 function Model({ model, etag, onChanged }) {
   const [problem, setProblem] = useState(null);
+  const [canceled, setCanceled] = useState(null); // by a purge
   const name = piece(model.id);
-  const act = (path) => () => call("POST", `v1/models/${name}/${path}`).then(() => (setProblem(null), onChanged()), setProblem);
+  const act = (path) => async () => {
+    try {
+      const { data } = await call("POST", `v1/models/${name}/${path}`);
+      setCanceled(data.canceled ?? null);
+      setProblem(null);
+      onChanged();
+    } catch (error) {
+      setProblem(error);
+    }
+  };
   const purge = () => confirm(`Cancel all jobs of ${model.id} that have not started?`) && act("purge")();
   return html`<section class="card" id=${model.id} aria-label=${model.id}>
     <h2>${model.id} <small>${model.task ?? "a handler of its own"}</small></h2>
-    ${model.paused && html`<p>Paused since ${clock(model.paused_since)}: its jobs wait.</p>`}
+    ${model.paused && html`<p>Paused since ${day(model.paused_since)}: its jobs wait.</p>`}
     ${model.rollout && html`<p>${onItsWay(model.rollout)}</p>`}
     <${Versions} model=${model} />
     ${model.versions.length > 1 && html`<${Traffic} model=${model} etag=${etag} onChanged=${onChanged} />`}
@@ -82,6 +92,7 @@ function Model({ model, etag, onChanged }) {
       <button type="button" onClick=${purge}>Purge</button>
       ${model.rollout && html`<button type="button" onClick=${act("rollback")}>Roll back</button>`}
     </p>
+    ${canceled !== null && html`<p role="status">Canceled jobs: ${canceled}.</p>`}
     <${Trouble} problem=${problem} />
   </section>`;
 }
