@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 import redis
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from shared import keys, scripts
 from tests.conftest import wait_until
@@ -155,6 +155,25 @@ def test_jobs_and_one_of_them(console: Console, http: httpx.Client) -> None:
         expect(page.get_by_label("Label")).to_have_value(f"tenant:{HOSTILE}")
         expect(page.get_by_role("region", name="Jobs", exact=True).locator("tbody tr")).to_have_count(1)
     assert page.locator("img[src=x]").count() == 0
+
+
+def test_what_is_being_typed_outlives_a_page_that_comes(console: Console, http: httpx.Client) -> None:
+    http.post("/inference", json={"model_type": "echo", "data": 1}).raise_for_status()
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    console.page.route("**/v1/jobs?*", hold)
+    page = console.open("jobs")
+    label = page.get_by_label("Label")
+    label.fill("tenant:a")  # and still in it
+    expect(page.locator(".light")).to_have_text("connected")
+    wait_until(lambda: label.input_value() and len(held) == 2, what="it asks at once, and when the service is up")
+    held[1].continue_()
+    expect(page.locator("tbody tr").first).to_be_visible()
+    expect(label).to_have_value("tenant:a")
+    page.unroute("**/v1/jobs?*")
 
 
 def _refuse_once(page: Page) -> None:

@@ -77,8 +77,8 @@ export function Dead({ rest, up }) {
     <section class="card" aria-label="All dead letters">
       <form class="row" onSubmit=${(event) => event.preventDefault()}>
         <label>Reason <select value=${asked.reason} onChange=${set("reason")}><option value="">any</option>${REASONS.map((one) => html`<option value=${one}>${one}</option>`)}</select></label>
-        <label>Model <input value=${asked.model} onChange=${set("model")} placeholder="name or name@version" /></label>
-        <label>Label <input value=${asked.label} onChange=${set("label")} placeholder="name:value" /></label>
+        <label>Model <input defaultValue=${asked.model} onChange=${set("model")} placeholder="name or name@version" /></label>
+        <label>Label <input defaultValue=${asked.label} onChange=${set("label")} placeholder="name:value" /></label>
         <button type="button" onClick=${look}>Look again</button>
       </form>
       <${Trouble} problem=${problem} />

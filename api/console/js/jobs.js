@@ -96,8 +96,8 @@ function List({ asked, onAsked, up }) {
   return html`<section class="card" aria-label="Your jobs">
     <form class="row" onSubmit=${(event) => event.preventDefault()}>
       <label>State <select value=${asked.state} onChange=${set("state")}><option value="">any</option>${STATES.map((one) => html`<option value=${one}>${one}</option>`)}</select></label>
-      <label>Model <input value=${asked.model} onChange=${set("model")} placeholder="name or name@version" /></label>
-      <label>Label <input value=${asked.label} onChange=${set("label")} placeholder="name:value" /></label>
+      <label>Model <input defaultValue=${asked.model} onChange=${set("model")} placeholder="name or name@version" /></label>
+      <label>Label <input defaultValue=${asked.label} onChange=${set("label")} placeholder="name:value" /></label>
       <button type="button" onClick=${look}>Look again</button>
     </form>
     <${Trouble} problem=${problem} />
