@@ -53,11 +53,11 @@ def interpreter() -> str:
     """The oldest supported Python that runs here, else this one."""
     wanted = [os.environ.get("WHEEL_PYTHON"), shutil.which(f"python{OLDEST}")]
     if shutil.which("pyenv"):
-        found = subprocess.run(["pyenv", "prefix", OLDEST], check=False, capture_output=True, text=True)  # noqa: S603, S607
+        found = subprocess.run(["pyenv", "prefix", OLDEST], check=False, capture_output=True, text=True)  # noqa: S603, S607 - found on PATH
         wanted.append(f"{found.stdout.strip()}/bin/python" if found.returncode == 0 else None)
     for one in filter(None, wanted):
         code = "import ensurepip, sys; sys.exit(sys.version_info < (3, 10))"
-        if subprocess.run([one, "-c", code], check=False, capture_output=True).returncode == 0:  # noqa: S603
+        if subprocess.run([one, "-c", code], check=False, capture_output=True).returncode == 0:  # noqa: S603 - a Python found on PATH
             return one
     return sys.executable
 

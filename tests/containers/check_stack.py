@@ -50,7 +50,7 @@ def call(url: str, body: dict[str, Any] | None = None, timeout: float = 60, **he
     data = None if body is None else json.dumps(body).encode()
     request = Request(url, data, {"Content-Type": "application/json", **headers})  # noqa: S310 - http of our own
     try:
-        with urlopen(request, timeout=timeout) as answer:  # noqa: S310
+        with urlopen(request, timeout=timeout) as answer:  # noqa: S310 - http: of this machine
             text = answer.read().decode()
             return json.loads(text) if "json" in answer.headers.get_content_type() else text
     except HTTPError as error:

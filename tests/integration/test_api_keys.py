@@ -322,7 +322,7 @@ async def test_without_keys_it_does_not_start(redis_url: str, tmp_path: Path) ->
 
     code, told = await api_process(ML_HOST="0.0.0.0")  # noqa: S104 - what is tested
     assert (code, "python -m api keys create" in told, "ML_AUTH=off" in told) == (2, True, True)
-    assert (await api_process(ML_HOST="0.0.0.0", ML_AUTH="off"))[0] == 0  # noqa: S104
+    assert (await api_process(ML_HOST="0.0.0.0", ML_AUTH="off"))[0] == 0  # noqa: S104 - what is tested
     assert (await api_process(ML_AUTH="on"))[0] == 2
     assert (await api_process())[0] == 0, "on loopback no key is asked for"
 

@@ -53,7 +53,7 @@ def test_not_loopback(address: str) -> None:
         ("auto", "", True),
         ("auto", "192.168.1.1", True),
         ("on", "127.0.0.1", True),
-        ("off", "0.0.0.0", False),  # noqa: S104
+        ("off", "0.0.0.0", False),  # noqa: S104 - what is tested
     ],
 )
 def test_keys_are_needed_where_others_may_come(asked: str, host: str, needed: bool) -> None:

@@ -97,7 +97,7 @@ def test_one_key_two_jobs() -> None:
 
 
 def test_a_wrong_output() -> None:
-    everywhere = lambda call: replace(call, output=expected(1)) if call.n == 0 and call.output else call  # noqa: E731
+    everywhere = lambda call: replace(call, output=expected(1)) if call.n == 0 and call.output else call  # noqa: E731 - beside its use
     assert verdict(told(green(), everywhere)).faults == {"outputs": ["job 0 id-0: wrong output"]}
 
 
