@@ -19,7 +19,7 @@ from local.ports import free_port
 from shared import keys
 from shared.settings import Settings
 from tests.conftest import wait_until
-from tests.processes import REPOSITORY, worker
+from tests.processes import REPOSITORY, api, worker
 from worker.sources import model_folder, resolve
 
 PAGE = REPOSITORY / "docs" / "migrate-celery.md"
@@ -50,8 +50,6 @@ def running(line: str, folder: Path, env: Mapping[str, str]) -> Iterator[subproc
     command = [sys.executable, "-m", program, *arguments]
     if program == "celery":
         command = [sys.executable, "-c", CELERY, *arguments]
-    if "worker" in arguments:  # as on another machine: two on one must have two names
-        command += ["--hostname", f"{arguments[-1]}@here"]
     process = subprocess.Popen(command, cwd=folder, env=os.environ | env)
     try:
         yield process
@@ -80,6 +78,7 @@ def test_before_and_after(folder: Path, redis_url: str, store: redis.Redis) -> N
     model = model_folder(resolve(source[1], Settings()))
     env = {"REDIS_URL": redis_url, "MODEL_FOLDER": str(model), "PYTHONPATH": f"{folder}:{REPOSITORY}"}
     backend, old, rest = BLOCKS["before"].splitlines()
+    assert [line.split("python -m ")[1] for line in BLOCKS["after"].splitlines()] == ["worker", "api"]
     port = free_port()
     with ExitStack() as both, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
         both.enter_context(running(backend.replace("8000", str(port)), folder, env))
@@ -90,10 +89,11 @@ def test_before_and_after(folder: Path, redis_url: str, store: redis.Redis) -> N
             assert done(http, "/measure") == 384
         waiting = http.post("/embed", json={"text": TEXT}).json()["task_id"]
         assert http.get(f"/tasks/{waiting}").json()["status"] == "PENDING"
-        with worker(redis_url, folder / "models.yaml"):
+        with worker(redis_url, folder / "models.yaml"), api(redis_url, folder / "models.yaml") as service:
             after = done(http, "/embed")
             assert done(http, "/measure") == 384
             assert http.get(f"/tasks/{waiting}").json()["result"] == after, "what was queued meanwhile"
+            assert httpx.get(f"{service}/v1/jobs/{waiting}").json()["output"] == after
         assert isinstance(before, list)
         assert isinstance(after, list)
         assert _cosine(before, after) > 0.9999
