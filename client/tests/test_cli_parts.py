@@ -22,6 +22,11 @@ from ml_service_client.core.answers import error_of
 
 TEXT = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
 MANY = {"type": "object", "properties": {"texts": {"type": "array"}}, "required": ["texts"]}
+TEXT_OR_IDS = {
+    "type": "object",
+    "properties": {"text": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "integer"}}]}},
+    "required": ["text"],
+}
 IMAGE = {"type": "object", "properties": {"image": {"$ref": "#/$defs/I"}}, "required": ["image"]}
 IMAGES = {"anyOf": [IMAGE], "$defs": {"I": {"type": "string", "contentEncoding": "base64"}}}
 PAIR = {
@@ -40,6 +45,7 @@ PAIR = {
         ({"anyOf": [MANY, TEXT, {"type": "array", "items": TEXT}]}, inputs.Shape(text="text")),
         (IMAGES, inputs.Shape(media="image")),
         ({"anyOf": [{"$ref": "#/$defs/T"}], "$defs": {"T": TEXT}}, inputs.Shape(text="text")),
+        (TEXT_OR_IDS, inputs.Shape(text="text")),
         (PAIR, inputs.Shape()),
     ],
 )

@@ -34,7 +34,7 @@ class Shape:
         for name, field in _lone_fields(schema):
             if field.get("contentEncoding") == "base64":
                 media = media or name
-            elif field.get("type") == "string":
+            elif any(kind.get("type") == "string" for kind in field.get("anyOf", [field])):
                 text = text or name
         return cls(text, media)
 
