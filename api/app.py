@@ -48,10 +48,11 @@ from api.schemas_operators import Seen
 from api.sight import Sights
 from api.watch import Watch
 from shared import tracing
-from shared.catalog import ModelsFile, ModelSpec, VersionSpec, load_catalog
+from shared.catalog import load_catalog
 from shared.garbage import settle_memory
 from shared.logs import get_logger
 from shared.loopback import needs_keys
+from shared.model_spec import ModelsFile, ModelSpec, VersionSpec
 from shared.settings import Settings
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from api.registry import LiveRegistry
 from api.submission import NewJob, share_of
 from api.submitter import Command, Submitter, refusal
 from shared import keys, messages, origin
-from shared.catalog import ModelSpec, Ref
+from shared.catalog import Ref
 from shared.errors import (
     Fault,
     IdempotencyMismatch,
@@ -34,6 +34,7 @@ from shared.errors import (
     ServiceError,
     StoreUnavailable,
 )
+from shared.model_spec import ModelSpec
 from shared.origin import Carried
 from shared.scripts_batches import Sealed, append_lines, drop_batch, open_batch, seal_batch
 from shared.settings import Settings

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from api.inputs import InputCheck
-from shared.catalog import ModelSpec
 from shared.chat import CHAT, MAX_MESSAGES, ChatAnswer, ChatMessage, ChatParameters
 from shared.errors import Fault, InvalidInput
+from shared.model_spec import ModelSpec
 from shared.task import Strict
 
 TEXT_GENERATION = "text-generation"

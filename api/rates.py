@@ -21,8 +21,8 @@ from redis.exceptions import RedisError
 from api.auth import Caller
 from api.submitter import refusal
 from shared import keys
-from shared.catalog import Limits
 from shared.errors import RateLimited, TooLarge
+from shared.model_spec import Limits
 from shared.rates import Rates, parse_rate
 
 OF_MODEL = "model_"  # begins the names of limits that a model sets for each key

@@ -12,9 +12,10 @@ from api.registry import LiveRegistry
 from api.schemas import Rollout, RolloutFailure
 from api.submitter import Command, Submitter
 from shared import keys
-from shared.catalog import VersionSpec, takes
+from shared.catalog import takes
 from shared.errors import StoreUnavailable
 from shared.logs import Event, get_logger
+from shared.model_spec import VersionSpec
 from shared.registry import Entry, Registry, ref_of
 
 logger = get_logger("api")

@@ -15,7 +15,8 @@ from api.payloads import Fetched, FilePart, Stowed
 from api.submitter import Command
 from api.waiter import Waiting
 from shared import keys, messages, scripts
-from shared.catalog import ModelSpec, Ref
+from shared.catalog import Ref
+from shared.model_spec import ModelSpec
 from shared.origin import Carried
 from shared.payloads import WHOLE, Detached
 from shared.settings import Settings

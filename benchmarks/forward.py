@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from shared.catalog import Ref, VersionSpec, load_catalog
+from shared.catalog import Ref, load_catalog
+from shared.model_spec import VersionSpec
 from shared.settings import Settings
 from worker.handler_class import handler_class
 from worker.models import LoadedModel, load_model

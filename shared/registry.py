@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from shared.catalog import Catalog, ModelName, ModelSpec, Ref, VersionSpec
+from shared.catalog import Catalog, Ref
 from shared.errors import NothingToRollBack, UnknownModel, VersionExists, VersionInUse
+from shared.model_spec import ModelName, ModelSpec, VersionSpec
 
 _MOST_FILES = 100
 

@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from shared.catalog import FILE_URL, S3_URL
 from shared.errors import ConfigError
+from shared.model_spec import FILE_URL, S3_URL
 from shared.settings import Settings
 from worker.cache import cache_folders, writable_cache
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shared.catalog import Catalog, ModelSpec, Ref, VersionSpec, load_catalog
+from shared.catalog import Catalog, Ref, load_catalog
 from shared.errors import ConfigError
 from shared.logs import Event, get_logger
+from shared.model_spec import ModelSpec, VersionSpec
 from shared.settings import Settings
 from worker.compare import HEADER, Compared, measure
 from worker.compare import rows as comparison

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from shared.catalog import ModelSpec, VersionSpec
 from shared.errors import ConfigError
+from shared.model_spec import ModelSpec, VersionSpec
 from worker.handler import Handler
 from worker.sources import TORCHVISION
 

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from shared.catalog import ModelSpec, VersionSpec
+from shared.model_spec import ModelSpec, VersionSpec
 from shared.settings import Settings
 from worker.gpus import visible_gpus
 from worker.heap import trim_heap

@@ -13,9 +13,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from shared.catalog import ModelSpec, Ref, VersionSpec
+from shared.catalog import Ref
 from shared.errors import ConfigError
 from shared.logs import Event, get_logger
+from shared.model_spec import ModelSpec, VersionSpec
 from shared.providers import ProviderRate
 from shared.settings import Settings
 from shared.store import connect

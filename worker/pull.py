@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shared.catalog import ModelSpec, VersionSpec, load_catalog
+from shared.catalog import load_catalog
 from shared.errors import ConfigError
+from shared.model_spec import ModelSpec, VersionSpec
 from shared.settings import Settings
 from worker.check import models_parser, named, of_models, table
 from worker.sources import TORCHVISION, fetch

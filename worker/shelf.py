@@ -11,7 +11,8 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from shared.catalog import ModelSpec, Ref, VersionSpec
+from shared.catalog import Ref
+from shared.model_spec import ModelSpec, VersionSpec
 from shared.registry import Wanted
 from worker.handler_class import AnyHandler
 from worker.models import LoadedModel

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from shared.catalog import ModelSpec, VersionSpec
 from shared.errors import ConfigError
+from shared.model_spec import ModelSpec, VersionSpec
 from shared.providers import provider_of
 from shared.settings import Settings
 from worker.archives import archive_folder, cached_archive, is_archive

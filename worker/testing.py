@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from shared.catalog import ModelSpec, VersionSpec
+from shared.model_spec import ModelSpec, VersionSpec
 from shared.settings import Settings
 from shared.tasks import parse_parameters
 from worker.handler import Context, Handler, ItemError

@@ -17,8 +17,8 @@ from api.presence import Workers
 from api.rollouts import rollout
 from api.schemas import ModelEntry, ModelList, OpenAIError
 from shared.api_keys import Scope
-from shared.catalog import ModelSpec
 from shared.errors import StoreUnavailable, UnknownModel
+from shared.model_spec import ModelSpec
 from shared.tasks import BUILT_IN
 
 router = APIRouter(prefix="/v1/models", dependencies=[needs(Scope.READ)])

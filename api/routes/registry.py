@@ -20,9 +20,9 @@ from api.docs import json_body, problems
 from api.paths import MODEL
 from api.rollouts import rollout
 from api.schemas import Changed
-from shared.catalog import ModelName, ModelsFile, ModelSpec, VersionName, VersionSpec
 from shared.errors import BadRequest, Fault, InvalidInput, RegistryChanged
 from shared.fallback import unfit
+from shared.model_spec import ModelName, ModelsFile, ModelSpec, VersionName, VersionSpec
 from shared.registry import Registry
 from shared.registry_diff import differences
 

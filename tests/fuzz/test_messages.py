@@ -22,8 +22,9 @@ from pydantic import ValidationError
 from api.letters import Entry, compose_retry, detail, obstacle, summary
 from local.embedded import EmbeddedServer
 from shared import keys, messages, scripts
-from shared.catalog import Catalog, ModelSpec
+from shared.catalog import Catalog
 from shared.errors import CannotRetry, InvalidInput, ServiceError
+from shared.model_spec import ModelSpec
 from shared.origin import Carried
 from shared.outcomes import job_view
 from shared.payloads import attach, detach

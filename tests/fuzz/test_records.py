@@ -14,9 +14,10 @@ from pydantic import ValidationError
 
 from api.auth import _read
 from shared.api_keys import ApiKey
-from shared.catalog import Catalog, ModelsFile
+from shared.catalog import Catalog
 from shared.depth import too_deep
 from shared.errors import RecordUnreadable, ServiceError
+from shared.model_spec import ModelsFile
 from shared.outcomes import encode_outcome, job_view
 from shared.registry import Registry
 from shared.types import Outcome, State

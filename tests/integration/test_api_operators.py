@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from shared import keys, messages, scripts
-from shared.catalog import ModelSpec
+from shared.model_spec import ModelSpec
 from tests.api_stack import Api, Hands, serving, settings, until
 
 

@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from shared import keys
-from shared.catalog import ModelSpec
+from shared.model_spec import ModelSpec
 from tests.api_stack import Api, Hands, serving, settings, until
 
 

@@ -17,7 +17,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from shared.catalog import BatchSpec, ModelSpec, Ref
+from shared.catalog import Ref
+from shared.model_spec import BatchSpec, ModelSpec
 from shared.settings import Settings
 from tests import models
 from worker.calibrate import ENOUGH, USUAL, Calibration, calibrate, ladder, search

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.catalog import Catalog, ModelSpec, Ref, load_catalog
+from shared.catalog import Catalog, Ref, load_catalog
 from shared.errors import ConfigError, UnknownModel
+from shared.model_spec import ModelSpec
 
 TEXT = """
 models:

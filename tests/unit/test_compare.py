@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from shared.catalog import ModelSpec, Ref
+from shared.catalog import Ref
+from shared.model_spec import ModelSpec
 from shared.settings import Settings
 from tests.models import MINILM
 from worker.__main__ import main

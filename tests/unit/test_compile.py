@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared.catalog import ModelSpec, Ref
+from shared.catalog import Ref
 from shared.errors import ConfigError
+from shared.model_spec import ModelSpec
 from shared.settings import Settings
 from tests import models
 from worker.handlers.text_embedding import TextEmbedding

@@ -43,7 +43,8 @@ def test_it_warms_up() -> None:
 def test_loading_it_imports_neither_torch_nor_numpy() -> None:
     code = """
 import sys
-from shared.catalog import ModelSpec, Ref
+from shared.catalog import Ref
+from shared.model_spec import ModelSpec
 from shared.settings import Settings
 from worker.handler_class import handler_class
 from worker.models import handler_card, load_model

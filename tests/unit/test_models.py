@@ -12,8 +12,9 @@ import orjson
 import pytest
 from pydantic import BaseModel
 
-from shared.catalog import ModelSpec, Ref
+from shared.catalog import Ref
 from shared.errors import ConfigError, HandlerContract, InvalidInput
+from shared.model_spec import ModelSpec
 from shared.settings import Settings
 from shared.tasks import BUILT_IN, REMOTE_ONLY
 from tests import models

@@ -24,8 +24,9 @@ from api.errors import STATUS
 from api.schemas import InferenceAnswer, InferenceRequest, JobRequest
 from api.schemas_operators import Worker
 from local.__main__ import parse
-from shared.catalog import BatchSpec, CelerySpec, Limits, ModelSpec, VersionSpec, load_catalog
+from shared.catalog import load_catalog
 from shared.fallback import FallbackSpec
+from shared.model_spec import BatchSpec, CelerySpec, Limits, ModelSpec, VersionSpec
 from shared.settings import Settings
 from shared.types import Job
 from worker.handler import ItemError

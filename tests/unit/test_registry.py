@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from pydantic import ValidationError
 
-from shared.catalog import ModelSpec, Ref, VersionSpec
+from shared.catalog import Ref
 from shared.errors import NothingToRollBack, UnknownModel, VersionExists, VersionInUse
+from shared.model_spec import ModelSpec, VersionSpec
 from shared.registry import Registry, ref_of
 from shared.registry_diff import differences
 

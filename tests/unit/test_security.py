@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from api.errors import STATUS
-from shared.catalog import Limits, VersionSpec
+from shared.model_spec import Limits, VersionSpec
 from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]

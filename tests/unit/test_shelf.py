@@ -10,7 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from shared.catalog import ModelSpec, Ref
+from shared.catalog import Ref
+from shared.model_spec import ModelSpec
 from shared.registry import Wanted
 from worker.handlers.echo import Echo
 from worker.shelf import PATIENCE_S, STAY_S, WANTED_S, Place, Shelf, Standing

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from shared.catalog import ModelSpec, Ref
+from shared.catalog import Ref
 from shared.errors import ConfigError
+from shared.model_spec import ModelSpec
 from shared.settings import Settings
 from tests import models as tiny
 from worker.handler_class import handler_class

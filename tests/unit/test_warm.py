@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from shared.catalog import ModelSpec, Ref
+from shared.catalog import Ref
+from shared.model_spec import ModelSpec
 from shared.settings import Settings
 from tests import models
 from worker.handler import Handler, Prepared
