@@ -23,7 +23,7 @@ from worker.warm import prepared_chunks
 Ended = Literal["top", "slower", "memory", "time"]
 
 ENOUGH = 0.97  # of the best throughput
-USUAL = 0.9  # of the best: what less than that is clearly slower; quiet moments favour what is short
+USUAL = 0.8  # of the best: what less than that is clearly slower; quiet moments favour what is short
 FALLS = 0.9  # of the best so far: less than this, twice, and larger batches are not tried
 RIVALS = 0.7  # of the best: what is less is not tried again; a single run may be off by so much
 ROUNDS, LONG_S = 5, 0.7  # so often each budget that may be the best runs again, and no shorter: processes that start

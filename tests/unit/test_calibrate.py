@@ -69,7 +69,7 @@ def test_it_is_the_largest_up_to_the_usual_one_that_is_not_clearly_slower() -> N
     assert World(filling(256)).search(usual=20_000).budget == 8192, (
         "items of one cost: it lies beyond what can be tried"
     )
-    for seconds, expected in ((0.11, 1024), (0.116, 512)):
+    for seconds, expected in ((0.125, 1024), (0.13, 512)):
         world = World(lambda cost, _, seconds=seconds: seconds if cost == 1024 else 1e-4 * cost)  # type: ignore[misc]
         assert world.search(usual=1024).budget == expected
 
