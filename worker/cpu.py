@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,14 @@ def quota(file: Path = _CGROUP) -> int | None:
         return max(1, math.ceil(int(limit) / int(period)))
     except (OSError, ValueError):  # no such file, or "max"
         return None
+
+
+def spin_briefly(environ: MutableMapping[str, str]) -> None:
+    """Before torch is imported: how long OpenMP's threads spin for the next parallel part of a forward before they
+    sleep, about 0.3 ms, unless the user has said it. By itself libgomp takes ten times that, and after each forward a
+    thread of its holds a core that the answer needs (docs/benchmarks.md)."""
+    if "OMP_WAIT_POLICY" not in environ:
+        environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 
 class CpuShare:

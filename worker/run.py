@@ -31,7 +31,7 @@ from shared.store import TIMEOUT_S, check_server, connect
 from worker import transport
 from worker.backend import outcome_backend
 from worker.consumer import install_controls
-from worker.cpu import CpuShare
+from worker.cpu import CpuShare, spin_briefly
 from worker.device import Device, claim_device
 from worker.engine import Engine
 from worker.exposition import serve_metrics
@@ -58,6 +58,7 @@ def run(settings: Settings) -> int:
     signal.signal(signal.SIGTERM, _end_at_once)
     file = load_catalog(settings.models_file)
     tracing.configure("ml-service-worker", settings.worker_name)
+    spin_briefly(os.environ)
     device = claim_device(settings)
     client = connect(settings)
     check_server(client)

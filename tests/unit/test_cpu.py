@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from worker import cpu
-from worker.cpu import CpuShare
+from worker.cpu import CpuShare, spin_briefly
 
 
 @pytest.mark.parametrize(
@@ -97,3 +97,14 @@ def test_where_the_folder_cannot_be_written_nobody_is_counted(tmp_path: Path) ->
     share = CpuShare(0, tmp_path / "file" / "below", counts=True)
     share.apply()
     assert share.threads(8) == (cpu.quota() or 8)
+
+
+def test_threads_spin_briefly_unless_the_user_says_how_long() -> None:
+    for told, expected in (
+        ({}, {"GOMP_SPINCOUNT": "30000"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        ({"OMP_WAIT_POLICY": "passive"}, {"OMP_WAIT_POLICY": "passive"}),
+    ):
+        environ = dict(told)
+        spin_briefly(environ)
+        assert environ == expected
