@@ -137,6 +137,8 @@ class Links:
         return Context(told, called_directly=False)
 
     def _tell(self, work: Work, call: Callable[[], Any]) -> None:
+        if wrong_link(work.request._payload[2]):
+            return  # why the job was refused; Celery would make something of part of it
         try:
             self._stubborn(work, call)
         except Exception as error:  # whatever Celery raises for what a producer has written there

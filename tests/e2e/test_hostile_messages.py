@@ -167,7 +167,7 @@ def test_what_celery_could_never_call_fails_at_once(
         {"chain": [{"task": "ml.predict", "options": {"countdown": "soon"}}]},
         {"callbacks": [{"task": "ml.predict", "args": 5, "options": {"queue": "ml"}}]},
         {"chain": [{"task": "celery.group", "subtask_type": "group", "kwargs": {"tasks": 7}}]},
-        {"chord": {"task": "ml.predict"}},
+        {"chord": {"task": "ml.predict", "options": {"queue": "ml"}}},
     ],
     ids=str,
 )
