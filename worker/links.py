@@ -26,7 +26,7 @@ from shared import keys
 from shared.logs import Event, get_logger
 from shared.outcomes import encode_output
 from shared.scripts import Finished
-from shared.store import RETRY_S
+from shared.store import RETRY_S, may_pass
 from shared.types import Outcome, State
 from worker.report import JobFailed
 from worker.work import Work
@@ -106,11 +106,11 @@ class Links:
     def _call_next(self, work: Work, output: Any, context: Context) -> None:
         following = {"parent_id": work.job_id, "root_id": context.root_id or work.job_id}
         for signature in self._callbacks(context):
-            self._stubborn(work, partial(signature.apply_async, (output,), **following))
+            self._patient(work, partial(signature.apply_async, (output,), **following))
         if context.chain:
             *rest, following_one = context.chain
             call = maybe_signature(following_one, app=self._app)
-            self._stubborn(work, partial(call.apply_async, (output,), chain=rest, **following))
+            self._patient(work, partial(call.apply_async, (output,), chain=rest, **following))
 
     def _callbacks(self, context: Context) -> list[Any]:
         calls = [maybe_signature(one, app=self._app) for one in context.callbacks or ()]
@@ -140,14 +140,28 @@ class Links:
         if wrong_link(work.request._payload[2]):
             return  # why the job was refused; Celery would make something of part of it
         try:
-            self._stubborn(work, call)
+            self._patient(work, call)
         except Exception as error:  # whatever Celery raises for what a producer has written there
             logger.error(Event.LINK_FAILED, **work.names, error=error, exc_info=error)
+
+    def _patient(self, work: Work, call: Callable[[], Any]) -> Any:
+        """Raises what waiting never mends, such as a key of another kind."""
+        while True:
+            try:
+                return call()
+            except (redis.RedisError, OperationalError) as error:
+                cause = error.__cause__ if isinstance(error, OperationalError) else error
+                if isinstance(cause, redis.RedisError) and not may_pass(cause):
+                    raise
+                self._wait(work, error)
 
     def _stubborn(self, work: Work, call: Callable[[], Any]) -> Any:
         while True:
             try:
                 return call()
-            except (redis.RedisError, OperationalError) as error:
-                logger.warning(Event.REDIS_LOST, **work.names, step="links", error=error)
-                time.sleep(RETRY_S)
+            except redis.RedisError as error:
+                self._wait(work, error)
+
+    def _wait(self, work: Work, error: Exception) -> None:
+        logger.warning(Event.REDIS_LOST, **work.names, step="links", error=error)
+        time.sleep(RETRY_S)

@@ -168,6 +168,8 @@ def test_what_celery_could_never_call_fails_at_once(
         {"callbacks": [{"task": "ml.predict", "args": 5, "options": {"queue": "ml"}}]},
         {"chain": [{"task": "celery.group", "subtask_type": "group", "kwargs": {"tasks": 7}}]},
         {"chord": {"task": "ml.predict", "options": {"queue": "ml"}}},
+        {"chord": {"task": "ml.predict", "options": {"queue": "ml"}}, "group": "g", "group_index": "soon"},
+        {"callbacks": [{"task": "ml.predict", "options": {"queue": keys.UNACKED}}]},
     ],
     ids=str,
 )
