@@ -56,6 +56,7 @@ def run(settings: Settings) -> int:
     """Until SIGTERM; the exit code. Raises ConfigError when it must not start."""
     # Before Celery's handlers are in place; as process 1 of a container the default would ignore the signal.
     signal.signal(signal.SIGTERM, _end_at_once)
+    signal.signal(signal.SIGINT, _end_at_once)  # else Python waits for the thread that loads
     file = load_catalog(settings.models_file)
     tracing.configure("ml-service-worker", settings.worker_name)
     spin_briefly(os.environ)

@@ -100,6 +100,7 @@ class Runner:
         self._taken: dict[threading.Thread, int] = {}  # batches on their way through, and how many may be at a time
         self._threads = [vital_thread(name, self._loop) for _ in range(threads)]
         self._leader = self._threads[0]
+        self._looking: threading.Thread | None = None
         self.device_lost = ""
         """Why the device is gone, with the batch still in `runs`; the watchdog ends the process."""
 
@@ -171,6 +172,9 @@ class Runner:
                     return
                 parts = self._enter(units) if units else 1
                 alone = _is_alone(units)
+                if not units:
+                    self._looking = threading.current_thread()
+                    self._others.notify()  # one who sees to what comes meanwhile
             try:
                 if not units:
                     self._look()
@@ -181,10 +185,14 @@ class Runner:
                 return
             with self._lock:
                 self._taken.pop(threading.current_thread(), None)
+                self._looking = None if self._looking is threading.current_thread() else self._looking
 
     def _is_led(self) -> bool:
         """Whether the leader is free, and what comes next is its."""
-        return threading.current_thread() is not self._leader and self._leader not in self._taken
+        return threading.current_thread() is not self._leader and self._is_leader_free()
+
+    def _is_leader_free(self) -> bool:
+        return self._leader not in self._taken and self._looking is not self._leader
 
     def _rest(self) -> None:
         if threading.current_thread() is self._leader:
@@ -194,10 +202,10 @@ class Runner:
 
     def _wake(self, units: int) -> None:
         """There is something new: for the leader, who wakes others where it leaves them something."""
-        if self._leader in self._taken:
-            self._others.notify(min(units, len(self._threads)))
-        else:
+        if self._is_leader_free():
             self._lead.notify()
+        else:
+            self._others.notify(min(units, len(self._threads)))
 
     def _next(self) -> list[Unit]:
         if self._is_led():

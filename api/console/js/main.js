@@ -115,7 +115,7 @@ function Page() {
       </div>
     </header>
     <main id="main" tabindex="-1">
-      ${service.state === "key" ? html`<${KeyForm} refused=${secret !== ""} onKey=${setSecret} />` : html`<${Guard} key=${name + secret} otherwise=${Broken}><${View} rest=${rest} service=${service} up=${service.state === "up"} /></${Guard}>`}
+      ${service.state === "key" ? html`<${KeyForm} refused=${secret !== ""} onKey=${setSecret} />` : html`<${Guard} key=${name + secret} otherwise=${Broken}><${View} rest=${rest} service=${service} up=${["", "up"].includes(service.state)} /></${Guard}>`}
     </main>
   `;
 }
