@@ -1,5 +1,4 @@
-"""How a script is called. Each is one file in `lua/`, one atomic step; the modules
-`shared/scripts*.py` have a function for each.
+"""How a script is called. Each is one file in `lua/`, one atomic step; `shared/scripts*.py` have a function for each.
 
 A `Call` is one script with its arguments and the parser of its reply; the API runs calls through `arun` (redis.asyncio)
 and the worker through `run`, many in one round trip. Both load a script that the server does not know and run it again:

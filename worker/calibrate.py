@@ -67,10 +67,10 @@ def search(
     streams: int = 1,
 ) -> Calibration:
     """One of `rungs` (budgets that rise) whose throughput is about the best: the largest up to `usual`; above it, the
-    smallest. Pure, but for `measure`: the seconds of
-    `streams` batches of that cost at once, None where the memory does not hold them. The first rung runs in any case,
-    no other that would not end within `limit_s` of `clock`. `usual` is also what is used, where it is larger, if the
-    time ended while throughput still rose. Raises what `measure` raises."""
+    smallest. Pure, but for `measure`: the seconds of `streams` batches of that cost at once, None where the memory does
+    not hold them. The first rung runs in any case, no other that would not end within `limit_s` of `clock`. `usual` is
+    also what is used, where it is larger, if the time ended while throughput still rose. Raises what `measure`
+    raises."""
     begun = clock()
     best_s: dict[int, float] = {}
 

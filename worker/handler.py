@@ -27,9 +27,9 @@ may tell its callers how far it is: `self.progress(position, 0.4, "page 2 of 5")
 (`concurrency = 16`) is asked so often at a time, beside the device.
 
 Threads: `load` and the warm-up run in a thread of their own, before the worker is ready or, of a lazy version and of
-one that comes later, while other models serve. `prepare` in a small pool of CPU
-threads, `predict` in the one device thread (with `concurrency` or `side_by_side` in several), `finish` in the finish
-thread. So `prepare` and `finish` must not touch what `predict` changes.
+one that comes later, while other models serve. `prepare` in a small pool of CPU threads, `predict` in the one device
+thread (with `concurrency` or `side_by_side` in several), `finish` in the finish thread. So `prepare` and `finish` must
+not touch what `predict` changes.
 """
 
 from __future__ import annotations

@@ -185,7 +185,8 @@ class Runner:
                 return
             with self._lock:
                 self._taken.pop(threading.current_thread(), None)
-                self._looking = None if self._looking is threading.current_thread() else self._looking
+                if self._looking is threading.current_thread():
+                    self._looking = None
 
     def _is_led(self) -> bool:
         """Whether the leader is free, and what comes next is its."""
