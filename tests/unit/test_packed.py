@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 
 from tests import models
-from worker.handlers.packed import PackedEncoder, PaddedEncoder, agrees, attentions
+from worker.handlers.packed import PackedEncoder, PaddedEncoder, agrees, attentions, faster
 from worker.handlers.packed.attention import Packing, Sight, attend_each, attend_jagged
 from worker.handlers.packed.encoder import READERS
+from worker.handlers.packed.parts import Linear
+from worker.handlers.packed.reordered import Reordered
 
 models.ready_torch()
 
 LENGTHS = [5, 1, 40, 17, 62, 2]
+
+
+@dataclass(slots=True, frozen=True)
+class Slow(Linear):
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(20):
+            y = Linear.__call__(self, x)
+        return y
+
+
+@dataclass(slots=True, frozen=True)
+class Off(Linear):
+    """As it would be if the other layout gave another answer."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return Linear.__call__(self, x).flip(-1)
 
 
 def some_ids() -> list[list[int]]:
@@ -60,9 +78,39 @@ def test_int8_keeps_layers_that_are_shared_and_linear_ones_without_a_bias(kind: 
     model = models.encoder_model(kind)
     packed = PackedEncoder(model, "cpu")
     before = len(set(packed.weights.layers))
-    packed.quantize("int8")
+    packed = packed.quantized("int8")
     assert len(set(packed.weights.layers)) == before
     assert 0.9 < least_cosine(packed, model) < 0.999999
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_weights_laid_out_for_the_kernel_give_the_same(kind: str) -> None:
+    model = models.encoder_model(kind)
+    packed = PackedEncoder(model, "cpu")
+    other = packed.changed(Reordered.from_plain)
+    assert all(layer.qkv.weight.layout == torch._mkldnn for layer in other.weights.layers)
+    assert all(layer.qkv.weight.layout == torch.strided for layer in packed.weights.layers)
+    assert least_cosine(other, model) > 0.9999
+
+
+def test_the_faster_of_both_layouts_is_taken() -> None:
+    packed = PackedEncoder(models.encoder_model("bert"), "cpu")
+    slow = packed.changed(lambda linear: Slow(linear.weight, linear.bias))
+    with torch.inference_mode():
+        assert faster(slow, [some_ids()], 0.9999) is not slow
+
+
+def test_a_layout_that_gives_something_else_is_not_taken() -> None:
+    packed = PackedEncoder(models.encoder_model("bert"), "cpu")
+    off = packed.changed(lambda linear: Off(linear.weight, linear.bias))
+    with torch.inference_mode():
+        assert faster(off, [some_ids()], 0.9999) is off
+
+
+def test_where_there_is_no_kernel_weights_stay_as_they_are() -> None:
+    packed = PackedEncoder(models.encoder_model("bert").double(), "cpu")
+    with torch.inference_mode():
+        assert faster(packed, [some_ids()], 0.9999) is packed
 
 
 def test_a_family_that_nobody_has_written_is_told() -> None:

@@ -73,7 +73,7 @@ class TextEmbedding(Handler[EmbeddingItem, Any]):
         if ctx.options.get("packed", True) and not ctx.compile:
             self._try_packed(model, ctx)
         if ctx.quantize and isinstance(self.encode, PackedEncoder):
-            self.encode.quantize(ctx.quantize)
+            self.encode = self.encode.quantized(ctx.quantize)
         else:
             quantized(model, ctx.quantize)
         compiled(model, ctx.compile, ctx.device)
@@ -94,7 +94,7 @@ class TextEmbedding(Handler[EmbeddingItem, Any]):
         """Take the packed forward if it gives what the padded one gives, by the first way to attend that does."""
         import torch
 
-        from worker.handlers.packed import PackedEncoder, agrees, attentions
+        from worker.handlers.packed import PackedEncoder, agrees, attentions, faster
 
         padded: Any = self.encode
         probes = [self.tokenizer.encode(text).ids for text in _PROBES]
@@ -110,6 +110,9 @@ class TextEmbedding(Handler[EmbeddingItem, Any]):
                 with torch.inference_mode():
                     reason = agrees(packed, padded, probes, LEAST_COSINE[ctx.dtype])
                 if not reason:
+                    if ctx.device == "cpu" and not ctx.quantize:
+                        with torch.inference_mode():
+                            packed = faster(packed, [[ids] for ids in probes], LEAST_COSINE[ctx.dtype])
                     self.encode, self.padded = packed, False  # type: ignore[misc]  # as above
                     self.side_by_side = True  # it keeps nothing between calls; of transformers' models some do
                     return

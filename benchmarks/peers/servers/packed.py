@@ -12,6 +12,19 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 
+class Reordered(torch.nn.Module):
+    """A linear layer whose weights are laid out once for oneDNN, by the operators of torch's compiler."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous()), bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[T, in] to [T, out]."""
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return y
+
+
 class Packed:
     """Texts to unit vectors, `chunk` texts or `PASS_TOKENS` tokens a forward, in their order."""
 
@@ -29,7 +42,9 @@ class Packed:
         for layer in self.model.encoder.layer:
             own = layer.attention.self
             parts = (own.query, own.key, own.value)
-            self.fused.append((torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts])))
+            self.fused.append(Reordered(torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts])))
+            for place in (layer.attention.output, layer.intermediate, layer.output):
+                place.dense = Reordered(place.dense.weight, place.dense.bias)
 
     def __call__(self, texts: list[str]) -> list[list[float]]:
         """In the order of the texts."""
@@ -53,7 +68,7 @@ class Packed:
             table.word_embeddings(words) + table.position_embeddings(places) + table.token_type_embeddings.weight[0]
         )
         for layer, fused in zip(self.model.encoder.layer, self.fused, strict=True):
-            mixed = self._attend(F.linear(hidden, *fused), sizes)
+            mixed = self._attend(fused(hidden), sizes)
             hidden = layer.output(layer.intermediate(attended := layer.attention.output(mixed, hidden)), attended)
         means = torch.stack([part.mean(0) for part in hidden.split(sizes)])
         made: list[list[float]] = F.normalize(means, dim=1).tolist()

@@ -7,5 +7,6 @@ kind of family reads the weights out of transformers' model; `agrees` holds ever
 from worker.handlers.packed.attention import attentions
 from worker.handlers.packed.encoder import PackedEncoder
 from worker.handlers.packed.padded import PaddedEncoder, agrees
+from worker.handlers.packed.reordered import faster
 
-__all__ = ["PackedEncoder", "PaddedEncoder", "agrees", "attentions"]
+__all__ = ["PackedEncoder", "PaddedEncoder", "agrees", "attentions", "faster"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,8 +13,8 @@ from torch import Tensor
 
 from worker.handlers.packed import bert, rotary
 from worker.handlers.packed.attention import Attend, Packing, attend_each
-from worker.handlers.packed.parts import Layer, Weights
-from worker.quantize import Quantize
+from worker.handlers.packed.parts import Layer, Linear, Weights
+from worker.quantize import Quantize, quantized_weight
 from worker.transfer import to_device
 
 Ids = Sequence[Sequence[int]]
@@ -50,12 +52,17 @@ class PackedEncoder:
         """Whether a layer adds a bias to its scores."""
         return any(layer.sight.bias is not None for layer in self.weights.layers)
 
-    def quantize(self, kind: Quantize) -> None:
-        """Its linear layers, from now on."""
-        weights = self.weights
-        changed = {layer: layer.quantized(kind) for layer in dict.fromkeys(weights.layers)}  # ALBERT shares them
-        weights.layers = [changed[layer] for layer in weights.layers]
-        weights.project = weights.project and weights.project.quantized(kind)
+    def changed(self, change: Callable[[Linear], Linear]) -> PackedEncoder:
+        """One with other linear layers; all else is the same, and shared."""
+        other, weights = copy(self), self.weights
+        layers = {layer: layer.changed(change) for layer in dict.fromkeys(weights.layers)}  # ALBERT shares them
+        project = weights.project and change(weights.project)
+        other.weights = replace(weights, layers=[layers[layer] for layer in weights.layers], project=project)
+        return other
+
+    def quantized(self, kind: Quantize) -> PackedEncoder:
+        """With linear layers in int8."""
+        return self.changed(lambda linear: replace(linear, weight=quantized_weight(linear.weight, kind)))
 
     def __call__(self, ids: Ids) -> tuple[Tensor, Tensor]:
         """Hidden states [T, H] of all texts in order, and their lengths [N] on the device."""

@@ -32,10 +32,13 @@ class PaddedEncoder:
         return hidden[mask], to_device(sizes, self.device)
 
 
-def agrees(packed: Callable[[Ids], tuple[Tensor, Tensor]], padded: PaddedEncoder, ids: Ids, least_cosine: float) -> str:
+Encode = Callable[[Ids], tuple[Tensor, Tensor]]
+
+
+def agrees(encode: Encode, other: Encode, ids: Ids, least_cosine: float) -> str:
     """Empty where both give the same vector for every token; otherwise what is wrong, in words."""
     try:
-        ours, theirs = packed(ids)[0].float(), padded(ids)[0].float()
+        ours, theirs = encode(ids)[0].float(), other(ids)[0].float()
     # Whatever a kernel raises on this device and dtype, the answer is the same: not this one.
     except (RuntimeError, NotImplementedError, ImportError, ValueError, TypeError) as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

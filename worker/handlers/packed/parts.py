@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worker.handlers.packed.attention import PLAIN, Sight
-from worker.quantize import Quantize, quantized_weight
 
 Step = Callable[[Tensor], Tensor]  # [T, H] to the same
 
@@ -36,10 +35,6 @@ class Linear:
     def __call__(self, x: Tensor) -> Tensor:
         """[T, in] to [T, out]."""
         return F.linear(x, self.weight, self.bias)
-
-    def quantized(self, kind: Quantize) -> Linear:
-        """The same with other weights."""
-        return replace(self, weight=quantized_weight(self.weight, kind))
 
 
 @dataclass(slots=True, frozen=True)
@@ -89,11 +84,11 @@ class Layer:
     sight: Sight = PLAIN
     rotation: Rotation | None = None
 
-    def quantized(self, kind: Quantize) -> Layer:
-        """Its linear layers."""
+    def changed(self, change: Callable[[Linear], Linear]) -> Layer:
+        """With other linear layers."""
         names = ("qkv", "out", "up", "down")
-        changed: dict[str, Any] = {name: getattr(self, name).quantized(kind) for name in names}
-        return replace(self, **changed)
+        linears: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
+        return replace(self, **linears)
 
 
 @dataclass(slots=True)

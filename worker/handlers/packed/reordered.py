@@ -1,0 +1,62 @@
+"""Linear layers whose weights lie as the CPU's kernel reads them.
+
+MKL, by which torch multiplies matrices in float32, lays a layer's weights out anew at each call: of a short text that
+is most of the forward. oneDNN reads weights that were laid out once
+(https://uxlfoundation.github.io/oneDNN/dev_guide_inference.html). torch has no documented way to it; these are the
+operators that its compiler puts in a linear layer's place (torch/_inductor/fx_passes/mkldnn_fusion.py). So they are
+used only where they are there, give the same, and a trial shows them to be no slower.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worker.handlers.packed.encoder import Ids, PackedEncoder
+from worker.handlers.packed.padded import agrees
+from worker.handlers.packed.parts import Linear
+
+TRIES = 5  # of each way, in turns: the fastest of either counts
+
+
+@dataclass(slots=True, frozen=True)
+class Reordered(Linear):
+    """`weight` is opaque: in oneDNN's own layout."""
+
+    @classmethod
+    def from_plain(cls, linear: Linear) -> Reordered:
+        """A copy. Raises RuntimeError or NotImplementedError where this build or CPU has no kernel for its dtype."""
+        return cls(torch.ops.mkldnn._reorder_linear_weight(linear.weight.contiguous()), linear.bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[T, in] to [T, out]."""
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return y
+
+
+def faster(packed: PackedEncoder, ids: Sequence[Ids], least_cosine: float) -> PackedEncoder:
+    """`packed`, or the same with its weights reordered if that gives the same for each of `ids` and is not slower over
+    them all. On the CPU, in inference mode."""
+    try:
+        other = packed.changed(Reordered.from_plain)
+    # Whatever the build lacks, it stays as it is.
+    except (RuntimeError, NotImplementedError, AttributeError):
+        return packed
+    if any(agrees(other, packed, batch, least_cosine) for batch in ids):
+        return packed
+    return min((other, packed), key=_timed(other, packed, ids).__getitem__)
+
+
+def _timed(first: PackedEncoder, second: PackedEncoder, ids: Sequence[Ids]) -> dict[PackedEncoder, float]:
+    def seconds(encoder: PackedEncoder) -> float:
+        begun = time.perf_counter()
+        for batch in ids:
+            encoder(batch)
+        return time.perf_counter() - begun
+
+    rounds = [(seconds(first), seconds(second)) for _ in range(TRIES)]
+    return {encoder: min(times) for encoder, times in zip((first, second), zip(*rounds, strict=True), strict=True)}
