@@ -10,6 +10,10 @@ head decides the lane (one model version, one group, one solo job); the batch
 is filled from that lane in the same order, up to `max_size` units and `max_cost`. Padding models cost
 len(batch) x max(cost): for them the head's neighbours in length are taken.
 
+Where several batches of the lane may run at a time, each takes its part of what is here, so that they are alike and end
+together: the cost of what waits in the lane and of what runs beside, divided by their number (guided self-scheduling,
+Polychronopoulos, Kuck 1987, https://doi.org/10.1109/TC.1987.5009495). The head is taken in any case.
+
 An urgent unit (more so than normal) meets at most one batch with units that are not: the one that runs when it comes,
 or its own, which is filled up with those only if it met none before. So a flood moves its wait by less than one batch;
 and of two batches in a row with room for the flood, one has some of it.
@@ -19,8 +23,9 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from shared.keys import NORMAL
@@ -104,16 +109,23 @@ class Batcher(Generic[U]):
     def _insert(self, entry: _Entry, unit: U) -> None:
         bisect.insort(self._lanes.setdefault(unit.lane, []), (entry, unit), key=lambda waiting: waiting[0])
 
-    def take(self, may_run: Callable[[U], bool] = lambda _: True) -> list[U]:
+    def take(
+        self,
+        may_run: Callable[[U], bool] = lambda _: True,
+        *,
+        parts: Callable[[U], int] = lambda _: 1,
+        beside: int = 0,
+    ) -> list[U]:
         """The next batch; empty when nothing waits, when a lane still waits for company (see `ready_in`), or when its
-        first may not run now. Those before have ended, or run beside it."""
+        first may not run now. Those before have ended, or run beside it, at the cost of `beside` all together.
+        `parts`: into how many batches what is here is divided when this unit is the first."""
         lane = self._first()
         if lane is None or not may_run(self._lanes[lane][0][1]):
             return []
         if self._shared:
             self._shared, self._since = False, next(self._numbers)
         waiting = self._lanes[lane]
-        chosen = self._choose(waiting)
+        chosen = self._choose(waiting, _part(waiting, parts(waiting[0][1]), beside))
         if len(chosen) == len(waiting):
             del self._lanes[lane]
         else:
@@ -125,9 +137,8 @@ class Batcher(Generic[U]):
             self._served.clear()
         return [waiting[index][1] for index in chosen]
 
-    def _choose(self, waiting: list[tuple[_Entry, U]]) -> list[int]:
+    def _choose(self, waiting: list[tuple[_Entry, U]], budget: Budget) -> list[int]:
         """Places of the next batch in `waiting`, the head's among them."""
-        budget = waiting[0][1].budget
         choose = _run_of_like_cost if budget.padded else _first_that_fit
         urgent = _urgent(waiting)
         chosen = choose(waiting[:urgent] if urgent and self._met() else waiting, budget)
@@ -178,6 +189,19 @@ class Batcher(Generic[U]):
 def _urgent(waiting: list[tuple[_Entry, U]]) -> int:
     """How many are, from the head on."""
     return bisect.bisect_left(waiting, NORMAL, key=lambda item: item[0][0])
+
+
+def _part(waiting: list[tuple[_Entry, U]], parts: int, beside: int) -> Budget:
+    """Of a batch that is one of so many: it costs no more than its part of what waits and what runs beside it."""
+    budget = waiting[0][1].budget
+    if parts == 1:
+        return budget
+    total, most = beside, parts * budget.max_cost
+    for _, unit in waiting:
+        if total >= most:  # thousands may wait: more of them change nothing
+            break
+        total += unit.cost
+    return replace(budget, max_cost=min(budget.max_cost, math.ceil(total / parts)))
 
 
 def _first_that_fit(waiting: list[tuple[_Entry, U]], budget: Budget) -> list[int]:

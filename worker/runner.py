@@ -1,10 +1,12 @@
 """From waiting units to outputs: take a batch when there is a thread for it, claim its jobs, predict, hand on.
 
 The device has one runner. On a GPU it has one thread; on a CPU it has as many as there are cores to share, so that
-versions which gain by it run several batches at a time (streams), each on its part of the cores; a batch that is alone
-has all of them, and runs in the same thread each time, the leader's. (OpenMP keeps a team of threads for each thread
-that ever ran a parallel forward; while all teams together have more threads than there are cores, none of them spins at
-its barriers: they sleep there, some hundred times a forward. https://gcc.gnu.org/onlinedocs/libgomp, GOMP_SPINCOUNT.)
+versions which gain by it run several batches at a time (streams), each on its part of the cores and with its part of
+what is here. A batch that is alone has all of the cores, unless another was here a moment ago: then more is about to
+come, and a batch on all of them beside one on a part is slower than two on a part each. What is alone runs in the same
+thread each time, the leader's. (OpenMP keeps a team of threads for each thread that ever ran a parallel forward; while
+all teams together have more threads than there are cores, none of them spins at its barriers: they sleep there, some
+hundred times a forward. https://gcc.gnu.org/onlinedocs/libgomp, GOMP_SPINCOUNT.)
 A version whose `predict` only waits for somebody else (a managed provider) has a runner of its own, with as many
 threads as calls may be under way, so that it holds up neither the device nor another provider.
 """
@@ -37,7 +39,16 @@ logger = get_logger("worker")
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0  # before another try, where nobody says when
 _MOST_S = 86_400.0
+_CROWD_S = 0.1  # after company: for so long a batch leaves room for the next
 _LOOK_S = 5.0  # between two looks whether jobs that wait for another try have ended meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A batch on its way through: how many may be at a time, and what it costs."""
+
+    at_once: int
+    cost: int
 
 
 @dataclass(slots=True, eq=False)
@@ -97,7 +108,8 @@ class Runner:
         self._look_at = float("-inf")
         self._stopping = threading.Event()
         self._runs: list[Run] = []
-        self._taken: dict[threading.Thread, int] = {}  # batches on their way through, and how many may be at a time
+        self._taken: dict[threading.Thread, _Taken] = {}
+        self._crowded_at = float("-inf")  # when more than one batch was here, the last time
         self._threads = [vital_thread(name, self._loop) for _ in range(threads)]
         self._leader = self._threads[0]
         self._looking: threading.Thread | None = None
@@ -184,6 +196,8 @@ class Runner:
                 self.device_lost = str(error)
                 return
             with self._lock:
+                if len(self._taken) > 1:
+                    self._crowded_at = self._clock()
                 self._taken.pop(threading.current_thread(), None)
                 if self._looking is threading.current_thread():
                     self._looking = None
@@ -215,16 +229,20 @@ class Runner:
         now = self._clock()
         while self._later and self._later[0][0] <= now:
             self._batcher.put_back([heapq.heappop(self._later)[2]])
-        units = self._batcher.take(self._may_run) if self._held_until <= now else []
+        units = self._take() if self._held_until <= now else []
         for unit in units:
             self._put_off.pop(unit, None)
         if units and (self._batcher or self._later or self._put_off):
             self._others.notify()  # who waits may wait for what has become due only now
         return units
 
+    def _take(self) -> list[Unit]:
+        beside = sum(taken.cost for taken in self._taken.values())
+        return self._batcher.take(self._may_run, parts=self._parts, beside=beside)
+
     def _may_run(self, head: Unit) -> bool:
         """Whether the batch that begins with it may run beside what does: nothing passes over it."""
-        return len(self._taken) < min([self._at_once(head), *self._taken.values()])
+        return len(self._taken) < min([self._at_once(head), *(taken.at_once for taken in self._taken.values())])
 
     def _has_room(self) -> bool:
         head = self._batcher.head()
@@ -232,10 +250,12 @@ class Runner:
 
     def _enter(self, units: list[Unit]) -> int:
         """A batch is on its way; how many parts of the device there are, one of which it has: one where nothing runs
-        beside it, nor is about to."""
-        at_once = self._at_once(units[0])
-        self._taken[threading.current_thread()] = at_once
-        return min(self._taken.values()) if len(self._taken) > 1 or (self._batcher and self._has_room()) else 1
+        beside it, nor has a moment ago, nor is about to."""
+        now, cost = self._clock(), sum(unit.cost for unit in units)
+        self._taken[threading.current_thread()] = _Taken(self._at_once(units[0]), cost)
+        if len(self._taken) > 1 or (self._batcher and self._has_room()):
+            self._crowded_at = now
+        return min(taken.at_once for taken in self._taken.values()) if now - self._crowded_at < _CROWD_S else 1
 
     def _at_once(self, unit: Unit) -> int:
         """How many batches may be under way when one of its lane is."""
@@ -244,6 +264,13 @@ class Runner:
         if model.concurrency:
             return model.concurrency
         return 1 if unit.work.alone else min(model.streams, self._limit())
+
+    def _parts(self, head: Unit) -> int:
+        """Into how many batches what is here is divided. Calls to somebody else share no cores: they are as large as
+        they may be."""
+        model = head.work.model
+        assert model is not None  # noqa: S101  # prepared work has its model
+        return 1 if model.concurrency else self._at_once(head)
 
     def _is_time_to_look(self) -> bool:
         now = self._clock()

@@ -137,6 +137,77 @@ def test_padding_lanes_take_the_heads_neighbours_in_length() -> None:
     assert sorted(unit.cost for unit in batcher.take()) == [2, 3]
 
 
+def halves(batcher: Batcher[Unit], beside: int = 0) -> list[Unit]:
+    """What is taken where two batches may run at a time."""
+    return batcher.take(parts=lambda head: 2, beside=beside)
+
+
+def test_a_batch_takes_its_part_of_what_is_here() -> None:
+    batcher = Batcher[Unit](Clock())
+    units = [Unit(budget=Budget(64, 100)) for _ in range(8)]
+    batcher.put(units)
+    assert halves(batcher) == units[:4], "half of 8"
+    assert halves(batcher, beside=4) == units[4:], "half of the 4 that run and the 4 that wait"
+    batcher.put(units)
+    assert halves(batcher, beside=2) == units[:5]
+    batcher.put(units[:1])
+    assert batcher.take(parts=lambda head: 3, beside=0) == units[5:7], "a third of 4, and what is left over"
+    assert batcher.take() == [*units[7:], *units[:1]], "who is not one of several takes all"
+
+
+def test_the_head_of_a_batch_is_taken_though_it_is_more_than_its_part() -> None:
+    batcher = Batcher[Unit](Clock())
+    units = [Unit(60), Unit(5), Unit(5)]
+    batcher.put(units)
+    assert halves(batcher) == units[:1]
+    assert halves(batcher, beside=60) == units[1:]
+    batcher.put(units[:1])
+    assert halves(batcher) == units[:1], "nothing else is here"
+
+
+def test_a_part_is_within_the_budget_and_of_the_heads_lane() -> None:
+    batcher = Batcher[Unit](Clock())
+    units = [Unit(10, budget=Budget(64, 30)) for _ in range(20)]
+    batcher.put(units)
+    assert halves(batcher, beside=500) == units[:3]
+    batcher.discard(lambda unit: unit not in units[3:5])
+    batcher.put([Unit(lane="b") for _ in range(50)])
+    assert halves(batcher) == units[3:4], "the other lane's cost is not shared out here"
+
+
+def test_parts_are_asked_of_the_head() -> None:
+    batcher = Batcher[Unit](Clock())
+    first, second = [Unit(lane="a") for _ in range(4)], [Unit(lane="b") for _ in range(4)]
+    batcher.put([*first, *second])
+    assert batcher.take(parts=lambda head: 1 if head.lane == "a" else 2) == first
+    assert batcher.take(parts=lambda head: 1 if head.lane == "a" else 2) == second[:2]
+
+
+def test_a_padding_lane_is_cut_by_what_its_part_costs_when_padded() -> None:
+    batcher = Batcher[Unit](Clock())
+    units = [Unit(cost, budget=Budget(8, 1000, padded=True)) for cost in (10, 9, 8, 3)]
+    batcher.put(units)
+    assert sorted(unit.cost for unit in halves(batcher, beside=10)) == [9, 10], "2 x 10 fits in half of 40"
+    batcher.put(units[:2])
+    assert len(batcher.take()) == 4, "it is not one of several: 4 x 10 fits in its budget, though not in what is here"
+
+
+def test_of_a_long_lane_no_more_is_looked_at_than_a_part_needs() -> None:
+    looks = itertools.count()
+
+    class Seen(Unit):
+        def __getattribute__(self, name: str) -> object:
+            if name == "cost":
+                next(looks)
+            return super().__getattribute__(name)
+
+    batcher = Batcher[Unit](Clock())
+    batcher.put([Seen(budget=Budget(4, 8)) for _ in range(5000)])
+    before = next(looks)
+    assert len(halves(batcher)) == 4
+    assert next(looks) - before < 50
+
+
 def test_owners_take_turns_by_cost_and_weight() -> None:
     batcher = Batcher[Unit](Clock())
     budget = Budget(4, 1000)
@@ -200,7 +271,8 @@ def test_no_unit_is_lost_doubled_or_over_budget(data: st.DataObject, lanes: dict
             waiting.append(unit)
         else:
             clock.now += data.draw(st.sampled_from([0.0, 0.6]))
-            _check(batcher, batcher.take(), waiting)
+            parts, beside = data.draw(st.integers(1, 4)), data.draw(st.integers(0, 100))
+            _check(batcher, batcher.take(parts=lambda head, parts=parts: parts, beside=beside), waiting, parts, beside)  # type: ignore[misc]
         assert len(batcher) == len(waiting)
     clock.now += 10
     while waiting:
@@ -261,7 +333,7 @@ def test_a_flood_goes_on_beside_urgent_units(mixes: list[list[tuple[int, int]]],
             kept_out = True
 
 
-def _check(batcher: Batcher[Unit], batch: list[Unit], waiting: list[Unit]) -> None:
+def _check(batcher: Batcher[Unit], batch: list[Unit], waiting: list[Unit], parts: int = 1, beside: int = 0) -> None:
     if not batch:
         return
     budget = batch[0].budget
@@ -271,6 +343,8 @@ def _check(batcher: Batcher[Unit], batch: list[Unit], waiting: list[Unit]) -> No
     cost = longest * len(batch) if budget.padded else total
     assert len(batch) == 1 or cost <= budget.max_cost
     lane = [unit for unit in waiting if unit.lane == batch[0].lane]
+    here = beside + sum(unit.cost for unit in lane)
+    assert len(batch) == 1 or parts == 1 or cost <= math.ceil(here / parts), "no more than its part"
     head = min(lane, key=lambda unit: (unit.priority, waiting.index(unit)))
     assert head in batch, "the head of a lane is never passed over"
     if not budget.padded:

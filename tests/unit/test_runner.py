@@ -465,15 +465,16 @@ def test_batches_of_streams_run_at_a_time_and_each_knows_its_part() -> None:
 def test_who_is_alone_runs_in_the_same_thread_each_time_and_so_after_company() -> None:
     """OpenMP would keep a team of threads for each of them, and let none spin."""
     alone: list[threading.Thread] = []
-    device = Device2()
+    now, device = [0.0], Device2()
     model = model_of(Asks(device.ask), streams=2)
 
     def before(parts: int) -> None:
         if parts == 1:
             alone.append(threading.current_thread())
 
-    with running(threads=2, limit=lambda: 2, before=before) as (runner, outputs):
+    with running(threads=2, limit=lambda: 2, before=before, clock=lambda: now[0]) as (runner, outputs):
         for number in range(0, 40, 4):
+            now[0] += 1  # the company of the last round is long ago
             for lone in (number, number + 1):
                 runner.put(units_of(model, lone))
                 device.may_end.release()
@@ -481,9 +482,71 @@ def test_who_is_alone_runs_in_the_same_thread_each_time_and_so_after_company() -
             runner.put(units_of(model, number + 2, number + 3))
             device.may_end.release(2)
             wait_until(lambda number=number: number + 3 in outputs and number + 2 in outputs)  # type: ignore[misc]
-            wait_until(lambda: not runner.runs())
+            wait_until(lambda: not runner._taken)
     assert len(alone) >= 20
     assert len(set(alone)) == 1
+
+
+def test_streams_divide_what_is_here_by_its_cost() -> None:
+    device, sizes = Device2(), list[int]()
+
+    def ask(batch: list[Any]) -> list[Any]:
+        sizes.append(len(batch))
+        return device.ask(batch)
+
+    model = model_of(Asks(ask), streams=2)
+    with running(threads=2, limit=lambda: 2) as (runner, outputs):
+        runner.put(units_of(model, *range(8), size=64))
+        wait_until(lambda: len(device.here) == 2)
+        assert sizes == [4, 4]
+        runner.put(units_of(model, *range(8, 14), size=64))
+        device.may_end.release()
+        wait_until(lambda: len(sizes) == 3)
+        assert sizes[2:] == [5], "half of the 4 that run and the 6 that wait"
+        device.may_end.release(3)
+        wait_until(lambda: len(outputs) == 14)
+    assert sizes[3:] == [1]
+
+
+def test_who_runs_alone_and_who_asks_somebody_else_take_all_that_waits() -> None:
+    sizes = list[int]()
+
+    def ask(batch: list[Any]) -> list[Any]:
+        sizes.append(len(batch))
+        return batch
+
+    suspect = units_of(model_of(Asks(ask), streams=2), *range(8), size=64)
+    for unit in suspect:
+        unit.work = suspect[0].work
+    suspect[0].work.alone = True
+    for units in (suspect, units_of(model_of(Asks(ask, concurrency=2)), *range(8), size=64)):
+        with running(threads=2, limit=lambda: 2) as (runner, outputs):
+            runner.put(units)
+            wait_until(lambda outputs=outputs: len(outputs) == 8)  # type: ignore[misc]
+    assert sizes == [8, 8]
+
+
+def test_who_had_company_a_moment_ago_has_its_part_and_a_moment_later_all() -> None:
+    now, device, parts = [0.0], Device2(), list[int]()
+    model = model_of(Asks(device.ask), streams=2)
+    with running(threads=2, limit=lambda: 2, before=parts.append, clock=lambda: now[0]) as (runner, outputs):
+
+        def run(*values: str) -> None:
+            runner.put(units_of(model, *values))
+            wait_until(lambda: len(device.here) == len(values))
+            if len(values) > 1:
+                now[0] += 5  # company is what ends beside another, too
+            device.may_end.release(len(values))
+            wait_until(lambda: set(values) <= outputs.keys() and not runner._taken)
+
+        run("nobody was here")
+        run("one", "two")
+        now[0] += 0.09
+        run("a moment ago")
+        now[0] += 0.02
+        run("a moment later")
+        run("nor has it had company since")
+    assert parts == [1, 2, 2, 2, 1, 1]
 
 
 def test_no_more_at_a_time_than_this_process_has_cores() -> None:
