@@ -23,13 +23,15 @@ from shared.store import RETRY_S
 
 logger = get_logger("worker")
 
-_EVENTS_AT_ONCE = 512
+_EVENTS_AT_ONCE, _EVENTS_EACH_S = 512, 0.25
 
 
 class DeadLetteringConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
     """Main thread."""
 
     _again_at = 0.0
+    _flush_at = float("-inf")
+    _clock = staticmethod(time.monotonic)
 
     def ensure_connected(self, conn: Any) -> Any:
         """Celery would wait 2 s before it tries again, then 4, 6 and so on up to 30; a failover takes about two."""
@@ -51,10 +53,19 @@ class DeadLetteringConsumer(Consumer):  # type: ignore[misc]  # celery ships no 
         self.strategies: dict[str, Any] = _Strategies(self.strategies[TASK], self.pool.engine.takes)
 
     def on_send_event_buffered(self) -> None:
-        """Celery would send its events two dozen at a time: here a turn's go together."""
+        """Celery would send its events two dozen at a time, and what there is at each turn of its loop. Who watches
+        looks every few seconds, and a message costs Redis, Flower and this process more than the events in it."""
         if self.event_dispatcher:
             self.event_dispatcher.buffer_limit = _EVENTS_AT_ONCE
-        super().on_send_event_buffered()
+        now = self._clock()
+        if self.hub and now >= self._flush_at:
+            self._flush_at = now + _EVENTS_EACH_S
+            self.hub.call_later(_EVENTS_EACH_S, self._flush_events)
+
+    def flush_events(self) -> None:
+        """What is still to be told, at once."""
+        if self.event_dispatcher:
+            self._flush_events()
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """A body in a content type that we refuse (pickle), or one that is not what it says."""

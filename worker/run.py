@@ -219,6 +219,7 @@ def install_signals(settings: Settings, engine: Engine, nudge: Callable[[], None
     def drain() -> None:
         nudge()
         engine.drain(settings.grace_s)
+        engine.reporter.call(engine.queues.consumer.flush_events)
         engine.reporter.passed(_LAST_WORDS_S)  # what Celery is still to be told
         celery_state.should_stop = 0
         time.sleep(_LAST_WORDS_S)

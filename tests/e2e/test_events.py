@@ -84,3 +84,12 @@ def test_events_flow_after_connections_were_lost_among_them(
         job_id = http.post("/v1/jobs", json={"model": "echo", "input": 1}).json()["id"]
         wait_until(lambda: listener.heard("task-succeeded", job_id), what="its events are heard")
     store.close()
+
+
+def test_a_worker_that_drains_tells_of_its_last_jobs(server: EmbeddedServer, models: Path, listener: Listener) -> None:
+    with api(server.url, models) as at, httpx.Client(base_url=at, timeout=60) as http:
+        with worker(server.url, models):
+            ids = [http.post("/v1/jobs", json={"model": "echo", "input": n}).json()["id"] for n in range(5)]
+            for job_id in ids:
+                assert http.get(f"/v1/jobs/{job_id}", params={"wait": 30}).json()["state"] == "succeeded"
+        wait_until(lambda: all(listener.heard("task-succeeded", one) for one in ids), what="its events are heard")

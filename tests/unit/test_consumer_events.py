@@ -1,4 +1,4 @@
-"""Celery's events are sent once a turn of the worker's loop, whatever became of the turn before."""
+"""Celery's events of a moment are sent together, whatever became of those before."""
 
 from __future__ import annotations
 
@@ -10,16 +10,24 @@ from celery import Celery
 from celery.events import EventDispatcher
 from kombu import Connection
 from kombu.asynchronous import Hub
-from vine import promise
 
 from worker.consumer import DeadLetteringConsumer
+
+
+class Clock:
+    """Moved by hand."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @pytest.fixture
 def consumer() -> Iterator[DeadLetteringConsumer]:
     """With a loop and a dispatcher, and without the rest of a worker."""
     one = DeadLetteringConsumer.__new__(DeadLetteringConsumer)
-    one._flush_events_promise = promise(one._flush_events)
+    one._clock = Clock()
     with closing(Hub()) as one.hub, Connection("memory://") as connection:
         one.event_dispatcher = EventDispatcher(
             connection,
@@ -34,19 +42,40 @@ def waiting(consumer: DeadLetteringConsumer) -> int:
     return len(consumer.event_dispatcher._group_buffer["task"])
 
 
-def test_a_turns_events_go_together(consumer: DeadLetteringConsumer) -> None:
+def fire(consumer: DeadLetteringConsumer) -> None:
+    """The one timer that is set, whose time has come."""
+    (scheduled,) = consumer.hub.timer.queue
+    consumer.hub.timer.clear()
+    scheduled.entry()
+
+
+def test_a_moments_events_go_together(consumer: DeadLetteringConsumer) -> None:
     for _ in range(100):
         consumer.event_dispatcher.send("task-received")
     assert waiting(consumer) == 100
-    (flush,) = consumer.hub._pop_ready()
-    flush()
+    fire(consumer)
     assert waiting(consumer) == 0
 
 
-def test_events_flow_after_a_turn_was_left(consumer: DeadLetteringConsumer) -> None:
+def test_the_next_moments_events_go_too(consumer: DeadLetteringConsumer) -> None:
     consumer.event_dispatcher.send("task-received")
-    consumer.hub._pop_ready()  # as by a loop that a callback before this one has left, its connection being lost
+    fire(consumer)
+    consumer._clock.now += 0.25
     consumer.event_dispatcher.send("task-succeeded")
-    (flush,) = consumer.hub._pop_ready()
-    flush()
+    fire(consumer)
+    assert waiting(consumer) == 0
+
+
+def test_events_flow_after_a_timer_was_lost(consumer: DeadLetteringConsumer) -> None:
+    consumer.event_dispatcher.send("task-received")
+    consumer.hub.timer.clear()  # as by a loop that is begun anew, its connection being lost
+    consumer._clock.now += 0.25
+    consumer.event_dispatcher.send("task-succeeded")
+    fire(consumer)
+    assert waiting(consumer) == 0
+
+
+def test_what_is_left_is_sent_at_once_when_it_is_asked_for(consumer: DeadLetteringConsumer) -> None:
+    consumer.event_dispatcher.send("task-succeeded")
+    consumer.flush_events()
     assert waiting(consumer) == 0
