@@ -224,10 +224,10 @@ def main() -> int:
             count = 8 if options.quick else COUNTS[name] // (4 if part == "variants" else 1)
             found = PARTS[part][0](name, items(name, count), 1 if options.quick else options.rounds)
             data.setdefault(name, {})[part] = page.stamp(COMMAND) | {"items": count, "found": found}
+            if not options.quick:
+                page.keep(file, data)
+                page.put(options.out / "benchmarks" / "auto.md", COMMAND, report(data))
     print(report(data))
-    if not options.quick:
-        page.keep(file, data)
-        page.put(options.out / "benchmarks" / "auto.md", COMMAND, report(data))
     return 0
 
 

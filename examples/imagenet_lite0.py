@@ -42,7 +42,7 @@ class ImageNetLite0(Handler[ImageItem, Any]):
         model.load_state_dict(own | weights)  # raises where a shape differs
         model.eval().requires_grad_(False).to(self.device, self.dtype)
         self.transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
-        self.model = compiled(quantized(model, ctx.quantize), ctx.compile, ctx.device)
+        self.model = compiled(quantized(model, ctx.quantize), ctx.compile, ctx.device, same_size=True)
         self.labels = list(_IMAGENET_CATEGORIES)
 
     def prepare(self, item: ImageItem, parameters: TopK) -> Prepared:

@@ -12,13 +12,15 @@ from shared.errors import ConfigError
 _COMPILERS = ("g++", "clang++", "c++")
 
 
-def compiled(module: Any, wanted: bool, device: str) -> Any:
+def compiled(module: Any, wanted: bool, device: str, *, same_size: bool = False) -> Any:
     """The same module, which is compiled at its first calls, for any length and batch size; as it is where that is not
-    wanted. Raises ConfigError where the CPU's kernels have no compiler, or the GPU's no Triton."""
+    wanted. `same_size`: what it reads differs in number alone, as pictures that are all cut to one size; with sizes
+    that are unknown the compiler works for many minutes on a network whose padding depends on them. Raises ConfigError
+    where the CPU's kernels have no compiler, or the GPU's no Triton."""
     if not wanted:
         return module
     refuse_without_compiler(device)
-    module.compile(dynamic=True)
+    module.compile(dynamic=None if same_size else True)  # None: what turns out to differ, at its second value
     return module
 
 

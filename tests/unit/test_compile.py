@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared.catalog import Ref
+from shared.catalog import Ref, load_catalog
 from shared.errors import ConfigError
-from shared.model_spec import ModelSpec
+from shared.model_spec import ModelSpec, VersionSpec
 from shared.settings import Settings
 from tests import models
+from tests.processes import REPOSITORY
+from worker.handler_class import handler_class
 from worker.handlers.text_embedding import TextEmbedding
 from worker.inprocess import run_items
 from worker.models import load_model
@@ -59,3 +61,22 @@ def test_with_one_it_gives_what_the_model_gives(tmp_path: Path, monkeypatch: pyt
     right = run_handler(TextEmbedding, [{"text": text} for text in TEXTS], source=str(tmp_path / "model"))
     for output, expected in zip(outputs, right, strict=True):
         assert np.dot(output["embedding"], expected["embedding"]) > 0.9999
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_network_whose_padding_depends_on_sizes_is_compiled_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EfficientNet-Lite0; it took more than ten minutes where all sizes were unknown."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    spec = load_catalog(REPOSITORY / "models.yaml").spec("cnn")
+
+    def scores(**fields: Any) -> Any:
+        version = VersionSpec.model_validate(spec.versions["1"].model_dump() | fields)
+        kind = handler_class(spec, version, base=REPOSITORY)
+        loaded = load_model(Ref("cnn", "1"), spec, version, kind, device="cpu", settings=Settings(torch_threads=1))
+        outputs = run_items(loaded.handler, kind.example * 3, loaded.task.parameters())
+        return [[label["score"] for label in output["labels"]] for output in outputs]
+
+    np.testing.assert_allclose(scores(compile=True), scores(), atol=1e-3)

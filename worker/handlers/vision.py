@@ -62,7 +62,7 @@ class TorchvisionClassifier(ImageClassifier):
         self.pixels = default.transforms()
         self.device, self.dtype = ctx.device, getattr(torch, ctx.dtype)
         model = model.eval().requires_grad_(False).to(self.device, self.dtype)
-        self.model = compiled(quantized(model, ctx.quantize), ctx.compile, ctx.device)
+        self.model = compiled(quantized(model, ctx.quantize), ctx.compile, ctx.device, same_size=True)
 
     def predict(self, batch: list[Any]) -> list[Any]:
         """Probabilities, float32 [classes] each."""

@@ -5,6 +5,9 @@ is most of the forward. oneDNN reads weights that were laid out once
 (https://uxlfoundation.github.io/oneDNN/dev_guide_inference.html). torch has no documented way to it; these are the
 operators that its compiler puts in a linear layer's place (torch/_inductor/fx_passes/mkldnn_fusion.py). So they are
 used only where they are there, give the same, and a trial shows them to be no slower.
+
+oneDNN makes a kernel for each number of rows, which takes milliseconds and memory that stays: a worker that met every
+number up to a thousand would be a gigabyte larger. So rows of zeros are added up to the next of a few dozen numbers.
 """
 
 from __future__ import annotations
@@ -14,12 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from worker.handlers.packed.encoder import Ids, PackedEncoder
 from worker.handlers.packed.padded import agrees
 from worker.handlers.packed.parts import Linear
 
+STEPS, LAST_STEP = ((64, 8), (256, 16), (1024, 32)), 256  # up to so many rows, multiples of that
 TRIES = 5  # of each way, in turns: the fastest of either counts
 
 
@@ -34,8 +39,17 @@ class Reordered(Linear):
 
     def __call__(self, x: Tensor) -> Tensor:
         """[T, in] to [T, out]."""
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return y
+        rows = len(x)
+        more = padded_rows(rows) - rows
+        padded = F.pad(x, (0, 0, 0, more)) if more else x
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(padded, self.weight, self.bias, "none", [], "")
+        return y[:rows]
+
+
+def padded_rows(rows: int) -> int:
+    """The next number that there is a kernel for: at most a quarter more from 32 rows on."""
+    step = next((step for most, step in STEPS if rows <= most), LAST_STEP)
+    return rows + -rows % step
 
 
 def faster(packed: PackedEncoder, ids: Sequence[Ids], least_cosine: float) -> PackedEncoder:
