@@ -13,7 +13,7 @@ from worker.handlers.packed import PackedEncoder, PaddedEncoder, agrees, attenti
 from worker.handlers.packed.attention import Packing, Sight, attend_each, attend_jagged
 from worker.handlers.packed.encoder import READERS
 from worker.handlers.packed.parts import Linear
-from worker.handlers.packed.reordered import Reordered, padded_rows
+from worker.handlers.packed.reordered import Reordered, filled
 
 models.ready_torch()
 
@@ -96,11 +96,21 @@ def test_weights_laid_out_for_the_kernel_give_the_same(kind: str) -> None:
 def test_kernels_are_made_for_a_few_dozen_numbers_of_rows() -> None:
     """Each costs memory that stays."""
     given = range(1, 1025)
-    taken = {padded_rows(rows) for rows in given}
+    taken = {filled(rows) for rows in given}
     assert len(taken) == 44
-    assert all(rows <= padded_rows(rows) < rows + 32 for rows in given)
-    assert all(padded_rows(rows) <= 1.25 * rows for rows in given if rows >= 32)
-    assert padded_rows(5000) == 5120
+    assert all(rows <= filled(rows) < rows + 32 for rows in given)
+    assert all(filled(rows) <= 1.25 * rows for rows in given if rows >= 32)
+    assert filled(5000) == 5056
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_what_fills_a_batch_up_changes_nothing(kind: str) -> None:
+    model = models.encoder_model(kind)
+    packed = PackedEncoder(model, "cpu")
+    seen: list[int] = []
+    packed.filled = lambda tokens: seen.append(tokens) or tokens + 37
+    assert least_cosine(packed, model) > 0.9999
+    assert seen == [sum(LENGTHS)]
 
 
 def test_the_faster_of_both_layouts_is_taken() -> None:

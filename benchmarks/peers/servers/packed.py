@@ -21,11 +21,8 @@ class Reordered(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, in] to [T, out]."""
-        rows = len(x)
-        more = -rows % (8 if rows <= 64 else 16 if rows <= 256 else 32)  # a kernel is made for each number of rows
-        padded = F.pad(x, (0, 0, 0, more)) if more else x
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(padded, self.weight, self.bias, "none", [], "")
-        return y[:rows]
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return y
 
 
 class Packed:
@@ -63,6 +60,9 @@ class Packed:
 
     @torch.inference_mode()
     def _forward(self, ids: list[list[int]]) -> list[list[float]]:
+        count, rows = len(ids), sum(map(len, ids))
+        if more := -rows % (8 if rows <= 64 else 16 if rows <= 256 else 32):  # oneDNN makes a kernel for each number
+            ids = [*ids, [0] * more]
         sizes = [len(one) for one in ids]
         places = torch.cat([torch.arange(size) for size in sizes])
         words = torch.tensor([token for one in ids for token in one])
@@ -73,7 +73,7 @@ class Packed:
         for layer, fused in zip(self.model.encoder.layer, self.fused, strict=True):
             mixed = self._attend(fused(hidden), sizes)
             hidden = layer.output(layer.intermediate(attended := layer.attention.output(mixed, hidden)), attended)
-        means = torch.stack([part.mean(0) for part in hidden.split(sizes)])
+        means = torch.stack([part.mean(0) for part in hidden.split(sizes)[:count]])
         made: list[list[float]] = F.normalize(means, dim=1).tolist()
         return made
 

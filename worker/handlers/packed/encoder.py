@@ -34,6 +34,9 @@ READERS: dict[str, Callable[[Any], Weights]] = {
 }
 
 
+_FILLER = 16  # tokens: texts of their own, which no other sees, and which any model can read
+
+
 class PackedEncoder:
     """The forward from token ids to packed hidden states [T, H]. It keeps nothing between
     calls, so several device threads may call it at a time."""
@@ -45,6 +48,7 @@ class PackedEncoder:
             raise TypeError(f"no packed forward for {kind}")
         self.device = device
         self.attend: Attend = attend_each
+        self.filled: Callable[[int], int] = lambda tokens: tokens  # how many a forward of so many has
         self.weights = READERS[kind](model)
 
     @property
@@ -66,7 +70,10 @@ class PackedEncoder:
 
     def __call__(self, ids: Ids) -> tuple[Tensor, Tensor]:
         """Hidden states [T, H] of all texts in order, and their lengths [N] on the device."""
-        weights = self.weights
+        weights, real = self.weights, sum(map(len, ids))
+        more = self.filled(real) - real
+        fillers = [[0] * min(_FILLER, more - done) for done in range(0, more, _FILLER)]
+        ids, texts = [*ids, *fillers], len(ids)
         lengths = [len(text) for text in ids]
         flat = [token for text in ids for token in text]
         first = weights.first_position
@@ -87,7 +94,9 @@ class PackedEncoder:
             else:
                 hidden = layer.norm_attention(hidden + self._mixed(layer, hidden, packing, places))
                 hidden = layer.norm_output(hidden + self._fed(layer, hidden))
-        return hidden if weights.norm_last is None else weights.norm_last(hidden), sizes
+        if weights.norm_last is not None:
+            hidden = weights.norm_last(hidden)
+        return hidden[:real], sizes[:texts]
 
     def _mixed(self, layer: Layer, hidden: Tensor, packing: Packing, places: Tensor) -> Tensor:
         qkv = layer.qkv(hidden).view(len(hidden), 3, self.weights.heads, -1)

@@ -7,7 +7,7 @@ operators that its compiler puts in a linear layer's place (torch/_inductor/fx_p
 used only where they are there, give the same, and a trial shows them to be no slower.
 
 oneDNN makes a kernel for each number of rows, which takes milliseconds and memory that stays: a worker that met every
-number up to a thousand would be a gigabyte larger. So rows of zeros are added up to the next of a few dozen numbers.
+number up to a thousand would be a gigabyte larger. So a batch is filled up to the next of a few dozen numbers.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from worker.handlers.packed.encoder import Ids, PackedEncoder
 from worker.handlers.packed.padded import agrees
 from worker.handlers.packed.parts import Linear
 
-STEPS, LAST_STEP = ((64, 8), (256, 16), (1024, 32)), 256  # up to so many rows, multiples of that
+STEPS, LAST_STEP = ((64, 8), (256, 16), (1024, 32)), 64  # up to so many rows, multiples of that
 TRIES = 5  # of each way, in turns: the fastest of either counts
 
 
@@ -39,15 +38,12 @@ class Reordered(Linear):
 
     def __call__(self, x: Tensor) -> Tensor:
         """[T, in] to [T, out]."""
-        rows = len(x)
-        more = padded_rows(rows) - rows
-        padded = F.pad(x, (0, 0, 0, more)) if more else x
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(padded, self.weight, self.bias, "none", [], "")
-        return y[:rows]
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return y
 
 
-def padded_rows(rows: int) -> int:
-    """The next number that there is a kernel for: at most a quarter more from 32 rows on."""
+def filled(rows: int) -> int:
+    """The next number of rows that a kernel is made for: at most a quarter more from 32 on."""
     step = next((step for most, step in STEPS if rows <= most), LAST_STEP)
     return rows + -rows % step
 
@@ -57,6 +53,7 @@ def faster(packed: PackedEncoder, ids: Sequence[Ids], least_cosine: float) -> Pa
     them all. On the CPU, in inference mode."""
     try:
         other = packed.changed(Reordered.from_plain)
+        other.filled = filled
     # Whatever the build lacks, it stays as it is.
     except (RuntimeError, NotImplementedError, AttributeError):
         return packed
