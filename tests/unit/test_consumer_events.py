@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
@@ -57,18 +57,17 @@ def test_a_moments_events_go_together(consumer: DeadLetteringConsumer) -> None:
     assert waiting(consumer) == 0
 
 
-def test_the_next_moments_events_go_too(consumer: DeadLetteringConsumer) -> None:
-    consumer.event_dispatcher.send("task-received")
-    fire(consumer)
-    consumer._clock.now += 0.25
-    consumer.event_dispatcher.send("task-succeeded")
-    fire(consumer)
-    assert waiting(consumer) == 0
+def lose(consumer: DeadLetteringConsumer) -> None:
+    """As a loop that is begun anew, its connection being lost."""
+    consumer.hub.timer.clear()
 
 
-def test_events_flow_after_a_timer_was_lost(consumer: DeadLetteringConsumer) -> None:
+@pytest.mark.parametrize("end", [fire, lose])
+def test_the_next_moments_events_go_too(
+    consumer: DeadLetteringConsumer, end: Callable[[DeadLetteringConsumer], None]
+) -> None:
     consumer.event_dispatcher.send("task-received")
-    consumer.hub.timer.clear()  # as by a loop that is begun anew, its connection being lost
+    end(consumer)
     consumer._clock.now += 0.25
     consumer.event_dispatcher.send("task-succeeded")
     fire(consumer)
