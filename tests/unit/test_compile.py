@@ -21,6 +21,8 @@ from worker.inprocess import run_items
 from worker.models import load_model
 from worker.testing import run_handler
 
+models.ready_torch()
+
 TEXTS = ["a", "The queue keeps what it was given.", "A longer text. " * 6]
 
 
