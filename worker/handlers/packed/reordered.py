@@ -59,15 +59,13 @@ def faster(packed: PackedEncoder, ids: Sequence[Ids], least_cosine: float) -> Pa
         return packed
     if any(agrees(other, packed, batch, least_cosine) for batch in ids):
         return packed
-    return min((other, packed), key=_timed(other, packed, ids).__getitem__)
+    rounds = [(_seconds(other, ids), _seconds(packed, ids)) for _ in range(TRIES)]
+    with_it, without = map(min, zip(*rounds, strict=True))
+    return other if with_it <= without else packed
 
 
-def _timed(first: PackedEncoder, second: PackedEncoder, ids: Sequence[Ids]) -> dict[PackedEncoder, float]:
-    def seconds(encoder: PackedEncoder) -> float:
-        begun = time.perf_counter()
-        for batch in ids:
-            encoder(batch)
-        return time.perf_counter() - begun
-
-    rounds = [(seconds(first), seconds(second)) for _ in range(TRIES)]
-    return {encoder: min(times) for encoder, times in zip((first, second), zip(*rounds, strict=True), strict=True)}
+def _seconds(encoder: PackedEncoder, ids: Sequence[Ids]) -> float:
+    begun = time.perf_counter()
+    for batch in ids:
+        encoder(batch)
+    return time.perf_counter() - begun
