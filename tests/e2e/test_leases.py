@@ -78,7 +78,9 @@ def test_who_stood_still_runs_nothing_that_another_has(
 
 
 @pytest.mark.parametrize("living", [True, False])
-def test_what_was_drained_and_never_heard_of(redis_url: str, models: Path, store: redis.Redis, living: bool) -> None:
+def test_what_was_drained_and_never_heard_of(
+    redis_url: str, models: Path, tmp_path: Path, store: redis.Redis, living: bool
+) -> None:
     """The answer to a drain was lost with its connection: the worker lives and does not know of the message."""
     with (
         api(redis_url, models) as url,
@@ -86,9 +88,12 @@ def test_what_was_drained_and_never_heard_of(redis_url: str, models: Path, store
         worker(redis_url, models, ML_LEASE_S="600", ML_HEARTBEAT_S="0.5"),
     ):
         process = store.zrange(keys.WORKERS, 0, -1)[0].decode() if living else "nobody"
-        blocker = _submit(http, do="slow")
+        (held := tmp_path / "held").touch()
+        blocker = _submit(http, do="hold", flag=str(held))
+        wait_until(lambda: _state(store, blocker) == b"running", what="the worker is busy, and the rest waits")
         ids = [_submit(http, n=n) for n in range(8)]
         stolen = scripts.one(scripts.run(store, [scripts.drain([LIST], [3], process=process)])).messages
+        held.unlink()
         tags = {orjson.loads(raw)["properties"]["delivery_tag"] for _, raw in stolen}
         assert tags
         assert tags <= set(ids)
