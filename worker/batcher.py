@@ -15,8 +15,8 @@ together: the cost of what waits in the lane and of what runs beside, divided by
 Polychronopoulos, Kuck 1987, https://doi.org/10.1109/TC.1987.5009495). The head is taken in any case.
 
 An urgent unit (more so than normal) meets at most one batch with units that are not: the one that runs when it comes,
-or its own, which is filled up with those only if it met none before. So a flood moves its wait by less than one batch;
-and of two batches in a row with room for the flood, one has some of it.
+or its own, which is filled up with those only if it met none before, and if none of them run beside it. So a flood
+moves its wait by less than one batch; and of two batches in a row with room for the flood, one has some of it.
 """
 
 from __future__ import annotations
@@ -115,9 +115,11 @@ class Batcher(Generic[U]):
         *,
         parts: Callable[[U], int] = lambda _: 1,
         beside: int = 0,
+        mixed: bool = False,
     ) -> list[U]:
         """The next batch; empty when nothing waits, when a lane still waits for company (see `ready_in`), or when its
-        first may not run now. Those before have ended, or run beside it, at the cost of `beside` all together.
+        first may not run now. Those before have ended, or run beside it, at the cost of `beside` all together;
+        `mixed`: and have units that are not urgent.
         `parts`: into how many batches what is here is divided when this unit is the first."""
         lane = self._first()
         if lane is None or not may_run(self._lanes[lane][0][1]):
@@ -125,7 +127,7 @@ class Batcher(Generic[U]):
         if self._shared:
             self._shared, self._since = False, next(self._numbers)
         waiting = self._lanes[lane]
-        chosen = self._choose(waiting, _part(waiting, parts(waiting[0][1]), beside))
+        chosen = self._choose(waiting, _part(waiting, parts(waiting[0][1]), beside), mixed=mixed)
         if len(chosen) == len(waiting):
             del self._lanes[lane]
         else:
@@ -137,11 +139,11 @@ class Batcher(Generic[U]):
             self._served.clear()
         return [waiting[index][1] for index in chosen]
 
-    def _choose(self, waiting: list[tuple[_Entry, U]], budget: Budget) -> list[int]:
+    def _choose(self, waiting: list[tuple[_Entry, U]], budget: Budget, *, mixed: bool) -> list[int]:
         """Places of the next batch in `waiting`, the head's among them."""
         choose = _run_of_like_cost if budget.padded else _first_that_fit
         urgent = _urgent(waiting)
-        chosen = choose(waiting[:urgent] if urgent and self._met() else waiting, budget)
+        chosen = choose(waiting[:urgent] if urgent and (mixed or self._met()) else waiting, budget)
         self._shared = any(place >= urgent for place in chosen)
         return chosen
 

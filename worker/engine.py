@@ -108,7 +108,8 @@ class Engine:
             on_paused=self._give_back,
             on_batch=self.let_more_in,
         )
-        self._runners = Runners(make_runner, before=share.apply, threads=share.cores, limit=share.now)
+        threads = share.cores + (share.cores > 1)  # one more, for what is urgent
+        self._runners = Runners(make_runner, before=share.apply, threads=threads, limit=share.now)
         adopter = Adopter(
             client,
             registry,

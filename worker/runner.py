@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from shared.keys import NORMAL
 from shared.logs import Event, get_logger
 from shared.tracing import NO_SPAN, Span
 from worker.batcher import Batcher
@@ -45,10 +46,11 @@ _LOOK_S = 5.0  # between two looks whether jobs that wait for another try have e
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """A batch on its way through: how many may be at a time, and what it costs."""
+    """A batch on its way through: how many may be at a time, what it costs, and whether all of it is urgent."""
 
     at_once: int
     cost: int
+    urgent: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -216,7 +218,10 @@ class Runner:
             self._others.wait(None if self._is_led() else self._next_in())
 
     def _wake(self, units: int) -> None:
-        """There is something new: for the leader, who wakes others where it leaves them something."""
+        """There is something new: for the leader, who wakes others where it leaves them something. Whose batch ends
+        looks itself for what there was no room for."""
+        if not self._has_room():
+            return
         if self._is_leader_free():
             self._lead.notify()
         else:
@@ -232,17 +237,27 @@ class Runner:
         units = self._take() if self._held_until <= now else []
         for unit in units:
             self._put_off.pop(unit, None)
-        if units and (self._batcher or self._later or self._put_off):
-            self._others.notify()  # who waits may wait for what has become due only now
         return units
 
     def _take(self) -> list[Unit]:
-        beside = sum(taken.cost for taken in self._taken.values())
-        return self._batcher.take(self._may_run, parts=self._parts, beside=beside)
+        taken = self._taken.values()
+        return self._batcher.take(
+            self._may_run,
+            parts=self._parts,
+            beside=sum(batch.cost for batch in taken),
+            mixed=not all(batch.urgent for batch in taken),
+        )
 
     def _may_run(self, head: Unit) -> bool:
         """Whether the batch that begins with it may run beside what does: nothing passes over it."""
-        return len(self._taken) < min([self._at_once(head), *(taken.at_once for taken in self._taken.values())])
+        room = self._room(head)
+        if len(self._taken) < room:
+            return True
+        return room > 1 and _is_urgent(head) and not any(taken.urgent for taken in self._taken.values())
+
+    def _room(self, head: Unit) -> int:
+        """How many batches there may be with one that begins with it; one of urgent units is not counted."""
+        return min([self._at_once(head), *(taken.at_once for taken in self._taken.values())])
 
     def _has_room(self) -> bool:
         head = self._batcher.head()
@@ -251,10 +266,16 @@ class Runner:
     def _enter(self, units: list[Unit]) -> int:
         """A batch is on its way; how many parts of the device there are, one of which it has: one where nothing runs
         beside it, nor has a moment ago, nor is about to."""
-        now, cost = self._clock(), sum(unit.cost for unit in units)
-        self._taken[threading.current_thread()] = _Taken(self._at_once(units[0]), cost)
+        now, over = self._clock(), len(self._taken) >= self._room(units[0])
+        self._taken[threading.current_thread()] = _Taken(
+            self._at_once(units[0]), sum(unit.cost for unit in units), all(map(_is_urgent, units))
+        )
+        if (self._batcher or self._later or self._put_off) and self._has_room():
+            self._others.notify()  # who rests may rest until what has become due only now
         if len(self._taken) > 1 or (self._batcher and self._has_room()):
             self._crowded_at = now
+        if over:
+            return self._limit()
         return min(taken.at_once for taken in self._taken.values()) if now - self._crowded_at < _CROWD_S else 1
 
     def _at_once(self, unit: Unit) -> int:
@@ -436,6 +457,10 @@ class Runner:
             self._later = [entry for entry in self._later if not unwanted(entry[2])]
             heapq.heapify(self._later)
         return gone + self._batcher.discard(unwanted)
+
+
+def _is_urgent(unit: Unit) -> bool:
+    return unit.priority < NORMAL
 
 
 def _is_alone(units: list[Unit]) -> bool:

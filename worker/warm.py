@@ -40,14 +40,14 @@ def warm_batches(
 def warm_streams(
     handler: Handler[Any, Any], items: Sequence[Any], streams: int, *, max_size: int, max_cost: int, beside: SideBySide
 ) -> int:
-    """Run that many of the largest batches at once, after `warm_batches`. How many may be: one where the device ran out
-    of memory. Raises what `predict` raises."""
+    """Run that many of the largest batches at once and one more (of urgent items), after `warm_batches`. How many may
+    be: one where the device ran out of memory. Raises what `predict` raises."""
     chunk = _costliest(handler, items)
     if chunk is None or streams == 1:
         return streams
     batch = [chunk.item] * _most(chunk, max_size, max_cost)
     try:
-        beside.seconds(streams, lambda: handler.predict(batch))
+        beside.seconds(streams + 1, lambda: handler.predict(batch))
     except Exception as error:
         if not is_out_of_memory(error):
             raise

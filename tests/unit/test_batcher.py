@@ -82,6 +82,15 @@ def test_an_urgent_unit_meets_at_most_one_batch_of_less_urgent_ones() -> None:
     assert len(batcher.take()) == 4
 
 
+def test_an_urgent_batch_is_not_filled_up_while_the_flood_runs_beside_it() -> None:
+    batcher = Batcher[Unit](Clock())
+    urgent, flood = Unit(priority=0), [Unit(priority=6) for _ in range(3)]
+    batcher.put([*flood, urgent])
+    assert batcher.take(beside=4, mixed=True) == [urgent]
+    batcher.put([urgent])
+    assert batcher.take(beside=4) == [urgent, *flood]
+
+
 def test_normal_units_are_accompanied_by_low_ones() -> None:
     batcher = Batcher[Unit](Clock())
     flood = [Unit(priority=6) for _ in range(20)]
@@ -313,22 +322,31 @@ def _mixed(batch: list[Unit]) -> int:
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.lists(st.lists(st.tuples(st.sampled_from([0, 3, 6]), st.integers(1, 8)), max_size=6)), budgets)
-def test_a_flood_goes_on_beside_urgent_units(mixes: list[list[tuple[int, int]]], budget: Budget) -> None:
-    """However many come: of two batches in a row that less urgent units would have had room in, one has some."""
+@given(
+    st.lists(st.tuples(st.lists(st.tuples(st.sampled_from([0, 3, 6]), st.integers(1, 8)), max_size=6), st.booleans())),
+    budgets,
+)
+def test_a_flood_goes_on_beside_urgent_units(mixes: list[tuple[list[tuple[int, int]], bool]], budget: Budget) -> None:
+    """However many come: of two batches in a row that less urgent units would have had room in, and that none of them
+    ran beside, one has some."""
     budget = Budget(budget.max_size, budget.max_cost)
     batcher = Batcher[Unit](Clock())
     waiting: list[Unit] = []
     kept_out = False
-    for coming in mixes:
+    for coming, mixed in mixes:
         units = [Unit(cost, priority, budget=budget) for priority, cost in coming]
         batcher.put(units)
         waiting = sorted([*waiting, *units], key=lambda unit: unit.priority)
-        batch = batcher.take()
+        batch = batcher.take(mixed=mixed)
         waiting = waiting[len(batch) :]
         if not batch or _mixed(batch):
             kept_out = False
-        elif waiting and len(batch) < budget.max_size and sum(u.cost for u in [*batch, waiting[0]]) <= budget.max_cost:
+        elif (
+            not mixed
+            and waiting
+            and len(batch) < budget.max_size
+            and sum(u.cost for u in [*batch, waiting[0]]) <= budget.max_cost
+        ):
             assert not kept_out
             kept_out = True
 

@@ -78,11 +78,13 @@ def model_of(handler: Asks, streams: int = 1) -> LoadedModel:
     return found
 
 
-def units_of(model: LoadedModel, *values: Any, place: Any = None, size: int = 1) -> list[Unit]:
+def units_of(
+    model: LoadedModel, *values: Any, place: Any = None, size: int = 1, priority: int = keys.NORMAL
+) -> list[Unit]:
     """A job for each."""
     units = []
     for value in values:
-        work = Work(str(value), str(value), REF, keys.NORMAL, request=None, model=model, place=place)
+        work = Work(str(value), str(value), REF, priority, request=None, model=model, place=place)
         work.items, work.open_items = [Item(outputs=[None], missing=1)], 1
         units.append(Unit(work, 0, 0, Prepared(value), Budget(size, 1000)))
     return units
@@ -549,6 +551,50 @@ def test_who_had_company_a_moment_ago_has_its_part_and_a_moment_later_all() -> N
     assert parts == [1, 2, 2, 2, 1, 1]
 
 
+def test_one_urgent_batch_runs_beside_a_flood_that_has_all_streams() -> None:
+    flood, urgent, parts = Device2(), Device2(), list[int]()
+    batches = list[list[Any]]()
+
+    def ask(batch: list[Any]) -> list[Any]:
+        batches.append(batch)
+        return (flood if isinstance(batch[0], int) else urgent).ask(batch)
+
+    model = model_of(Asks(ask), streams=2)
+    with running(threads=5, limit=lambda: 4, before=parts.append) as (runner, outputs):
+        runner.put(units_of(model, *range(16), size=4))
+        wait_until(lambda: len(flood.here) == 2)
+        runner.put(units_of(model, "first", size=4, priority=0))
+        wait_until(lambda: urgent.here == ["first"])
+        assert parts[2] == 4, "on one core"
+        runner.put(units_of(model, "second", size=4, priority=0))
+        flood.may_end.release()
+        wait_until(lambda: len(flood.here) == 1 and runner.waiting() == 9)
+        assert urgent.here == ["first"], "one at a time"
+        urgent.may_end.release()
+        wait_until(lambda: urgent.here == ["second"])
+        wait_until(lambda: len(runner.runs()) == 2)
+        assert batches[2:] == [["first"], ["second"]], "with none of the flood, which runs beside them"
+        urgent.may_end.release()
+        flood.may_end.release(4)
+        wait_until(lambda: len(outputs) == 18)
+    assert all(len(together) <= 2 for together in flood.seen)
+
+
+@pytest.mark.parametrize("why", ["suspect", "one stream"])
+def test_what_must_run_alone_has_nothing_urgent_beside_it(why: str) -> None:
+    device = Device2()
+    units = units_of(model_of(Asks(device.ask), streams=1 if why == "one stream" else 2), "lone", place=Place("2"))
+    units[0].work.alone = why == "suspect"
+    with running(threads=3, limit=lambda: 2) as (runner, outputs):
+        runner.put(units)
+        wait_until(lambda: device.here == ["lone"])
+        runner.put(units_of(model_of(Asks(device.ask), streams=2), "urgent", priority=0))
+        assert runner.waiting() == 1
+        device.may_end.release(2)
+        wait_until(lambda: len(outputs) == 2)
+    assert device.seen == [("lone",), ("urgent",)]
+
+
 def test_no_more_at_a_time_than_this_process_has_cores() -> None:
     device = Device2()
     model = model_of(Asks(device.ask), streams=4)
@@ -613,14 +659,15 @@ def test_the_device_has_all_its_threads_busy_and_waits_no_longer_than_it_must() 
         return one
 
     twins, lone = model_of(Asks(ask("twins")), streams=3), model_of(Asks(ask("lone")))
-    with running(threads=3, limit=lambda: 3) as (runner, outputs):
-        for number in range(300):
-            runner.put(units_of(twins, number * 2, place=Place("1")))
-            runner.put(units_of(lone, number * 2 + 1, place=Place("2")))
-        wait_until(lambda: len(outputs) == 600)
+    with running(threads=4, limit=lambda: 3) as (runner, outputs):
+        for number in range(0, 900, 3):
+            runner.put(units_of(twins, number, place=Place("1")))
+            runner.put(units_of(lone, number + 1, place=Place("2")))
+            runner.put(units_of(twins, number + 2, place=Place("1"), priority=0))
+        wait_until(lambda: len(outputs) == 900)
         assert not runner.runs()
     assert most["lone"] == 1
-    assert most["twins"] <= 3
+    assert most["twins"] <= 4
 
 
 def test_a_job_that_turns_out_a_suspect_in_one_stream_runs_in_no_other() -> None:
