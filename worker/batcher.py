@@ -16,7 +16,8 @@ Polychronopoulos, Kuck 1987, https://doi.org/10.1109/TC.1987.5009495). The head 
 
 An urgent unit (more so than normal) meets at most one batch with units that are not: the one that runs when it comes,
 or its own, which is filled up with those only if it met none before, and if none of them run beside it. So a flood
-moves its wait by less than one batch; and of two batches in a row with room for the flood, one has some of it.
+moves its wait by less than one batch; and of two batches in a row with room for the flood, which nothing of it runs
+beside, one has some of it.
 """
 
 from __future__ import annotations

@@ -46,11 +46,13 @@ _LOOK_S = 5.0  # between two looks whether jobs that wait for another try have e
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """A batch on its way through: how many may be at a time, what it costs, and whether all of it is urgent."""
+    """A batch on its way through: how many may be at a time, what it costs, whether all of it is urgent, and whether it
+    is one more than may be."""
 
     at_once: int
     cost: int
     urgent: bool
+    extra: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -245,19 +247,28 @@ class Runner:
             self._may_run,
             parts=self._parts,
             beside=sum(batch.cost for batch in taken),
-            mixed=not all(batch.urgent for batch in taken),
+            mixed=self._shares_cores() and not all(batch.urgent for batch in taken),
         )
 
     def _may_run(self, head: Unit) -> bool:
         """Whether the batch that begins with it may run beside what does: nothing passes over it."""
-        room = self._room(head)
-        if len(self._taken) < room:
-            return True
-        return room > 1 and _is_urgent(head) and not any(taken.urgent for taken in self._taken.values())
+        return self._has_stream(head) or (
+            self._shares_cores()
+            and _is_urgent(head)
+            and not any(taken.urgent for taken in self._taken.values())
+            and self._room(head) > 1
+        )
+
+    def _has_stream(self, head: Unit) -> bool:
+        return sum(not taken.extra for taken in self._taken.values()) < self._room(head)
 
     def _room(self, head: Unit) -> int:
-        """How many batches there may be with one that begins with it; one of urgent units is not counted."""
+        """How many batches there may be with one that begins with it, and one more of urgent units."""
         return min([self._at_once(head), *(taken.at_once for taken in self._taken.values())])
+
+    def _shares_cores(self) -> bool:
+        """Calls to somebody else do not."""
+        return self._limit() > 1
 
     def _has_room(self) -> bool:
         head = self._batcher.head()
@@ -266,15 +277,15 @@ class Runner:
     def _enter(self, units: list[Unit]) -> int:
         """A batch is on its way; how many parts of the device there are, one of which it has: one where nothing runs
         beside it, nor has a moment ago, nor is about to."""
-        now, over = self._clock(), len(self._taken) >= self._room(units[0])
+        now, extra = self._clock(), not self._has_stream(units[0])
         self._taken[threading.current_thread()] = _Taken(
-            self._at_once(units[0]), sum(unit.cost for unit in units), all(map(_is_urgent, units))
+            self._at_once(units[0]), sum(unit.cost for unit in units), all(map(_is_urgent, units)), extra
         )
-        if (self._batcher or self._later or self._put_off) and self._has_room():
+        if self._later or self._put_off or (self._batcher and self._has_room()):
             self._others.notify()  # who rests may rest until what has become due only now
         if len(self._taken) > 1 or (self._batcher and self._has_room()):
             self._crowded_at = now
-        if over:
+        if extra:
             return self._limit()
         return min(taken.at_once for taken in self._taken.values()) if now - self._crowded_at < _CROWD_S else 1
 

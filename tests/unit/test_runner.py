@@ -567,17 +567,64 @@ def test_one_urgent_batch_runs_beside_a_flood_that_has_all_streams() -> None:
         wait_until(lambda: urgent.here == ["first"])
         assert parts[2] == 4, "on one core"
         runner.put(units_of(model, "second", size=4, priority=0))
+        with runner._lock:
+            assert not runner._has_room(), "one of them at a time"
         flood.may_end.release()
-        wait_until(lambda: len(flood.here) == 1 and runner.waiting() == 9)
-        assert urgent.here == ["first"], "one at a time"
-        urgent.may_end.release()
-        wait_until(lambda: urgent.here == ["second"])
-        wait_until(lambda: len(runner.runs()) == 2)
-        assert batches[2:] == [["first"], ["second"]], "with none of the flood, which runs beside them"
-        urgent.may_end.release()
+        wait_until(lambda: urgent.here == ["first", "second"], what="whose stream is free takes the next")
+        assert [runner.waiting(), len(flood.here)] == [8, 1]
+        runner.put(units_of(model, "third", size=4, priority=0))
+        urgent.may_end.release(3)
+        wait_until(lambda: {"first", "second", "third"} <= outputs.keys())
+        assert batches[2:5] == [["first"], ["second"], ["third"]], "with none of the flood, which runs beside them"
         flood.may_end.release(4)
-        wait_until(lambda: len(outputs) == 18)
-    assert all(len(together) <= 2 for together in flood.seen)
+        wait_until(lambda: len(outputs) == 19)
+    assert all(len(together) <= 2 for together in flood.seen + urgent.seen)
+
+
+def test_urgent_calls_to_somebody_else_are_filled_up_beside_others() -> None:
+    device, batches = Device2(), list[list[Any]]()
+
+    def ask(batch: list[Any]) -> list[Any]:
+        batches.append(batch)
+        return device.ask(batch)
+
+    model = model_of(Asks(ask, concurrency=3))
+    with running(threads=3) as (runner, outputs):
+        for number, value in enumerate(("normal", "first", "second")):
+            units = units_of(model, value, size=4, priority=keys.NORMAL if value == "normal" else 0)
+            runner.put([*units, *units_of(model, "more", size=4)] if value == "second" else units)
+            wait_until(lambda number=number: len(device.here) == number + 1)  # type: ignore[misc]
+        device.may_end.release(3)
+        wait_until(lambda: len(outputs) == 4)
+    assert batches == [["normal"], ["first"], ["second", "more"]]
+
+
+def test_what_is_to_be_tried_again_is_seen_to_beside_a_flood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The threads of the flood have no time to look."""
+    monkeypatch.setattr("worker.runner._LOOK_S", 1000.0)
+    device, now, looked = Device2(), [0.0], threading.Event()
+    refused = [True]
+
+    def ask(batch: list[Any]) -> list[Any]:
+        if batch == ["later"] and refused.pop():
+            raise TryLater("busy", after_s=3600)
+        return device.ask(batch)
+
+    def claim(units: list[Unit], stopped: Any, call: bool = False, solo: bool = False) -> Claimed:
+        if [unit.prepared.item for unit in units] == ["later"] and not refused:
+            looked.set()
+        return Claimed(list(units))
+
+    model = model_of(Asks(ask), streams=2)
+    with running(threads=3, limit=lambda: 2, clock=lambda: now[0]) as (runner, outputs):
+        runner._claimer.claim = claim  # type: ignore[method-assign]
+        runner.put(units_of(model, "later", *range(4)))
+        wait_until(lambda: len(device.here) == 2 and runner.waiting() == 3)
+        now[0] += 1001
+        device.may_end.release()
+        assert looked.wait(5)
+        device.may_end.release(3)
+        wait_until(lambda: len(outputs) == 4)
 
 
 @pytest.mark.parametrize("why", ["suspect", "one stream"])
@@ -589,7 +636,8 @@ def test_what_must_run_alone_has_nothing_urgent_beside_it(why: str) -> None:
         runner.put(units)
         wait_until(lambda: device.here == ["lone"])
         runner.put(units_of(model_of(Asks(device.ask), streams=2), "urgent", priority=0))
-        assert runner.waiting() == 1
+        with runner._lock:
+            assert not runner._has_room()
         device.may_end.release(2)
         wait_until(lambda: len(outputs) == 2)
     assert device.seen == [("lone",), ("urgent",)]
@@ -659,7 +707,7 @@ def test_the_device_has_all_its_threads_busy_and_waits_no_longer_than_it_must() 
         return one
 
     twins, lone = model_of(Asks(ask("twins")), streams=3), model_of(Asks(ask("lone")))
-    with running(threads=4, limit=lambda: 3) as (runner, outputs):
+    with running(threads=6, limit=lambda: 3) as (runner, outputs):
         for number in range(0, 900, 3):
             runner.put(units_of(twins, number, place=Place("1")))
             runner.put(units_of(lone, number + 1, place=Place("2")))

@@ -86,7 +86,7 @@ def test_patience_ends_and_other_errors_are_no_lack_of_memory() -> None:
 
 def test_streams_run_their_largest_batches_at_once() -> None:
     class Together(Recorder):
-        """Two batches of it must be under way at once; its memory holds one of them, or both."""
+        """Three batches of it must be under way at once; its memory holds one of them, or all."""
 
         able = False
 
