@@ -18,7 +18,8 @@ from shared.settings import Settings
 from worker.handler_class import handler_class
 from worker.models import LoadedModel, load_model
 
-B, R = TypeVar("B"), TypeVar("R")
+B = TypeVar("B")
+R = TypeVar("R")
 
 
 @dataclass(slots=True)

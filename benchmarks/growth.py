@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import orjson
 import redis
 
-from benchmarks import noop, trio
+from benchmarks import echo, noop, trio
 from benchmarks.client import ask, head_of
 from benchmarks.figures import median, percentile
 from benchmarks.machine import cpu_s
@@ -160,7 +160,7 @@ def _pause(store: redis.Redis, *, on: bool) -> None:
 
 
 def _succeeded(store: redis.Redis) -> int:
-    return int(store.hget(keys.COUNTERS + noop.REF, "succeeded") or 0)
+    return int(store.hget(keys.COUNTERS + echo.REF, "succeeded") or 0)
 
 
 def _until(done: Any) -> None:

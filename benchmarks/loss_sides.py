@@ -190,12 +190,12 @@ def _submit(order: Order) -> scripts.Call[scripts.Submitted]:
     return scripts.submit(
         job_id,
         list_name=keys.queue_list(QUEUE, keys.NORMAL),
-        raw=messages.build(job_id, queue=QUEUE, priority=keys.NORMAL, input=order, **names),  # type: ignore[arg-type]
+        raw=messages.build(job_id, queue=QUEUE, priority=keys.NORMAL, input=order, **names),
         ref="loss@1",
         deadline_ms=DAY_MS,
         ttl_ms=DAY_MS,
         size=len(order["payload"]),
         max_jobs=100_000,
         max_bytes=1_000_000_000,
-        fields=names,  # type: ignore[arg-type]
+        fields=names,
     )

@@ -37,7 +37,7 @@ app = Celery("loss", broker=URL, backend=URL)
 app.conf.update(SETTINGS)
 
 
-@app.task(name="loss.job")  # type: ignore[untyped-decorator]  # celery ships no types
+@app.task(name="loss.job")
 def job(number: int, ms: float, abort: bool, payload: str) -> int:
     """Sleeps, and gives its number back. The payload only travels."""
     record(number)

@@ -17,7 +17,7 @@ from typing import Any
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from api.jobs import _span
+from api.jobs import submit_span
 from shared import origin, tracing
 from shared.catalog import Ref
 from shared.log_lines import JsonFormatter
@@ -49,7 +49,7 @@ def submit() -> None:
     context = parse(PARENT)
     server = tracing.start("POST", "SERVER", parent=context) if tracing.on() else tracing.Span(context)
     tracing.enter(server)
-    span = _span(JOB, REF)
+    span = submit_span(JOB, REF)
     carried = Carried(origin.current().request_id, span.context)
     carried.headers()
     carried.fields()

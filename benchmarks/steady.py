@@ -69,7 +69,7 @@ class _Loop:
             for number in range(self._connections):
                 place, requests = (of[number % len(self._places)] for of in (self._places, self._requests))
                 callers.append(caller := _Caller(self, requests, loop))
-                await loop.create_connection(lambda made=caller: made, place.hostname, place.port)  # type: ignore[misc]
+                await loop.create_connection(lambda made=caller: made, place.hostname, place.port)
             ends = asyncio.gather(*(caller.ended for caller in callers))
             await self._while_well(ends, warm_s)
             self.seen.before, self.begun, self.counts = look(), perf_counter(), True
