@@ -73,6 +73,7 @@ def search(
     raises."""
     begun = clock()
     best_s: dict[int, float] = {}
+    likely = max((rung for rung in rungs if rung <= usual), default=0)
 
     def rate(rung: int) -> float:
         return streams * rung / max(best_s[rung], 1e-9)
@@ -111,8 +112,10 @@ def search(
         ends_at, rounds = clock() + LONG_S, 1
         while best_s and (rounds < ROUNDS or clock() < ends_at):
             rounds += 1
-            last = max(best_s)  # what ended the climb may have had bad luck
-            rivals = [rung for rung in best_s if rung == last or rate(rung) >= RIVALS * most()]
+            # What ended the climb may have had bad luck, and so may what it will be unless it is clearly slower.
+            spared = {likely, max(best_s)}
+            rivals = [rung for rung in best_s if rung in spared or rate(rung) >= RIVALS * most()]
+            rivals.sort(key=lambda rung: rung != likely)
             able = [rung for rung in rivals if has_time(rung)]
             if len(rivals) < 2 or not able:
                 break

@@ -119,6 +119,14 @@ def test_the_time_ends_it_and_what_was_seen_decides() -> None:
     assert World(lambda cost, _: 0.3).search(limit_s=0.5, usual=100).budget == 256
 
 
+def test_the_usual_one_is_tried_again_before_others() -> None:
+    """A start beside this one takes a core for a while: half the rate. There is time for one run more."""
+    world = World(lambda cost, before: 1e-3 * cost * (2 if cost == 1024 and before < 2 else 1))
+    found = world.search(RUNGS[1:], limit_s=5.7, usual=1024)
+    assert world.ran == [512, 1024, 1024, 1024]
+    assert found.budget == 1024
+
+
 def test_a_moments_disturbance_does_not_decide() -> None:
     world = World(lambda cost, time: cost * (1e-4 if time else 3e-4))  # each first time is slow
     found = world.search()
