@@ -116,11 +116,11 @@ class Batcher(Generic[U]):
         *,
         parts: Callable[[U], int] = lambda _: 1,
         beside: int = 0,
-        mixed: bool = False,
+        shared: bool = False,
     ) -> list[U]:
         """The next batch; empty when nothing waits, when a lane still waits for company (see `ready_in`), or when its
         first may not run now. Those before have ended, or run beside it, at the cost of `beside` all together;
-        `mixed`: and have units that are not urgent.
+        `shared`: and have units that are not urgent.
         `parts`: into how many batches what is here is divided when this unit is the first."""
         lane = self._first()
         if lane is None or not may_run(self._lanes[lane][0][1]):
@@ -128,7 +128,7 @@ class Batcher(Generic[U]):
         if self._shared:
             self._shared, self._since = False, next(self._numbers)
         waiting = self._lanes[lane]
-        chosen = self._choose(waiting, _part(waiting, parts(waiting[0][1]), beside), mixed=mixed)
+        chosen = self._choose(waiting, _part(waiting, parts(waiting[0][1]), beside), shared=shared)
         if len(chosen) == len(waiting):
             del self._lanes[lane]
         else:
@@ -140,11 +140,11 @@ class Batcher(Generic[U]):
             self._served.clear()
         return [waiting[index][1] for index in chosen]
 
-    def _choose(self, waiting: list[tuple[_Entry, U]], budget: Budget, *, mixed: bool) -> list[int]:
+    def _choose(self, waiting: list[tuple[_Entry, U]], budget: Budget, *, shared: bool) -> list[int]:
         """Places of the next batch in `waiting`, the head's among them."""
         choose = _run_of_like_cost if budget.padded else _first_that_fit
         urgent = _urgent(waiting)
-        chosen = choose(waiting[:urgent] if urgent and (mixed or self._met()) else waiting, budget)
+        chosen = choose(waiting[:urgent] if urgent and (shared or self._met()) else waiting, budget)
         self._shared = any(place >= urgent for place in chosen)
         return chosen
 
@@ -189,9 +189,14 @@ class Batcher(Generic[U]):
         return oldest + budget.max_wait_s - self._clock()
 
 
+def is_urgent(unit: Waiting) -> bool:
+    """More so than normal."""
+    return unit.priority < NORMAL
+
+
 def _urgent(waiting: list[tuple[_Entry, U]]) -> int:
     """How many are, from the head on."""
-    return bisect.bisect_left(waiting, NORMAL, key=lambda item: item[0][0])
+    return bisect.bisect_left(waiting, True, key=lambda item: not is_urgent(item[1]))
 
 
 def _part(waiting: list[tuple[_Entry, U]], parts: int, beside: int) -> Budget:

@@ -22,10 +22,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from shared.keys import NORMAL
 from shared.logs import Event, get_logger
 from shared.tracing import NO_SPAN, Span
-from worker.batcher import Batcher
+from worker.batcher import Batcher, is_urgent
 from worker.claims import Claimer
 from worker.finisher import Finisher
 from worker.handler import Answered, DeviceLost, ItemError, Listener, NotYet, TryLater
@@ -247,14 +246,14 @@ class Runner:
             self._may_run,
             parts=self._parts,
             beside=sum(batch.cost for batch in taken),
-            mixed=self._shares_cores() and not all(batch.urgent for batch in taken),
+            shared=self._shares_cores() and not all(batch.urgent for batch in taken),
         )
 
     def _may_run(self, head: Unit) -> bool:
         """Whether the batch that begins with it may run beside what does: nothing passes over it."""
         return self._has_stream(head) or (
             self._shares_cores()
-            and _is_urgent(head)
+            and is_urgent(head)
             and not any(taken.urgent for taken in self._taken.values())
             and self._room(head) > 1
         )
@@ -279,15 +278,16 @@ class Runner:
         beside it, nor has a moment ago, nor is about to."""
         now, extra = self._clock(), not self._has_stream(units[0])
         self._taken[threading.current_thread()] = _Taken(
-            self._at_once(units[0]), sum(unit.cost for unit in units), all(map(_is_urgent, units)), extra
+            self._at_once(units[0]), sum(unit.cost for unit in units), all(map(is_urgent, units)), extra
         )
-        if self._later or self._put_off or (self._batcher and self._has_room()):
+        more = len(self._batcher) > 0 and self._has_room()
+        if more or self._later or self._put_off:
             self._others.notify()  # who rests may rest until what has become due only now
-        if len(self._taken) > 1 or (self._batcher and self._has_room()):
+        if more or len(self._taken) > 1:
             self._crowded_at = now
         if extra:
             return self._limit()
-        return min(taken.at_once for taken in self._taken.values()) if now - self._crowded_at < _CROWD_S else 1
+        return self._room(units[0]) if now - self._crowded_at < _CROWD_S else 1
 
     def _at_once(self, unit: Unit) -> int:
         """How many batches may be under way when one of its lane is."""
@@ -468,10 +468,6 @@ class Runner:
             self._later = [entry for entry in self._later if not unwanted(entry[2])]
             heapq.heapify(self._later)
         return gone + self._batcher.discard(unwanted)
-
-
-def _is_urgent(unit: Unit) -> bool:
-    return unit.priority < NORMAL
 
 
 def _is_alone(units: list[Unit]) -> bool:

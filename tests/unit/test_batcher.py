@@ -86,7 +86,7 @@ def test_an_urgent_batch_is_not_filled_up_while_the_flood_runs_beside_it() -> No
     batcher = Batcher[Unit](Clock())
     urgent, flood = Unit(priority=0), [Unit(priority=6) for _ in range(3)]
     batcher.put([*flood, urgent])
-    assert batcher.take(beside=4, mixed=True) == [urgent]
+    assert batcher.take(beside=4, shared=True) == [urgent]
     batcher.put([urgent])
     assert batcher.take(beside=4) == [urgent, *flood]
 
@@ -333,16 +333,16 @@ def test_a_flood_goes_on_beside_urgent_units(mixes: list[tuple[list[tuple[int, i
     batcher = Batcher[Unit](Clock())
     waiting: list[Unit] = []
     kept_out = False
-    for coming, mixed in mixes:
+    for coming, shared in mixes:
         units = [Unit(cost, priority, budget=budget) for priority, cost in coming]
         batcher.put(units)
         waiting = sorted([*waiting, *units], key=lambda unit: unit.priority)
-        batch = batcher.take(mixed=mixed)
+        batch = batcher.take(shared=shared)
         waiting = waiting[len(batch) :]
         if not batch or _mixed(batch):
             kept_out = False
         elif (
-            not mixed
+            not shared
             and waiting
             and len(batch) < budget.max_size
             and sum(u.cost for u in [*batch, waiting[0]]) <= budget.max_cost
