@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -50,6 +51,21 @@ def find_server() -> str:
         ) from None
 
 
+def socket_path(folder: Path) -> Path | None:
+    """Where the server is to listen beside its port: a Unix socket takes a fifth less time for each round trip, and
+    other users of this machine cannot reach it. None: this folder cannot have one (its path is too long, or its file
+    system knows none). Nothing may listen there yet."""
+    path = folder.resolve() / "redis.sock"
+    try:
+        path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.bind(str(path))
+        path.unlink()
+    except OSError:
+        return None
+    return path
+
+
 def server_command(
     binary: str,
     data_dir: Path,
@@ -58,15 +74,17 @@ def server_command(
     *,
     appendfsync: str = "everysec",
     config: Path | None = None,
+    unix: Path | None = None,
 ) -> list[str]:
     """Its command line: loopback only, every write in the AOF (on the disk within a second, or `always` before it is
-    answered), nothing evicted. `config`: a file with what may not stand in a command line."""
+    answered), nothing evicted. `config`: a file with what may not stand in a command line; `unix`: of `socket_path`."""
     program = [binary, str(config.resolve())] if config else [binary]
     # fmt: off
     return [
         *program, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(data_dir.resolve()),
         "--appendonly", "yes", "--appendfsync", appendfsync, "--save", "", "--maxmemory-policy", "noeviction",
         "--daemonize", "no", "--loglevel", "warning", *extra,
+        *(("--unixsocket", str(unix), "--unixsocketperm", "600") if unix else ()),
     ]
     # fmt: on
 

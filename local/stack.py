@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from local import ports
-from local.server import find_server, server_command
+from local.server import find_server, server_command, socket_path
 from local.supervisor import Spec
 from shared import credentials
 from shared.errors import ConfigError
@@ -132,16 +132,18 @@ def _health_file(options: Options, n: int) -> Path:
 
 def _redis(options: Options, settings: Settings, lock_fd: int, secrets: Path) -> tuple[Spec, str, dict[str, str]]:
     """The embedded server, its URL with the password (other users of this machine reach its port too), and what leads
-    the other processes to it, with the password in no environment."""
+    the other processes to it, by its Unix socket where it can have one, with the password in no environment."""
     port = _port(options.redis_port, "--redis-port")
     folder = options.data_dir / "redis"
     folder.mkdir(exist_ok=True, mode=0o700)
+    unix = socket_path(folder)
     command = server_command(
         find_server(),
         folder,
         port,
         appendfsync="always" if settings.durability == "fsync" else "everysec",
         config=credentials.server_file(secrets),
+        unix=unix,
     )
     spec = Spec(
         "redis",
@@ -152,7 +154,8 @@ def _redis(options: Options, settings: Settings, lock_fd: int, secrets: Path) ->
     )
     place, file = f"127.0.0.1:{port}/0", credentials.password_file(secrets, "redis")
     url = f"redis://:{quote(credentials.read_password(file, 'redis'), safe='')}@{place}"
-    return spec, url, {"ML_REDIS_URL": f"redis://{place}", "ML_REDIS_PASSWORD_FILE": str(file.resolve())}
+    near = f"redis+socket://{quote(str(unix))}" if unix else f"redis://{place}"
+    return spec, url, {"ML_REDIS_URL": near, "ML_REDIS_PASSWORD_FILE": str(file.resolve())}
 
 
 def _flower(options: Options, port: int, env: Mapping[str, str], secrets: Path) -> Spec:

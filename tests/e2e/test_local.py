@@ -174,6 +174,10 @@ def test_other_users_of_the_machine_reach_neither_redis_nor_flower(up: Up) -> No
         assert ours.ping()
         with pytest.raises(redis.AuthenticationError):
             theirs.ping()
+        come = [one["addr"].lstrip("[") for one in ours.client_list()]
+    path = str(up.data.resolve() / "redis" / "redis.sock")
+    assert len([addr for addr in come if addr.startswith(path)]) >= 6, come
+    assert Path(path).stat().st_mode & 0o177 == 0
     assert httpx.get(flower).status_code == 401
     file = up.data / "secrets" / "flower" / "password"
     assert f"user admin, password in {file}" in up.words

@@ -113,8 +113,21 @@ def test_all_are_led_to_the_server_and_its_password_stands_in_no_environment(
         told = Settings(
             redis_url=spec.env["ML_REDIS_URL"], redis_password_file=Path(spec.env["ML_REDIS_PASSWORD_FILE"])
         )
-        assert told.redis_address() == stack.redis_address
+        assert told.redis_address().login == stack.redis_address.login
+        assert told.redis_address().path == str(tmp_path / "redis" / "redis.sock")
         assert password not in str(spec.env)
+    assert stack.redis is not None
+    assert str(tmp_path / "redis" / "redis.sock") in stack.redis.command
+
+
+def test_where_there_can_be_no_unix_socket_all_go_by_the_port(tmp_path: Path, listener: socket.socket) -> None:
+    folder = tmp_path / ("deep" * 30)
+    folder.mkdir()
+    stack = build(_options(folder, flower_port=0), Settings(), 0, listener)
+    assert stack.redis is not None
+    assert "--unixsocket" not in stack.redis.command
+    for spec in (*stack.apis, *stack.workers, stack.flower):
+        assert spec.env["ML_REDIS_URL"] == f"redis://127.0.0.1:{stack.redis_address.hosts[0][1]}/0"
 
 
 def test_a_given_server_is_used_and_none_started(tmp_path: Path, listener: socket.socket) -> None:
