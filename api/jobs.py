@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -307,11 +307,9 @@ class JobService:
         """The job's end, or None when the time is over or the process drains: the job is as durable then as one that
         nobody waited for. Raises CallerGone."""
         try:
-            with self._waits.track_inprogress():
-                await asyncio.wait((waiting,), timeout=min(timeout_s, _UNWATCHED_S))
-                if not waiting.done() and timeout_s > _UNWATCHED_S:
-                    await _end_or_gone(waiting, timeout_s - _UNWATCHED_S, receive)
-            if waiting.done() and (news := waiting.result()) is not None:
+            with self._waits.track_inprogress(), _ended(waiting, timeout_s, receive):
+                news = await waiting
+            if news is not None:
                 return news
             await self._make_sure(job_id)
             return None
@@ -335,15 +333,29 @@ class JobService:
         return bool(await self._submitter.one(call) is State.QUEUED)
 
 
-async def _end_or_gone(waiting: Waiting, timeout_s: float, receive: Receive) -> None:
-    """Returns at the job's end, or when the time is over. Raises CallerGone."""
-    gone = asyncio.ensure_future(until_gone(receive))
-    try:
-        await asyncio.wait((waiting, gone), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if gone.done() and not waiting.done():
-            raise CallerGone
-    finally:
-        gone.cancel()
+@contextlib.contextmanager
+def _ended(waiting: Waiting, timeout_s: float, receive: Receive) -> Iterator[None]:
+    """Meanwhile `waiting` is sure to end: with None when the time is over, with CallerGone when nobody waits any more.
+    (Two timers cost less than asyncio's own ways to wait for the first of several, and most jobs end before them.)"""
+    loop, watching = asyncio.get_running_loop(), contextlib.ExitStack()
+
+    def over() -> None:
+        if not waiting.done():
+            waiting.set_result(None)
+
+    def gone(watch: asyncio.Task[None]) -> None:
+        if not watch.cancelled() and not waiting.done():
+            waiting.set_exception(watch.exception() or CallerGone())
+
+    def look() -> None:
+        watch = loop.create_task(until_gone(receive))
+        watch.add_done_callback(gone)
+        watching.callback(watch.cancel)
+
+    with watching:
+        watching.callback(loop.call_later(timeout_s, over).cancel)
+        watching.callback(loop.call_later(_UNWATCHED_S, look).cancel)
+        yield
 
 
 def refuse_foreign(new: NewJob) -> None:

@@ -159,10 +159,7 @@ def run_on(connection: redis.Redis, call: Call[T]) -> T:
 
 async def arun(client: redis.asyncio.Redis, calls: Sequence[Call[Any]]) -> list[Any]:
     """As `run`, on the event loop."""
-    pipe = client.pipeline(transaction=False)
-    for call in calls:
-        pipe.execute_command(*call.command())
-    replies = await pipe.execute(raise_on_error=False)
+    replies = await _asked(client, calls)
     missed = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
     if missed:
         for text in {calls[i].script.text for i in missed}:
@@ -170,6 +167,20 @@ async def arun(client: redis.asyncio.Redis, calls: Sequence[Call[Any]]) -> list[
         for i, reply in zip(missed, await arun(client, [calls[i] for i in missed]), strict=True):
             replies[i] = reply
     return _parsed(calls, replies, missed)
+
+
+async def _asked(client: redis.asyncio.Redis, calls: Sequence[Call[Any]]) -> list[Any]:
+    """The replies as they come, errors among them. A pipeline of one takes a fifth longer than what it has in it."""
+    if len(calls) == 1:
+        try:
+            return [await client.execute_command(*calls[0].command())]  # type: ignore[no-untyped-call]
+        except redis.ResponseError as error:
+            return [error]
+    pipe = client.pipeline(transaction=False)
+    for call in calls:
+        pipe.execute_command(*call.command())
+    replies: list[Any] = await pipe.execute(raise_on_error=False)
+    return replies
 
 
 def one(reply: Any) -> Any:
