@@ -76,7 +76,7 @@ class Engine:
         self.draining = False
         self.holdings = Holdings(process, self._room, on_waiting=self._on_waiting, on_etag=on_etag)
         self.queues = Queues(lambda: [*self._refs, *registry.catalog.celery_queues()])
-        self.reporter = Reporter()
+        self.reporter = Reporter(hurry=lambda: self.holdings.more)
         self._progress, self._pieces = ProgressTeller(client, process), PieceTeller(client, process)
         self._finisher = Finisher(
             client,

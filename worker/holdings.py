@@ -52,6 +52,7 @@ class Holdings:
         self.rejected: list[str | bytes] = []
         self.requeued: list[str] = []
 
+        self.more = False  # messages may wait for room: what makes some is to wake who takes them
     def hold(self, tag: str, list_name: str, items: int = 1) -> bool:
         """False when the tag is held already (a redelivery of what we are working on)."""
         with self._lock:

@@ -25,7 +25,7 @@ class BatchPool(BasePool):  # type: ignore[misc]  # celery ships no types
 
     def register_with_event_loop(self, loop: Any) -> None:
         """The loop exists: from now on the engine's threads may speak to Celery."""
-        self.engine.reporter.attach(loop.call_soon)
+        self.engine.reporter.attach(loop)
 
     def flush(self) -> None:
         """A lost connection. Nothing is dropped: the leases are the process's, not the connection's."""

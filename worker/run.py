@@ -188,6 +188,7 @@ def consume(
     queues = [queue(keys.queue_name(ref.model, ref.version)) for ref in refs]
     app.conf.task_queues = [*app.conf.task_queues, *queues]
     app.conf.worker_consumer = "worker.consumer:DeadLetteringConsumer"
+    app.events.dispatcher_cls = "worker.events:DatedDispatcher"
     pool = type("BatchPool", (BatchPool,), {"engine": engine, "__module__": BatchPool.__module__})
 
     def on_ready(sender: Any, **_: Any) -> None:

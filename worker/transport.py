@@ -139,6 +139,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
             self.holdings.changed, self._look = False, None
         lists = self._to_look_at()
         room = self.holdings.room(lists)
+        self.holdings.more = bool(lists)  # before the room is looked at: what makes some from now on wakes us
         if not any(room):
             return
         drained: scripts.Drained = scripts.run_on(drainer, scripts.drain(lists, room, process=self.holdings.process))
@@ -146,6 +147,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         self.holdings.on_etag(drained.etag)
         for name in drained.waiting:
             self.holdings.on_waiting(name)
+        self.holdings.more = bool(drained.left)
         pairs = zip(drained.tags, drained.messages, strict=True)
         taken = [held for tag, (list_name, raw) in pairs if (held := self._hold(tag, list_name, raw))]
         for number, (tag, list_name, message) in enumerate(taken):
