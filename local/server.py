@@ -52,7 +52,7 @@ def find_server() -> str:
 
 
 def socket_path(folder: Path) -> Path | None:
-    """Where the server is to listen beside its port: a Unix socket takes a fifth less time for each round trip, and
+    """Where the server is to listen beside its port: a Unix socket takes a sixth less time for each round trip, and
     other users of this machine cannot reach it. None: this folder cannot have one (its path is too long, or its file
     system knows none). Nothing may listen there yet."""
     path = folder.resolve() / "redis.sock"
