@@ -137,34 +137,6 @@ def adopt(
 
 
 @dataclass(frozen=True, slots=True)
-class Drained:
-    """`left`: the lists that hold more; `messages`: (list, raw); `waiting`: the lists of -1 that hold some; `etag`: the
-    registry's; `tags`: under which the messages are filed, in their order."""
-
-    left: list[str]
-    messages: list[tuple[str, bytes]]
-    waiting: list[str]
-    etag: str = ""
-    tags: list[bytes] = field(default_factory=list)
-
-
-def drain(lists: Sequence[str], room: Sequence[int], *, process: str, version: int = VERSION) -> Call[Drained]:
-    """`process` takes messages of `lists[i]` until they have `room[i]` items or more (-1: none, but it is told whether
-    any wait); those of a newer message version than `version` are parked."""
-    return Call(
-        script("drain"),
-        [*lists, *(keys.TURNS + name for name in lists), keys.REGISTRY, keys.PAUSED],
-        [*room, process, version],
-        _drained,
-    )
-
-
-def _drained(reply: list[Any]) -> Drained:
-    messages = [(name.decode(), raw) for name, raw in zip(reply[4::2], reply[5::2], strict=True)]
-    return Drained(_strings(reply[0]), messages, _strings(reply[1]), reply[2].decode(), reply[3])
-
-
-@dataclass(frozen=True, slots=True)
 class Verdict:
     """What a claim says of one job. `state` is told for ended ones; for those to run `started_at` (ms), and
     `queued_at`: since when it had waited, at first; `code` for one that has failed by this very claim."""
@@ -175,6 +147,41 @@ class Verdict:
     state: State | None = None
     queued_at: int = 0
     code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """`left`: the lists that hold more; `messages`: (list, raw); `waiting`: the lists of -1 that hold some; `etag`: the
+    registry's; `tags`: under which the messages are filed, in their order; `started`: what a claim would say of the one
+    job that was taken, if it was started at once."""
+
+    left: list[str]
+    messages: list[tuple[str, bytes]]
+    waiting: list[str]
+    etag: str = ""
+    tags: list[bytes] = field(default_factory=list)
+    started: Verdict | None = None
+
+
+def drain(
+    lists: Sequence[str], room: Sequence[int], *, process: str, version: int = VERSION, start_as: str = ""
+) -> Call[Drained]:
+    """`process` takes messages of `lists[i]` until they have `room[i]` items or more (-1: none, but it is told whether
+    any wait); those of a newer message version than `version` are parked. `start_as`: the worker's name, where it has
+    nothing else to do: one job is claimed in the same step, unless there is something special with it."""
+    return Call(
+        script("drain"),
+        [*lists, *(keys.TURNS + name for name in lists), keys.REGISTRY, keys.PAUSED],
+        [*room, process, version, start_as],
+        _drained,
+    )
+
+
+def _drained(reply: list[Any]) -> Drained:
+    left, waiting, etag, tags, started, *rest = reply
+    messages = [(name.decode(), raw) for name, raw in zip(rest[::2], rest[1::2], strict=True)]
+    verdict = _verdict(*started) if started else None
+    return Drained(_strings(left), messages, _strings(waiting), etag.decode(), tags, verdict)
 
 
 def claim(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ from worker.report import Reporter
 from worker.work import Unit, Work
 
 logger = get_logger("worker")
+
+_FRESH_S = 0.05  # so long what started with its take needs no claim: it could hardly be canceled meanwhile
 
 
 @dataclass(slots=True)
@@ -41,28 +44,35 @@ class Claimer:
         process: str,
         worker: str,
         max_attempts: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client, self._finisher, self._reporter, self._metrics = client, finisher, reporter, metrics
-        self._process, self._worker, self._max_attempts = process, worker, max_attempts
+        self._process, self._worker, self._max_attempts, self._clock = process, worker, max_attempts, clock
         self._lock = threading.Lock()  # jobs of many items are claimed by several threads at a time
 
     def claim(
         self, units: Sequence[Unit], stopped: Callable[[float], bool], *, call: bool = False, solo: bool = False
     ) -> Claimed:
         """Of one lane, or of jobs that run here already; `call`: somebody else is asked; `solo`: they are a suspect's,
-        which runs alone. Jobs that have ended meanwhile
-        fall out here. However long Redis is away: `stopped` waits so many seconds, and says whether to give up; then
-        nothing may run."""
+        which runs alone. Jobs that have ended meanwhile fall out here. However long Redis is away: `stopped` waits so
+        many seconds, and says whether to give up; then nothing may run."""
         claimed = Claimed()
         works = list(dict.fromkeys(unit.work for unit in units if not unit.work.ended))
-        verdicts = self._verdicts(works, stopped, call=call, solo=solo) if works else None
+        started = {work: verdict for work in works if (verdict := self._started(work)) is not None}
+        asked = [work for work in works if work not in started]
+        verdicts = self._verdicts(asked, stopped, call=call, solo=solo) if asked else []
         if verdicts is None:
             return claimed
         with self._lock:
-            self._apply(zip(works, verdicts, strict=True), claimed)
+            self._apply([*started.items(), *zip(asked, verdicts, strict=True)], claimed)
         aside = {*claimed.suspects, *claimed.paused}
         claimed.units = [unit for unit in units if not unit.work.ended and unit.work not in aside]
         return claimed
+
+    def _started(self, work: Work) -> scripts.Verdict | None:
+        """Of a job that started with its take, a moment ago: once, since each batch of it is claimed."""
+        verdict, work.started = work.started, None
+        return verdict if verdict is not None and self._clock() - work.accepted_at < _FRESH_S else None
 
     def _apply(self, told: Iterable[tuple[Work, scripts.Verdict]], claimed: Claimed) -> None:
         started = []

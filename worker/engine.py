@@ -74,7 +74,7 @@ class Engine:
         self._works: dict[str, Work] = {}
         self._works_lock = threading.Lock()
         self.draining = False
-        self.holdings = Holdings(process, self._room, on_waiting=self._on_waiting, on_etag=on_etag)
+        self.holdings = Holdings(process, self._room, starts=self._starts, on_waiting=self._on_waiting, on_etag=on_etag)
         self.queues = Queues(lambda: [*self._refs, *registry.catalog.celery_queues()])
         self.reporter = Reporter(hurry=lambda: self.holdings.more)
         self._progress, self._pieces = ProgressTeller(client, process), PieceTeller(client, process)
@@ -178,7 +178,8 @@ class Engine:
         if work.place is None:  # unloaded, or gone, since its message was taken
             self._want(ref)
             return self.reporter.call(lambda: request.reject(requeue=True))
-        work.model = work.place.model
+        work.model = model = work.place.model
+        work.started = self.holdings.started(tag)
         work.span = begin_job(work, carried.trace)
         with self._works_lock:
             self._works[work.tag] = work
@@ -388,6 +389,12 @@ def _by_queue(shelf: Shelf) -> dict[str, Ref]:
 def _unadopted(job_id: str, tag: str, request: Any, carried: Carried) -> Work:
     linked = is_linked(request)
     return Work(job_id, tag, Ref("", ""), keys.NORMAL, request, request_id=carried.request_id, linked=linked)
+    def _starts(self, list_name: str) -> bool:
+        """Not one that asks somebody else: that is another kind of start (see claim.lua)."""
+        ref = self._refs.get(keys.queue_of(list_name))
+        model = self._shelf.ready(ref) if ref is not None else None
+        return model is not None and not model.concurrency
+
 
 
 def _overdue(run: Run) -> bool:

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from shared.scripts import Verdict
+
 EXTRAS = 4  # jobs of one list that are held though their items have no room
 
 
@@ -19,26 +21,29 @@ class _Held:
     list_name: str
     items: int
     extra: bool
+    started: Verdict | None
 
 
 class Holdings:
     """Delivery tag -> the list it came from, and its items. `process`: the worker process's own id. `limit(list)`: how
     many items of one list may be held at once, so that a flood of one priority or model takes no room of another's,
     and lists of many items do not all lie here while other workers have nothing to do; -1 where nothing is taken, and
-    `on_waiting` is told of the list when messages wait in it."""
+    `on_waiting` is told of the list when messages wait in it. `starts(list)`: whether a job of it may start in the step
+    that takes it, where nothing else is here."""
 
     def __init__(
         self,
         process: str,
         limit: Callable[[str], int],
         *,
+        starts: Callable[[str], bool] = lambda _: False,
         on_waiting: Callable[[str], None] = lambda _: None,
         on_etag: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.process = process
         self.on_waiting = on_waiting
         self.on_etag = on_etag  # of the registry, as seen with each drain
-        self._limit = limit
+        self._limit, self._starts = limit, starts
         self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
         self._items: Counter[str] = Counter()  # by list
@@ -47,24 +52,34 @@ class Holdings:
         self._one_more: set[str] = set()  # lists of which one job may be taken though there is no room
         self._closed = False
         self.changed = False  # the limits have: look whether there is more to take
+        self.more = False  # messages may wait for room: what makes some is to wake who takes them
         # What was said of held messages, whatever channel it was said to; a channel that lives flushes it.
         self.acked: list[str] = []
         self.rejected: list[str | bytes] = []
         self.requeued: list[str] = []
 
-        self.more = False  # messages may wait for room: what makes some is to wake who takes them
-    def hold(self, tag: str, list_name: str, items: int = 1) -> bool:
-        """False when the tag is held already (a redelivery of what we are working on)."""
+    def hold(self, tag: str, list_name: str, items: int = 1, *, started: Verdict | None = None) -> bool:
+        """False when the tag is held already (a redelivery of what we are working on). `started`: by the step that has
+        taken it."""
         with self._lock:
             if tag in self._held:
                 return False
             extra = list_name in self._one_more and self._items[list_name] >= self._limit(list_name)
-            self._held[tag] = _Held(list_name, items, extra)
+            self._held[tag] = _Held(list_name, items, extra, started)
             self._items[list_name] += items
             self._jobs[list_name] += 1
             self._extras[list_name] += extra
             self._one_more.discard(list_name)
             return True
+
+    def started(self, tag: str) -> Verdict | None:
+        """What a claim would have said, of a job that was started when its message was taken."""
+        held = self._held.get(tag)
+        return held.started if held is not None else None
+
+    def may_start(self, lists: list[str]) -> bool:
+        """Whether what is taken of these lists, if it is one job, is all that there is to do."""
+        return not self._held and all(map(self._starts, lists))
 
     def release(self, tag: str) -> bool:
         """False when it was not held."""

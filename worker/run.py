@@ -177,7 +177,7 @@ def consume(
         engine.reporter.run()
         engine.queues.sync()
 
-    transport.install(engine.holdings, on_tick=tick, address=settings.redis_address())
+    transport.install(engine.holdings, worker=settings.worker_name, on_tick=tick, address=settings.redis_address())
     install_controls()
     app = make_celery(settings, backend=outcome_backend(connect(settings)))
     app.conf.task_routes = (engine.route,)

@@ -64,7 +64,8 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
     """One consuming channel. Event-loop thread only."""
 
     QoS = QoS
-    holdings: Holdings  # set by `install`
+    holdings: Holdings  # set by `install`, as is the worker's name
+    worker: str
     follower: Follower | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -138,18 +139,21 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         if self.holdings.changed:
             self.holdings.changed, self._look = False, None
         lists = self._to_look_at()
-        room = self.holdings.room(lists)
         self.holdings.more = bool(lists)  # before the room is looked at: what makes some from now on wakes us
+        room = self.holdings.room(lists)
         if not any(room):
             return
-        drained: scripts.Drained = scripts.run_on(drainer, scripts.drain(lists, room, process=self.holdings.process))
+        start_as = self.worker if self.holdings.may_start(lists) else ""
+        asked = scripts.drain(lists, room, process=self.holdings.process, start_as=start_as)
+        drained: scripts.Drained = scripts.run_on(drainer, asked)
         self._look = set(drained.left)
+        self.holdings.more = bool(drained.left)
         self.holdings.on_etag(drained.etag)
         for name in drained.waiting:
             self.holdings.on_waiting(name)
-        self.holdings.more = bool(drained.left)
         pairs = zip(drained.tags, drained.messages, strict=True)
-        taken = [held for tag, (list_name, raw) in pairs if (held := self._hold(tag, list_name, raw))]
+        started = drained.started
+        taken = [held for tag, (list_name, raw) in pairs if (held := self._hold(tag, list_name, raw, started))]
         for number, (tag, list_name, message) in enumerate(taken):
             try:
                 self.connection._deliver(message, keys.queue_of(list_name))
@@ -172,7 +176,9 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
             return list(self._lists)
         return sorted(self._look, key=self._lists.__getitem__)
 
-    def _hold(self, filed: bytes, list_name: str, raw: bytes) -> tuple[str, str, dict[str, Any]] | None:
+    def _hold(
+        self, filed: bytes, list_name: str, raw: bytes, started: scripts.Verdict | None = None
+    ) -> tuple[str, str, dict[str, Any]] | None:
         """The tag, the list, and what is to be delivered. What the script could read is not always JSON to Python
         (0x10, bytes that are no UTF-8): only the script's own word for the tag, `filed`, holds then."""
         try:
@@ -187,7 +193,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
             return None
         # A tag that is held is a redelivery of what this very process works on: its lease ran out meanwhile.
         items = messages.items_of(message["headers"])
-        return (tag, list_name, message) if self.holdings.hold(tag, list_name, items) else None
+        return (tag, list_name, message) if self.holdings.hold(tag, list_name, items, started=started) else None
 
     def _unreadable(self, tag: str, error: Exception, message: Any) -> None:
         """Whatever the script could read and Python or Celery cannot: to the dead letters, not to the next worker."""
@@ -311,11 +317,12 @@ class Poller(stock.MultiChannelPoller):  # type: ignore[misc]
                 channel.tick()
 
 
-def install(holdings: Holdings, *, on_tick: Callable[[], None], address: Address) -> None:
-    """From here on this process's redis URLs are served by the lossless transport. `on_tick` runs once a second in
-    the event loop, whatever connections come and go."""
+def install(holdings: Holdings, *, on_tick: Callable[[], None], address: Address, worker: str = "") -> None:
+    """From here on this process's redis URLs are served by the lossless transport. `on_tick` runs once a second in the
+    event loop, whatever connections come and go. `worker`: its name; without one nothing starts with its take."""
     own = {
         "holdings": holdings,
+        "worker": worker,
         "follower": follower(address),
         "sentinels": Sentinels(address.hosts, sentinel_options(address)),
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
 from shared.catalog import Ref
 from shared.errors import Fault
+from shared.scripts import Verdict
 from shared.tasks import Split
 from shared.tracing import NO_SPAN, Span
 from worker.batcher import Budget
@@ -63,6 +65,8 @@ class Work:
     open_items: int = 0
     alone: bool = False  # a suspect: shares a batch with nobody
     claimed: bool = False
+    accepted_at: float = field(default_factory=time.monotonic)
+    started: Verdict | None = None  # by the step that took its message: need not be claimed, for a moment
     ended: bool = False  # its outcome is on the way, or was written elsewhere: drop what is left of it
     attempt: int = 0
     started_at: int = 0  # ms, Redis TIME

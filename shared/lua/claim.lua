@@ -14,17 +14,6 @@
 local paused = paused_models()
 local worker, name, limit, solo, iso = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 
--- Where nobody served a queue until now, how long is no measure of its speed.
-local begun = {}
-local function begin_serving(counters)
-  if begun[counters] then return end
-  begun[counters] = true
-  local seen = redis.call('HMGET', counters, 'running', 'mark')
-  if (tonumber(seen[1]) or 0) <= 0 and seen[2] and now - seen[2] > 10000 then
-    redis.call('HSET', counters, 'mark', now - 10000)
-  end
-end
-
 local holders = #ARGV > 5 and redis.call('HMGET', HOLDERS, unpack(ARGV, 6)) or {}
 
 local function claim(id, holder)
@@ -67,14 +56,9 @@ local function claim(id, holder)
   end
   if suspect and solo == '0' then return { 'suspect', attempt, '' } end
   if paused[string.match(job[8] or '', '^(.*)@')] then return { 'paused', attempt, '' } end
-  if state == 'queued' then
-    begin_serving(COUNTERS .. job[8])
-    count_up(COUNTERS .. job[8], 'queued', -1)
-    count_up(COUNTERS .. job[8], 'running', 1)
-  end
+  if state == 'queued' then count_started(job[8]) end
   if state == 'queued' and job[15] then line_started(job[15]) end
-  redis.call('HSET', key, 'state', 'running', 'attempt', attempt + 1, 'runner', worker, 'worker', name,
-    'solo', solo, 'started_at', now)
+  start_job(key, attempt + 1, worker, name, solo)
   if job[13] then tell(job[13], id, 'running', '') end
   if job[14] and attempt == 0 then notify('job', key, id, 'running') end
   return { 'run', attempt + 1, tostring(now), queued_at }

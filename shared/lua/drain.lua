@@ -8,15 +8,19 @@
 -- A worker need not ask for all of its lists each time: what it was not told of is as it was at the last look.
 -- A job that is a list takes room for each of its items, so that one worker does not hold what keeps others busy; the
 -- last one that is taken may have more of them than there is room for.
+-- A worker that has nothing to do says so: if it takes one job only, of which there is nothing special to look at, that
+-- starts in the same step, and need not be claimed.
 -- KEYS  lists, the most urgent first; then what else is looked at here and must wake the worker (the lists' turns, the
 --       registry, the pauses): before 7.2 Redis tracks of a script its KEYS alone, whatever it reads
 -- ARGV  for each list: how many items there is room for, or -1: take none, and tell whether any wait; then the
---       worker's process id, and the newest message version that it understands
+--       worker's process id, the newest message version that it understands, and its name where one job may start ('':
+--       none)
 -- RETURNS {{the lists that may be taken from now and hold more}, {the others in which messages wait}, the registry's
---         etag (whose next change wakes the worker too), {the messages' tags}, list, raw, list, raw, ...}
-local lists = #ARGV - 2
-local holder, known = ARGV[lists + 1], tonumber(ARGV[lists + 2])
-local out = { {}, {}, redis.call('HGET', REGISTRY, 'etag') or '', {} }
+--         etag (whose next change wakes the worker too), {the messages' tags}, {of the one job, if it was started, as a
+--         claim: 'run', attempt, started_at, queued_at}, list, raw, list, raw, ...}
+local lists = #ARGV - 3
+local holder, known, name = ARGV[lists + 1], tonumber(ARGV[lists + 2]), ARGV[lists + 3]
+local out = { {}, {}, redis.call('HGET', REGISTRY, 'etag') or '', {}, {} }
 
 local paused = paused_models()
 
@@ -52,7 +56,7 @@ local function read(list, raw)
     taken.holders[at + 1], taken.holders[at + 2] = tag, holder
     taken.leases[at + 1], taken.leases[at + 2] = now, tag
     out[4][at / 2 + 1] = tag
-    out[at + 5], out[at + 6] = list, raw
+    out[at + 6], out[at + 7] = list, raw
     local items = headers.ml_items -- as `items_of` in shared/messages.py
     return tag, type(items) == 'number' and items > 1 and items or 1
   else
@@ -138,8 +142,22 @@ local function look()
   end
 end
 
+-- As a claim in company. What is to be looked at, or told to somebody, is left to that.
+local function start(id)
+  local job = fields(id, 'state', 'deadline_at', 'attempt', 'ref', 'created_at', 'queued_at', 'runner', 'suspect',
+    'canceled', 'listeners', 'webhook', 'batch')
+  if job[1] ~= 'queued' or tonumber(job[2]) <= now then return end
+  for i = 7, 12 do
+    if job[i] then return end
+  end
+  count_started(job[4])
+  start_job(JOB .. id, job[3] + 1, holder, name, '0')
+  out[5] = { 'run', job[3] + 1, tostring(now), job[6] or job[5] }
+end
+
 -- Whatever fails: what has left its list is filed.
 local done, why = pcall(look)
 file_taken()
 if failed or not done then return failure(failed or why) end
+if name ~= '' and #out[4] == 1 then pcall(start, out[4][1]) end
 return out

@@ -104,6 +104,29 @@ local function measure(counters, ends)
   redis.call('HSET', counters, 'mark', now, 'busy_ms', busy, 'served', served)
 end
 
+-- Versions whose counters were looked at in this script.
+local serving = {}
+
+-- A job of it is queued no more, and runs. Where nobody served its queue until now, how long is no measure of its speed.
+local function count_started(ref)
+  local counters = COUNTERS .. ref
+  if not serving[ref] then
+    serving[ref] = true
+    local seen = redis.call('HMGET', counters, 'running', 'mark')
+    if (tonumber(seen[1]) or 0) <= 0 and seen[2] and now - seen[2] > 10000 then
+      redis.call('HSET', counters, 'mark', now - 10000)
+    end
+  end
+  count_up(counters, 'queued', -1)
+  count_up(counters, 'running', 1)
+end
+
+-- `solo`: as in claim.lua.
+local function start_job(key, attempt, worker, name, solo)
+  redis.call('HSET', key, 'state', 'running', 'attempt', attempt, 'runner', worker, 'worker', name, 'solo', solo,
+    'started_at', now)
+end
+
 -- How long (ms) so many jobs take by that measure; 0 while too little was measured to tell.
 local function time_for(busy, served, jobs)
   if busy < 1000 or served < 4 then return 0 end

@@ -244,3 +244,20 @@ def test_embeddings_as_bytes_are_those_of_the_json(http: httpx.Client) -> None:
     assert http.get(f"{url}/output", headers=octets).content == asked.content
     one = http.post("/inference", json={"model_type": "bert", "data": {"text": "a queue"}}, headers=octets)
     assert one.headers["ml-shape"] == "384"
+
+
+def test_a_lone_job_asks_redis_three_times(http: httpx.Client, stack_store: redis.Redis) -> None:
+    """Submitted, taken and started, finished: nothing else is on its way. (A worker's signs of life come beside.)"""
+
+    def asked() -> int:
+        return int(stack_store.info("commandstats")["cmdstat_evalsha"]["calls"])
+
+    def ask() -> None:
+        answer = http.post("/inference", json={"model_type": "echo", "data": {"a": 1}})
+        assert answer.status_code == 200, answer.text
+
+    ask()  # scripts that the server does not know are asked for twice
+    before, jobs = asked(), 30
+    for _ in range(jobs):
+        ask()
+    assert asked() - before < 3.5 * jobs
