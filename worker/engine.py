@@ -44,6 +44,7 @@ from worker.work import Unit, Work
 
 logger = get_logger("worker")
 
+_LIGHT = 16_384  # bytes of a message
 _INTAKE_ROOM = 64
 _CALL_GRACE_S = 10.0  # so much later than its client a call that takes too long is given up
 _CELERYS_OWN = "celery"  # the queue of a stock worker that was told of no other
@@ -109,7 +110,13 @@ class Engine:
             on_batch=self.let_more_in,
         )
         threads = share.cores + (share.cores > 1)  # one more, for what is urgent
-        self._runners = Runners(make_runner, before=share.apply, threads=threads, limit=share.now)
+        self._runners = Runners(
+            make_runner,
+            before=share.apply,
+            threads=threads,
+            limit=share.now,
+            prepare=self._prepare,
+        )
         adopter = Adopter(
             client,
             registry,
@@ -183,7 +190,12 @@ class Engine:
         work.span = begin_job(work, carried.trace)
         with self._works_lock:
             self._works[work.tag] = work
-        self._preparer.submit(work)
+        light = model is not None and model.handler.quick and not envelope.ml_payloads and len(self.holdings) == 1
+        if not (light and len(request.message.body) < _LIGHT and self._runners.offer(work)):
+            self._preparer.submit(work)
+
+    def _prepare(self, work: Work) -> None:
+        self._preparer.here(work)
 
     def _knows(self, work: Work) -> bool:
         """Whether its payloads lie in a store of this worker's."""
@@ -377,6 +389,12 @@ class Engine:
             size = model.max_size * (model.concurrency or model.streams)
         return 2 * size if list_name == keys.queue_list(queue, keys.NORMAL) else size
 
+    def _starts(self, list_name: str) -> bool:
+        """Not one that asks somebody else: that is another kind of start (see claim.lua)."""
+        ref = self._refs.get(keys.queue_of(list_name))
+        model = self._shelf.ready(ref) if ref is not None else None
+        return model is not None and not model.concurrency
+
 
 def _wake() -> None:
     """Celery's loop turns, and drains."""
@@ -389,12 +407,6 @@ def _by_queue(shelf: Shelf) -> dict[str, Ref]:
 def _unadopted(job_id: str, tag: str, request: Any, carried: Carried) -> Work:
     linked = is_linked(request)
     return Work(job_id, tag, Ref("", ""), keys.NORMAL, request, request_id=carried.request_id, linked=linked)
-    def _starts(self, list_name: str) -> bool:
-        """Not one that asks somebody else: that is another kind of start (see claim.lua)."""
-        ref = self._refs.get(keys.queue_of(list_name))
-        model = self._shelf.ready(ref) if ref is not None else None
-        return model is not None and not model.concurrency
-
 
 
 def _overdue(run: Run) -> bool:

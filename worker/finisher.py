@@ -50,6 +50,9 @@ class _End:
     stored: bool = False  # its output is where it is to be
 
 
+_News = _Batch | _End | partial[None] | threading.Event | None
+
+
 class Finisher:
     """`deliver`, `end` and `skip` from any thread."""
 
@@ -69,9 +72,10 @@ class Finisher:
         self._client, self._holdings, self._reporter, self._metrics = client, holdings, reporter, metrics
         self._progress = progress
         self._worker, self._ttl_ms, self._on_gone = worker, int(result_ttl_s * 1000), on_gone
-        self._inbox: queue.SimpleQueue[_Batch | _End | partial[None] | threading.Event | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_News] = queue.SimpleQueue()
         self._outputs = outputs
         self._thread = vital_thread("finish", self._loop)
+        self._turn = threading.Lock()  # one at a time brings jobs to their end
         self.links: Links | None = None
         """Set before anything comes in; for jobs on which something of Celery's hangs."""
 
@@ -95,9 +99,20 @@ class Finisher:
         self._inbox.put(written)
         written.wait(timeout)
 
-    def deliver(self, units: list[Unit], outputs: list[Any], predict_ms: float, *, share: float = 1.0) -> None:
-        """A batch has run, on this share of the device."""
-        self._inbox.put(_Batch(units, outputs, predict_ms, share))
+    def deliver(
+        self, units: list[Unit], outputs: list[Any], predict_ms: float, *, share: float = 1.0, here: bool = False
+    ) -> None:
+        """A batch has run, on this share of the device. `here`: the calling thread sees to it, if nothing is before
+        it and Redis is there, which saves waking another."""
+        batch = _Batch(units, outputs, predict_ms, share)
+        if here and not any(unit.work.linked for unit in units) and self._turn.acquire(blocking=False):
+            try:
+                if self._inbox.empty():
+                    self._write(self._digest(batch), wait=False)
+                    return
+            finally:
+                self._turn.release()
+        self._inbox.put(batch)
 
     def end(self, work: Work, outcome: Outcome) -> None:
         """A job ends without (more of) the device."""
@@ -139,20 +154,24 @@ class Finisher:
             while not self._inbox.empty():
                 news.append(self._inbox.get())
             stopping = None in news
-            ends: list[_End] = []
-            for one in news:
-                if isinstance(one, _Batch):
-                    ends += self._digest(one)
-                elif isinstance(one, _End) and (one.stored or not one.work.ended):
-                    one.work.ended = True
-                    ends.append(one)
-            if ends:
-                self._write(ends)
-            for one in news:
-                if isinstance(one, threading.Event):
-                    one.set()
-                elif isinstance(one, partial):
-                    one()
+            with self._turn:
+                self._see_to(news)
+
+    def _see_to(self, news: list[_News]) -> None:
+        ends: list[_End] = []
+        for one in news:
+            if isinstance(one, _Batch):
+                ends += self._digest(one)
+            elif isinstance(one, _End) and (one.stored or not one.work.ended):
+                one.work.ended = True
+                ends.append(one)
+        if ends:
+            self._write(ends)
+        for one in news:
+            if isinstance(one, threading.Event):
+                one.set()
+            elif isinstance(one, partial):
+                one()
 
     def _digest(self, batch: _Batch) -> list[_End]:
         """The jobs that a batch has brought to their end."""
@@ -181,19 +200,23 @@ class Finisher:
                 self._progress.changed(work)
         return ends
 
-    def _write(self, ends: list[_End]) -> None:
+    def _write(self, ends: list[_End], *, wait: bool = True) -> None:
+        """However long Redis is away, or else the finish thread does."""
         ready = [(end, told) for end in ends if (told := self._told(end)) is not None]
         for end, told in ready:
             if end.work.linked and self.links is not None:
                 self._end_linked(self.links, end, told)
         ready = [(end, told) for end, told in ready if not end.work.linked]
         if not ready:
-            return
+            return None
         ends, all_told = [end for end, _ in ready], [told for _, told in ready]
         while (replies := self._try(all_told)) is None:
+            if not wait:
+                return self._inbox.put(partial(self._write, ends))
             time.sleep(RETRY_S)  # the leases are renewed meanwhile; finishing again is harmless
         for end, reply in zip(ends, replies, strict=True):
             self._stands(end, reply)
+        return None
 
     def _end_linked(self, links: Links, end: _End, told: scripts.End) -> None:
         def write() -> Any:

@@ -55,6 +55,10 @@ class Preparer:
         for thread in self._threads:
             thread.start()
 
+    def here(self, work: Work) -> None:
+        """Prepare a job in the calling thread."""
+        self._guard(self._prepare, work)
+
     def submit(self, work: Work, *, adopt: bool = False) -> None:
         """Prepare a job, or adopt a plain Celery producer's."""
         if work.stored and not adopt:
@@ -76,6 +80,7 @@ class Preparer:
     def _loop(self) -> None:
         while (asked := self._inbox.get()) is not None:
             if not self._stopping.is_set():
+                self._before()
                 self._guard(*asked)
 
     def _guard(self, action: Callable[[Work], None], work: Work) -> None:
@@ -98,7 +103,6 @@ class Preparer:
         begun = time.monotonic()
         model = work.model
         assert model is not None  # noqa: S101  # accepted work has its model
-        self._before()
         kwargs = work.request.kwargs
         value = self._input(work, kwargs["input"])
         work.parameters, work.partial = tasks.parse_parameters(model.task, kwargs.get("parameters"))

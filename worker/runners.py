@@ -26,6 +26,10 @@ class Runners:
         """Once."""
         self._device.start()
 
+    def offer(self, work: Work) -> bool:
+        """As of the device's runner."""
+        return self._device.offer(work)
+
     def put(self, units: list[Unit]) -> None:
         """Of one job: they wait for their turn from now on."""
         self._of(units[0].work).put(units)

@@ -52,11 +52,15 @@ class Delivered:
 
     def __init__(self) -> None:
         self.outputs: dict[Any, Any] = {}
+        self.here: list[bool] = []
 
     def flush(self, timeout: float | None = None) -> None:
         """Nothing waits here."""
 
-    def deliver(self, units: list[Unit], outputs: list[Any], predict_ms: float, *, share: float = 1.0) -> None:
+    def deliver(
+        self, units: list[Unit], outputs: list[Any], predict_ms: float, *, share: float = 1.0, here: bool = False
+    ) -> None:
+        self.here.append(here)
         for unit, output in zip(units, outputs, strict=True):
             assert unit.prepared.item not in self.outputs, "twice"
             self.outputs[unit.prepared.item] = output
@@ -739,3 +743,104 @@ def test_a_job_that_turns_out_a_suspect_in_one_stream_runs_in_no_other() -> None
         device.may_end.release(5)
         wait_until(lambda: len(outputs) == 5)
     assert all(len(together) == 1 for together in device.seen if any(str(one).startswith("j") for one in together))
+
+
+class Quick(Asks):
+    """As one whose items take no time beside the device."""
+
+    quick = True
+
+
+@contextmanager
+def offered_to(handler: Asks, **more: Any) -> Iterator[tuple[Runner, Delivered, Callable[..., Work], list[str]]]:
+    """A runner that prepares what it is offered, what it delivers, jobs for it, and the threads that prepared."""
+    delivered, threads, model = Delivered(), list[str](), model_of(handler, streams=2)
+
+    def prepare(work: Work) -> None:
+        threads.append(threading.current_thread().name)
+        runner.put([Unit(work, 0, 0, Prepared(work.job_id), Budget(8, 1000))])
+
+    def job(name: str) -> Work:
+        work = Work(name, name, REF, keys.NORMAL, request=None, model=model)
+        work.items, work.open_items = [Item(outputs=[None], missing=1)], 1
+        return work
+
+    runner = runner_of(delivered, threads=2, limit=lambda: 2, prepare=prepare, **more)
+    runner.start()
+    try:
+        yield runner, delivered, job, threads
+    finally:
+        runner.close()
+        assert runner.join(10)
+
+
+def test_what_is_alone_is_prepared_and_run_and_finished_in_one_thread() -> None:
+    ran: list[int] = []
+
+    def ask(batch: list[Any]) -> list[Any]:
+        ran.append(threading.get_ident())
+        return batch
+
+    with offered_to(Quick(ask)) as (runner, delivered, job, _):
+        for name in "abc":
+            wait_until(lambda: runner.offer(job(name)))  # noqa: B023  # at once
+            wait_until(lambda: name in delivered.outputs)  # noqa: B023  # likewise
+    assert len({*ran}) == 1
+    assert delivered.here == [True, True, True]
+
+
+def test_what_has_company_is_prepared_and_finished_elsewhere() -> None:
+    busy, go_on = threading.Event(), threading.Event()
+
+    def ask(batch: list[Any]) -> list[Any]:
+        busy.set()
+        go_on.wait(10)
+        return batch
+
+    with offered_to(Quick(ask)) as (runner, delivered, job, threads):
+        assert runner.offer(job("a"))
+        assert busy.wait(10)
+        assert not runner.offer(job("b")), "the device is not idle"
+        runner.put(units_of(model_of(Quick(ask), streams=1), "c"))
+        assert not runner.offer(job("d")), "something waits"
+        go_on.set()
+        wait_until(lambda: len(delivered.outputs) == 2)
+    assert len(threads) == 1
+    assert delivered.here == [False, True], "while one waits, the device is not kept from it"
+
+
+def test_who_says_nothing_of_being_quick_is_finished_elsewhere() -> None:
+    with offered_to(Asks(lambda batch: batch)) as (runner, delivered, job, _):
+        assert runner.offer(job("a"))
+        wait_until(lambda: "a" in delivered.outputs)
+    assert delivered.here == [False]
+
+
+def test_what_comes_while_one_is_prepared_runs_too() -> None:
+    preparing, go_on = threading.Event(), threading.Event()
+    delivered, model = Delivered(), model_of(Quick(lambda batch: batch), streams=2)
+
+    def prepare(work: Work) -> None:
+        preparing.set()
+        go_on.wait(10)
+        runner.put(units_of(model, work.job_id))
+
+    runner = runner_of(delivered, threads=2, limit=lambda: 2, prepare=prepare)
+    runner.start()
+    try:
+        assert runner.offer(Work("a", "a", REF, keys.NORMAL, request=None, model=model))
+        assert preparing.wait(10)
+        runner.put(units_of(model, "b"))
+        wait_until(lambda: "b" in delivered.outputs)  # another thread sees to it
+        go_on.set()
+        wait_until(lambda: "a" in delivered.outputs)
+    finally:
+        runner.close()
+        assert runner.join(10)
+
+
+def test_what_is_offered_at_the_end_is_not_begun() -> None:
+    delivered = Delivered()
+    runner = runner_of(delivered, prepare=lambda work: pytest.fail("it goes back"))
+    runner.close()
+    assert not runner.offer(Work("a", "a", REF, keys.NORMAL, request=None))

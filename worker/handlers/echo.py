@@ -26,6 +26,7 @@ class Echo(Handler[Any, Any]):
     io: ClassVar = ECHO
     example: ClassVar = [{"hello": "world"}]
     uses_torch: ClassVar = False
+    quick: ClassVar = True
 
     def prepare(self, item: Any, parameters: EchoParameters) -> Prepared:
         """Any JSON value."""

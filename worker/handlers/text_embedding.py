@@ -34,6 +34,7 @@ class TextEmbedding(Handler[EmbeddingItem, Any]):
     `packed: false` keeps to the padded forward; `token_ids: true` takes ids in a text's place."""
 
     io: ClassVar = TEXT_EMBEDDING
+    quick: ClassVar = True
     example: ClassVar = [EmbeddingItem(text="A queue keeps what it was given.")]
 
     def load(self, ctx: Context) -> None:
