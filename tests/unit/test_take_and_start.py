@@ -10,6 +10,7 @@ import redis
 
 from shared import keys, messages, scripts
 from shared.catalog import Ref
+from shared.types import State
 from worker.claims import Claimer
 from worker.holdings import Holdings
 from worker.work import Unit, Work
@@ -171,3 +172,26 @@ def test_it_needs_no_claim_for_a_moment(store: redis.Redis, late: bool) -> None:
     assert len(asked) == int(late)
     assert claimer.claim(units, lambda _: True).units == units
     assert len(asked) == int(late) + 1, "the next batch of it is claimed"
+
+
+def test_what_it_reads_wakes_nobody_later(store: redis.Redis, redis_url: str) -> None:
+    """The drain connection tracks what its script reads; what the script then writes itself is tracked no more."""
+    client = redis.Redis.from_url(redis_url, protocol=2)
+    wake, drainer = client.connection_pool.get_connection(), redis.Redis.from_url(redis_url, protocol=2)
+    wake.send_command("CLIENT", "ID")
+    number = wake.read_response()
+    wake.send_command("SUBSCRIBE", "__redis__:invalidate")
+    wake.read_response()
+    drainer.connection = drainer.connection_pool.get_connection()
+    drainer.execute_command("CLIENT", "TRACKING", "ON", "REDIRECT", number, "NOLOOP")
+    drain = scripts.drain([LIST], [8], process="p", start_as="w")
+    for job_id in ("a", "b"):
+        scripts.run_on(drainer, drain)
+        submit(store, job_id)
+        assert wake.read_response() == [b"message", b"__redis__:invalidate", [LIST.encode()]]
+        assert scripts.run_on(drainer, drain).started is not None
+        end = scripts.End(job_id, job_id, State.SUCCEEDED, "", b"{}")
+        scripts.finish_all(store, [end], ttl_ms=60_000)
+    wake.disconnect()
+    for one in (client, drainer):
+        one.close()
