@@ -307,7 +307,7 @@ class JobService:
         """The job's end, or None when the time is over or the process drains: the job is as durable then as one that
         nobody waited for. Raises CallerGone."""
         try:
-            with self._waits.track_inprogress(), _ended(waiting, timeout_s, receive):
+            with self._waits.track_inprogress(), _sure_to_end(waiting, timeout_s, receive):
                 news = await waiting
             if news is not None:
                 return news
@@ -334,7 +334,7 @@ class JobService:
 
 
 @contextlib.contextmanager
-def _ended(waiting: Waiting, timeout_s: float, receive: Receive) -> Iterator[None]:
+def _sure_to_end(waiting: Waiting, timeout_s: float, receive: Receive) -> Iterator[None]:
     """Meanwhile `waiting` is sure to end: with None when the time is over, with CallerGone when nobody waits any more.
     (Two timers cost less than asyncio's own ways to wait for the first of several, and most jobs end before them.)"""
     loop, watching = asyncio.get_running_loop(), contextlib.ExitStack()
@@ -344,8 +344,11 @@ def _ended(waiting: Waiting, timeout_s: float, receive: Receive) -> Iterator[Non
             waiting.set_result(None)
 
     def gone(watch: asyncio.Task[None]) -> None:
-        if not watch.cancelled() and not waiting.done():
-            waiting.set_exception(watch.exception() or CallerGone())
+        if watch.cancelled():
+            return
+        watch.exception()  # however it has ended, nobody is there
+        if not waiting.done():
+            waiting.set_exception(CallerGone())
 
     def look() -> None:
         watch = loop.create_task(until_gone(receive))

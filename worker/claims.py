@@ -58,7 +58,7 @@ class Claimer:
         many seconds, and says whether to give up; then nothing may run."""
         claimed = Claimed()
         works = list(dict.fromkeys(unit.work for unit in units if not unit.work.ended))
-        started = {work: verdict for work in works if (verdict := self._started(work)) is not None}
+        started = {work: verdict for work in works if (verdict := self._take_start(work)) is not None}
         asked = [work for work in works if work not in started]
         verdicts = self._verdicts(asked, stopped, call=call, solo=solo) if asked else []
         if verdicts is None:
@@ -69,10 +69,10 @@ class Claimer:
         claimed.units = [unit for unit in units if not unit.work.ended and unit.work not in aside]
         return claimed
 
-    def _started(self, work: Work) -> scripts.Verdict | None:
+    def _take_start(self, work: Work) -> scripts.Verdict | None:
         """Of a job that started with its take, a moment ago: once, since each batch of it is claimed."""
-        verdict, work.started = work.started, None
-        return verdict if verdict is not None and self._clock() - work.accepted_at < _FRESH_S else None
+        started, work.started = work.started, None
+        return started.verdict if started and self._clock() - started.at < _FRESH_S else None
 
     def _apply(self, told: Iterable[tuple[Work, scripts.Verdict]], claimed: Claimed) -> None:
         started = []

@@ -77,7 +77,7 @@ class Engine:
         self.draining = False
         self.holdings = Holdings(process, self._room, starts=self._starts, on_waiting=self._on_waiting, on_etag=on_etag)
         self.queues = Queues(lambda: [*self._refs, *registry.catalog.celery_queues()])
-        self.reporter = Reporter(hurry=lambda: self.holdings.more)
+        self.reporter = Reporter(hurry=lambda: self.holdings.wake_on_room)
         self._progress, self._pieces = ProgressTeller(client, process), PieceTeller(client, process)
         self._finisher = Finisher(
             client,
@@ -185,14 +185,19 @@ class Engine:
         if work.place is None:  # unloaded, or gone, since its message was taken
             self._want(ref)
             return self.reporter.call(lambda: request.reject(requeue=True))
-        work.model = model = work.place.model
+        work.model = work.place.model
         work.started = self.holdings.started(tag)
         work.span = begin_job(work, carried.trace)
         with self._works_lock:
             self._works[work.tag] = work
-        light = model is not None and model.handler.quick and not envelope.ml_payloads and len(self.holdings) == 1
-        if not (light and len(request.message.body) < _LIGHT and self._runners.offer(work)):
+        if not (self._is_light(work, envelope) and self._runners.offer(work)):
             self._preparer.submit(work)
+
+    def _is_light(self, work: Work, envelope: messages.Envelope) -> bool:
+        """Whether it is all that is here, and quick to prepare."""
+        one = len(self.holdings) == 1 and messages.items_of(work.request.request_dict) == 1
+        quick = work.model is not None and work.model.handler.quick and not envelope.ml_payloads
+        return one and quick and len(work.request.message.body) < _LIGHT
 
     def _prepare(self, work: Work) -> None:
         self._preparer.here(work)
@@ -390,10 +395,10 @@ class Engine:
         return 2 * size if list_name == keys.queue_list(queue, keys.NORMAL) else size
 
     def _starts(self, list_name: str) -> bool:
-        """Not one that asks somebody else: that is another kind of start (see claim.lua)."""
+        """What is prepared in a moment; and not what asks somebody else: that is another start (see claim.lua)."""
         ref = self._refs.get(keys.queue_of(list_name))
         model = self._shelf.ready(ref) if ref is not None else None
-        return model is not None and not model.concurrency
+        return model is not None and model.handler.quick and not model.concurrency
 
 
 def _wake() -> None:

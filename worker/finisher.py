@@ -1,4 +1,5 @@
-"""The finish thread: outputs become answers, answers become outcomes, one round trip for all that are ready."""
+"""Outputs become answers, answers become outcomes, one round trip for all that are ready: in the finish thread, or in
+its place in the one that ran a lone batch."""
 
 from __future__ import annotations
 

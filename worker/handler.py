@@ -163,9 +163,7 @@ class Handler(Generic[In, Out]):
     parameters: ClassVar[type[BaseModel]] = NoParameters  # of a job; a client that sends others gets 422
     example_parameters: dict[str, Any] = {}  # what the examples need beside, where they need any
     uses_torch: ClassVar[bool] = True  # False: neither torch nor torchvision is imported for it
-    quick: ClassVar[bool] = (
-        False  # prepare and finish take a millisecond at most, of an item of some KB, and never wait
-    )
+    quick: ClassVar[bool] = False  # prepare and finish of one item of some KB take a ms at most, and never wait
     padded: ClassVar[bool] = False  # predict pads to its longest item: a batch costs len(batch) x max(cost)
     side_by_side: bool = False  # predict may run in several threads at once: on a CPU it does where that is faster
     concurrency: int = 0  # calls of `predict` at a time, in threads of their own; 0: one, in the device thread
@@ -176,6 +174,8 @@ class Handler(Generic[In, Out]):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if {"prepare", "finish"} & set(cls.__dict__) and "quick" not in cls.__dict__:
+            cls.quick = False  # another's word for what is its own no more
         if "io" in cls.__dict__:
             cls.task, cls.parameters = cls.io.name, cls.io.parameters
             return

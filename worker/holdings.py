@@ -17,11 +17,20 @@ EXTRAS = 4  # jobs of one list that are held though their items have no room
 
 
 @dataclass(slots=True, frozen=True)
+class Started:
+    """A job that the step which took its message has started: what a claim would have said of it, and when (monotonic)
+    that step was asked for."""
+
+    verdict: Verdict
+    at: float
+
+
+@dataclass(slots=True, frozen=True)
 class _Held:
     list_name: str
     items: int
     extra: bool
-    started: Verdict | None
+    started: Started | None
 
 
 class Holdings:
@@ -52,13 +61,13 @@ class Holdings:
         self._one_more: set[str] = set()  # lists of which one job may be taken though there is no room
         self._closed = False
         self.changed = False  # the limits have: look whether there is more to take
-        self.more = False  # messages may wait for room: what makes some is to wake who takes them
+        self.wake_on_room = False  # messages may wait for it: what makes some is to wake who takes them
         # What was said of held messages, whatever channel it was said to; a channel that lives flushes it.
         self.acked: list[str] = []
         self.rejected: list[str | bytes] = []
         self.requeued: list[str] = []
 
-    def hold(self, tag: str, list_name: str, items: int = 1, *, started: Verdict | None = None) -> bool:
+    def hold(self, tag: str, list_name: str, items: int = 1, *, started: Started | None = None) -> bool:
         """False when the tag is held already (a redelivery of what we are working on). `started`: by the step that has
         taken it."""
         with self._lock:
@@ -72,8 +81,8 @@ class Holdings:
             self._one_more.discard(list_name)
             return True
 
-    def started(self, tag: str) -> Verdict | None:
-        """What a claim would have said, of a job that was started when its message was taken."""
+    def started(self, tag: str) -> Started | None:
+        """Of a job that was started when its message was taken."""
         held = self._held.get(tag)
         return held.started if held is not None else None
 

@@ -32,7 +32,7 @@ MOST_INLINE = 64_000_000  # what Redis takes where the store takes nothing
 
 
 class Outputs:
-    """`store` from the finish thread."""
+    """`store` from one thread at a time."""
 
     def __init__(self, payloads: Payloads, client: redis.Redis, inline_bytes: int) -> None:
         self._payloads, self._client, self._inline_bytes = payloads, client, inline_bytes

@@ -29,7 +29,8 @@ logger = get_logger("worker")
 
 
 class Preparer:
-    """`submit` from any thread; `put` gets the units of one job. `before` is called in the thread that prepares one."""
+    """`submit` from any thread; `put` gets the units of one job. `before` is called in the thread of the
+    pool that prepares one."""
 
     def __init__(
         self,
@@ -56,8 +57,11 @@ class Preparer:
             thread.start()
 
     def here(self, work: Work) -> None:
-        """Prepare a job in the calling thread."""
-        self._guard(self._prepare, work)
+        """Prepare a job of a quick handler in the calling thread, which keeps its torch threads."""
+        try:
+            self._guard(self._make_ready, work)
+        finally:
+            origin.begin(origin.Origin())  # what this thread logs next is of other jobs
 
     def submit(self, work: Work, *, adopt: bool = False) -> None:
         """Prepare a job, or adopt a plain Celery producer's."""
@@ -80,7 +84,6 @@ class Preparer:
     def _loop(self) -> None:
         while (asked := self._inbox.get()) is not None:
             if not self._stopping.is_set():
-                self._before()
                 self._guard(*asked)
 
     def _guard(self, action: Callable[[Work], None], work: Work) -> None:
@@ -100,6 +103,10 @@ class Preparer:
                 return self._finisher.end(work, Outcome(State.FAILED, code="predict_error", message=message))
 
     def _prepare(self, work: Work) -> None:
+        self._before()
+        self._make_ready(work)
+
+    def _make_ready(self, work: Work) -> None:
         begun = time.monotonic()
         model = work.model
         assert model is not None  # noqa: S101  # accepted work has its model

@@ -44,12 +44,13 @@ class Reporter:
         self._pending: deque[Callable[[], None]] = deque()
         self._hurry, self._clock = hurry, clock
         self._hub: Any = None
+        self._loop_thread: int | None = None
         self._woken = False
         self._until = float("-inf")  # the loop comes by itself until then
 
     def attach(self, hub: Any) -> None:
-        """Celery's loop runs: its `Hub`, whose `call_soon` wakes the poller."""
-        self._hub = hub
+        """Celery's loop runs, in this thread: its `Hub`, whose `call_soon` wakes the poller."""
+        self._hub, self._loop_thread = hub, threading.get_ident()
 
     def started(self, works: Iterable[Work]) -> None:
         """Claimed, about to run."""
@@ -72,7 +73,7 @@ class Reporter:
 
     def forget(self, work: Work) -> None:
         """It is no longer in this worker's hands; Celery's events tell nothing of it."""
-        self._tell(work, lambda: celery_state.task_ready(work.request))
+        self._later(lambda: celery_state.task_ready(work.request))  # by its id: before the job comes again
 
     def call(self, action: Callable[[], None]) -> None:
         """Run in the main thread, after all that was said before."""
@@ -86,18 +87,17 @@ class Reporter:
 
     def _tell(self, work: Work, action: Callable[[], None]) -> None:
         """Soon."""
-        self._add(
-            partial(_dated, work.request, time.time(), action), wake=self._clock() >= self._until or self._hurry()
-        )
+        self._add(partial(_dated, work.request, time.time(), action), at_once=False)
 
     def _later(self, action: Callable[[], None]) -> None:
-        self._add(action, wake=True)
+        self._add(action, at_once=True)
 
-    def _add(self, action: Callable[[], None], *, wake: bool) -> None:
+    def _add(self, action: Callable[[], None], *, at_once: bool) -> None:
         with self._lock:
             self._pending.append(action)
-            wake = wake and not self._woken
-            self._woken |= wake
+            wake = not self._woken and (at_once or self._clock() >= self._until or self._hurry())
+            # In the loop's own thread nobody is woken: it looks when it has slept, unless another wakes it before.
+            self._woken |= wake and threading.get_ident() != self._loop_thread
         if wake and self._hub is not None:
             self._hub.call_soon(self.run)
 

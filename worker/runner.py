@@ -386,14 +386,14 @@ class Runner:
         )
         units, outputs = self._settle(units, outputs, model)
         if units:
-            here = model.handler.quick and self._is_last()
+            here = model.handler.quick and len(units) == 1 and self._nobody_waits()
             self._finisher.deliver(units, outputs, predict_s * 1000, share=run.share, here=here)
         if alone:
             self._finisher.flush()
         return True
 
-    def _is_last(self) -> bool:
-        """Whether nobody waits for this thread, nor for another that the end of its batch would let run."""
+    def _nobody_waits(self) -> bool:
+        """Neither for this thread, nor for another that the end of its batch would let run."""
         with self._lock:
             return len(self._taken) == 1 and not len(self._batcher)
 

@@ -12,6 +12,7 @@ tick a second looks at all, so that a lost wake-up costs latency and never a mes
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Container
 from typing import Any
 
@@ -32,7 +33,7 @@ from shared.redis_url import Address
 from shared.sentinels import Sentinels
 from shared.store import follower, may_pass, sentinel_options
 from worker.compressed import open_body
-from worker.holdings import Holdings
+from worker.holdings import Holdings, Started
 
 logger = get_logger("worker")
 
@@ -139,20 +140,21 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         if self.holdings.changed:
             self.holdings.changed, self._look = False, None
         lists = self._to_look_at()
-        self.holdings.more = bool(lists)  # before the room is looked at: what makes some from now on wakes us
+        self.holdings.wake_on_room = bool(lists)  # before it is looked at: what makes some from now on wakes us
         room = self.holdings.room(lists)
         if not any(room):
             return
         start_as = self.worker if self.holdings.may_start(lists) else ""
         asked = scripts.drain(lists, room, process=self.holdings.process, start_as=start_as)
+        asked_at = time.monotonic()
         drained: scripts.Drained = scripts.run_on(drainer, asked)
         self._look = set(drained.left)
-        self.holdings.more = bool(drained.left)
+        self.holdings.wake_on_room = bool(drained.left)
         self.holdings.on_etag(drained.etag)
         for name in drained.waiting:
             self.holdings.on_waiting(name)
         pairs = zip(drained.tags, drained.messages, strict=True)
-        started = drained.started
+        started = Started(drained.started, asked_at) if drained.started else None
         taken = [held for tag, (list_name, raw) in pairs if (held := self._hold(tag, list_name, raw, started))]
         for number, (tag, list_name, message) in enumerate(taken):
             try:
@@ -177,7 +179,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         return sorted(self._look, key=self._lists.__getitem__)
 
     def _hold(
-        self, filed: bytes, list_name: str, raw: bytes, started: scripts.Verdict | None = None
+        self, filed: bytes, list_name: str, raw: bytes, started: Started | None = None
     ) -> tuple[str, str, dict[str, Any]] | None:
         """The tag, the list, and what is to be delivered. What the script could read is not always JSON to Python
         (0x10, bytes that are no UTF-8): only the script's own word for the tag, `filed`, holds then."""

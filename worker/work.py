@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
 from shared.catalog import Ref
 from shared.errors import Fault
-from shared.scripts import Verdict
 from shared.tasks import Split
 from shared.tracing import NO_SPAN, Span
 from worker.batcher import Budget
 from worker.handler import Prepared
+from worker.holdings import Started
 from worker.models import LoadedModel
 from worker.shelf import Place
 
@@ -41,8 +40,8 @@ class Item:
 @dataclass(slots=True, eq=False)
 class Work:
     """One job from its message to its outcome. Made in Celery's main thread, made ready by one prepare thread, ended
-    by the finish thread. Between them several device threads may have items of it at a time: they only read it, but
-    for what a claim tells, which is written under the claimer's lock."""
+    by the finish thread, or both by the leader (worker/runner.py). Between them several device threads may have items
+    of it at a time: they only read it, but for what a claim tells, which is written under the claimer's lock."""
 
     job_id: str
     tag: str  # of its message
@@ -65,8 +64,7 @@ class Work:
     open_items: int = 0
     alone: bool = False  # a suspect: shares a batch with nobody
     claimed: bool = False
-    accepted_at: float = field(default_factory=time.monotonic)
-    started: Verdict | None = None  # by the step that took its message: need not be claimed, for a moment
+    started: Started | None = None  # by the step that took its message: need not be claimed, for a moment
     ended: bool = False  # its outcome is on the way, or was written elsewhere: drop what is left of it
     attempt: int = 0
     started_at: int = 0  # ms, Redis TIME

@@ -142,17 +142,18 @@ local function look()
   end
 end
 
--- As a claim in company. What is to be looked at, or told to somebody, is left to that.
+-- As a claim in company. What is to be looked at, told to somebody, or fetched before it can run is left to that.
 local function start(id)
   local job = fields(id, 'state', 'deadline_at', 'attempt', 'ref', 'created_at', 'queued_at', 'runner', 'suspect',
-    'canceled', 'listeners', 'webhook', 'batch')
-  if job[1] ~= 'queued' or tonumber(job[2]) <= now then return end
-  for i = 7, 12 do
-    if job[i] then return end
+    'canceled', 'listeners', 'webhook', 'batch', 'payloads', 'stored')
+  local attempt = tonumber(job[3] or '')
+  if job[1] ~= 'queued' or not attempt or tonumber(job[2]) <= now then return end
+  for i = 7, 14 do
+    if job[i] and not (i == 13 and job[i] == '0') then return end
   end
   count_started(job[4])
-  start_job(JOB .. id, job[3] + 1, holder, name, '0')
-  out[5] = { 'run', job[3] + 1, tostring(now), job[6] or job[5] }
+  start_job(JOB .. id, attempt + 1, holder, name, '0')
+  out[5] = { 'run', attempt + 1, tostring(now), job[6] or job[5] }
 end
 
 -- Whatever fails: what has left its list is filed.

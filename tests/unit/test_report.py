@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,8 +65,10 @@ def work_of(request: Any) -> Work:
 
 
 def reporter_of(loop: Loop, hurry: Callable[[], bool] = lambda: False) -> Reporter:
+    """Whose loop runs in another thread."""
     made = Reporter(hurry, clock=lambda: loop.now)
-    made.attach(loop)
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(made.attach, loop).result()
     return made
 
 
@@ -109,6 +112,17 @@ def test_what_is_to_be_done_is_done_at_once_and_in_order() -> None:
     reporter.call(lambda: told.heard.append("called"))
     assert loop.turn() == 1
     assert told.heard == ["started", "succeeded", "called"]
+
+
+def test_what_the_loop_itself_says_keeps_nobody_from_waking_it() -> None:
+    """It is not woken by its own thread, and may be about to sleep."""
+    loop, told = Loop(), Told()
+    reporter = Reporter(clock=lambda: loop.now)
+    reporter.attach(loop)
+    reporter.call(lambda: None)
+    with ThreadPoolExecutor(1) as other:
+        other.submit(reporter.started, [work_of(told)]).result()
+    assert len(loop.woken) == 2
 
 
 def test_a_loop_that_forgets_its_timers_is_woken_again() -> None:

@@ -809,6 +809,25 @@ def test_what_has_company_is_prepared_and_finished_elsewhere() -> None:
     assert delivered.here == [False, True], "while one waits, the device is not kept from it"
 
 
+def test_a_batch_of_several_is_finished_elsewhere() -> None:
+    with offered_to(Quick(lambda batch: batch)) as (runner, delivered, _, _):
+        runner.put(units_of(model_of(Quick(lambda batch: batch)), "a", "b", size=2))
+        wait_until(lambda: len(delivered.outputs) == 2)
+    assert delivered.here == [False]
+
+
+def test_quick_is_not_said_for_who_does_it_his_own_way() -> None:
+    class Same(Quick):
+        pass
+
+    class Own(Quick):
+        def prepare(self, item: Any, parameters: Any) -> Prepared:
+            return Prepared(item)
+
+    assert Same.quick
+    assert not Own.quick
+
+
 def test_who_says_nothing_of_being_quick_is_finished_elsewhere() -> None:
     with offered_to(Asks(lambda batch: batch)) as (runner, delivered, job, _):
         assert runner.offer(job("a"))

@@ -12,7 +12,7 @@ from shared import keys, messages, scripts
 from shared.catalog import Ref
 from shared.types import State
 from worker.claims import Claimer
-from worker.holdings import Holdings
+from worker.holdings import Holdings, Started
 from worker.work import Unit, Work
 
 REF = "echo@1"
@@ -83,6 +83,9 @@ def test_it_is_as_a_claim_makes_it(store: redis.Redis) -> None:
         {"runner": "gone"},
         {"state": "succeeded"},
         {"deadline_at": 1},
+        {"payloads": 1},
+        {"stored": "r1.1"},
+        {"attempt": "many"},
     ],
 )
 def test_what_is_to_be_looked_at_is_left_to_the_claim(store: redis.Redis, fields: dict[str, str | int]) -> None:
@@ -130,10 +133,10 @@ def test_only_who_holds_nothing_starts_what_it_takes() -> None:
     holdings = Holdings("p", lambda _: 8, starts=lambda name: name != "calls")
     assert holdings.may_start([LIST])
     assert not holdings.may_start([LIST, "calls"])
-    verdict = scripts.Verdict("run", 1)
-    holdings.hold("a", LIST, started=verdict)
+    started = Started(scripts.Verdict("run", 1), 0.0)
+    holdings.hold("a", LIST, started=started)
     assert not holdings.may_start([LIST])
-    assert holdings.started("a") is verdict
+    assert holdings.started("a") is started
     holdings.release("a")
     assert holdings.started("a") is None
     assert holdings.may_start([LIST])
@@ -143,7 +146,9 @@ def test_only_who_holds_nothing_starts_what_it_takes() -> None:
 def test_it_needs_no_claim_for_a_moment(store: redis.Redis, late: bool) -> None:
     submit(store, "a")
     work = Work("a", "a", Ref("echo", "1"), keys.NORMAL, request=None)
-    work.started = take(store).started
+    verdict = take(store).started
+    assert verdict is not None
+    work.started = Started(verdict, 100.0)
     asked: list[Any] = []
 
     class Counting(redis.Redis):
@@ -154,7 +159,6 @@ def test_it_needs_no_claim_for_a_moment(store: redis.Redis, late: bool) -> None:
     nothing: Any = SimpleNamespace(started=asked.extend)
     metrics: Any = SimpleNamespace(of=lambda _: SimpleNamespace(started=lambda **_: None))
     client = Counting(connection_pool=store.connection_pool)
-    clock = lambda: work.accepted_at + (1.0 if late else 0.0)  # noqa: E731
     claimer = Claimer(
         client,
         nothing,
@@ -163,7 +167,7 @@ def test_it_needs_no_claim_for_a_moment(store: redis.Redis, late: bool) -> None:
         process="p",
         worker="w",
         max_attempts=3,
-        clock=clock,
+        clock=lambda: 101.0 if late else 100.01,
     )  # type: ignore[arg-type]
     unit: Any = SimpleNamespace(work=work)
     units: list[Unit] = [unit]
