@@ -63,6 +63,7 @@ PROBE = "ml:probe"  # string: written by readiness checks, for seconds
 
 INTAKE = "ml"  # queue of plain Celery producers
 CONTROL_EXCHANGE = "ml.pidbox"
+REPLIES = f".reply.{CONTROL_EXCHANGE}.pidbox"  # list: <asker>.reply..., answers to a control message
 EVENT_EXCHANGE = "ml.ev"
 
 SAID_TTL_MS = 600 * 1000  # from the last piece

@@ -40,6 +40,8 @@ logger = get_logger("worker")
 # Of a connection. Kombu's own list has KeyError, which a message without a field raises.
 _LOST = (RedisConnectionError, RedisTimeoutError, OSError)
 
+REPLY_TTL_MS = 10_000
+
 
 class QoS(virtual.QoS):  # type: ignore[misc]  # kombu is not typed enough to check
     """Acks of messages that no finish script has forgotten already; collected, flushed once a tick."""
@@ -202,6 +204,16 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         headers = message.get("headers") if isinstance(message, dict) else None
         names = origin.of_message(headers, tag).names()
         logger.error(Event.JOB_FAILED, **names, code="message_unreadable", error=type(error).__name__)
+
+    def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
+        """A reply lives no longer than kombu lets the list of the one who asked live (`reply_queue_expires`). Only that
+        one's channel would know: what comes when it has just gone would stay for ever."""
+        is_reply = queue.endswith(keys.REPLIES)
+        if is_reply:
+            self._expires[queue] = REPLY_TTL_MS
+        super()._put(queue, message, **kwargs)
+        if is_reply:
+            del self._expires[queue]
 
     def tick(self) -> None:
         """Once a second: look at all lists. That tracking is asked for again proves that both connections live."""

@@ -12,6 +12,7 @@ import pytest
 import redis
 from celery import Celery
 from celery.exceptions import TaskRevokedError
+from kombu import Queue
 
 from local.embedded import EmbeddedServer
 from shared import keys
@@ -86,6 +87,21 @@ def test_inspect_answers_while_a_predict_runs(control: Celery, http: httpx.Clien
     assert [task["id"] for task in active] == [job["id"]]
     assert http.get(f"/v1/jobs/{job['id']}").json()["state"] == "running", "the predict still runs"
     http.get(f"/v1/jobs/{job['id']}", params={"wait": 20})
+
+
+def test_a_reply_to_who_has_gone_does_not_stay(control: Celery, stack_store: redis.Redis) -> None:
+    """As when the asker gives up just after the worker has looked where the reply goes to."""
+    mailbox = control.control.mailbox
+    gone = Queue(f"gone{keys.REPLIES}", mailbox.reply_exchange, routing_key="gone", auto_delete=True)
+    with control.connection() as connection:
+        (bound := gone(connection.default_channel)).declare()
+        reply_to = {"exchange": mailbox.reply_exchange.name, "routing_key": "gone"}
+        question = {"method": "ping", "arguments": {}, "destination": None, "ticket": "gone", "reply_to": reply_to}
+        with connection.Producer() as asker:
+            asker.publish(question, exchange=mailbox.exchange.name, declare=[mailbox.exchange], serializer="json")
+        wait_until(lambda: stack_store.exists(bound.name), what="the worker has replied")
+        assert 0 < stack_store.pttl(bound.name) <= 10_000
+        bound.delete()
 
 
 def test_revoke_ends_right_for_who_waits(control: Celery, producer: Celery, http: httpx.Client) -> None:
