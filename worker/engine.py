@@ -264,9 +264,13 @@ class Engine:
         return "draining" if self.draining else "ready" if self.healthy() else "stalled"
 
     def stalled(self) -> list[Work]:
-        """The jobs on the device for longer than their model's timeout; empty when all is well."""
-        overdue = (run.works for run in self._runners.on_device() if not self.device_lost and _overdue(run))
-        return next(overdue, [])
+        """The jobs that have the device, or keep its thread, for longer than their model's timeout; empty when all is
+        well."""
+        if self.device_lost:
+            return []
+        if (one := self._runners.preparing()) and time.monotonic() - one[1] > one[0].patience_s:
+            return [one[0]]
+        return next((run.works for run in self._runners.on_device() if _overdue(run)), [])
 
     def end_overdue(self) -> None:
         """Jobs past a time limit of their own have failed (`timeout`). Their batch goes on, and what comes of it is

@@ -85,6 +85,18 @@ class Moody(Handler[Order, Order]):
         return object() if item.do == "odd" else outputs[0]
 
 
+class Dawdling(Moody):
+    """Says that it is quick, and may hang in `prepare`."""
+
+    quick = True
+
+    def prepare(self, item: Order, parameters: Any) -> Any:
+        """Hangs for `hang`."""
+        if item.do == "hang":
+            time.sleep(3600)
+        return super().prepare(item, parameters)
+
+
 class Twins(Moody):
     """Two at a time, where there are two threads for it."""
 

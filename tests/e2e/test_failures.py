@@ -36,6 +36,10 @@ models:
     versions: {"1": {}}
     batch: {max_size: 1}
     limits: {timeout_s: 2}
+  dawdling:
+    handler: tests/e2e/handlers.py:Dawdling
+    versions: {"1": {}}
+    limits: {timeout_s: 1}
 """
 LONG_LEASE = {"ML_LEASE_S": "600", "ML_HEARTBEAT_S": "0.5"}
 
@@ -160,6 +164,17 @@ def test_a_predict_that_hangs_beside_others(http: httpx.Client, redis_url: str, 
     assert {job["timing"]["batch_size"] for job in jobs} == {1}
     first = [job for job in jobs if job["finished_at"] < failed["finished_at"]]
     assert len(first) >= 2, "they went on beside it"
+
+
+def test_a_prepare_that_hangs_in_the_devices_thread(http: httpx.Client, redis_url: str, models: Path) -> None:
+    """What comes alone to a handler that says that it is quick: the device waits for it."""
+    stuck = submit(http, model="dawdling", input={"do": "hang"})
+    with restarted_worker(redis_url, models, all_ended(http, [stuck]), deaths=1) as codes:
+        failed = ended(http, stuck)
+        good = ended(http, submit(http, model="dawdling", input={"n": 1}))
+    assert codes == [70]
+    assert failed["error"]["code"] == "timeout"
+    assert good["output"]["n"] == 1
 
 
 def test_out_of_memory_lowers_the_ceiling_and_says_so(http: httpx.Client, redis_url: str, models: Path) -> None:
