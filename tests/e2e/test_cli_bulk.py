@@ -6,11 +6,10 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import redis
 
@@ -32,6 +31,10 @@ models:
   texts:
     handler: tests/e2e/handlers.py:Lengths
     versions: {"1": {}}
+  held:
+    handler: tests/e2e/handlers.py:Moody
+    versions: {"1": {}}
+    batch: {max_size: 64}
 """
 
 
@@ -49,9 +52,22 @@ def url(server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield found
 
 
-def write_inputs(folder: Path, count: int) -> Path:
+def texts(count: int) -> list[dict[str, Any]]:
+    return [{"text": f"text {n}"} for n in range(count)]
+
+
+def orders(count: int, gates: dict[int, Path]) -> list[dict[str, Any]]:
+    """Those at `gates` wait for as long as their files exist, which this makes."""
+    made = [{"do": "ok", "n": n, "flag": "", "journal": ""} for n in range(count)]
+    for n, gate in gates.items():
+        gate.touch()
+        made[n] |= {"do": "hold", "flag": str(gate)}
+    return made
+
+
+def write_inputs(folder: Path, inputs: list[dict[str, Any]]) -> Path:
     path = folder / "in.jsonl"
-    path.write_text("".join(f'{{"text": "text {n}"}}\n' for n in range(count)))
+    path.write_text("".join(f"{json.dumps(one)}\n" for one in inputs))
     return path
 
 
@@ -73,13 +89,22 @@ def succeeded(server: EmbeddedServer, model: str) -> int:
 
 
 def killed_twice(
-    url: str, server: EmbeddedServer, folder: Path, count: int, how: signal.Signals, *, batch_ms: int = 0
+    url: str,
+    server: EmbeddedServer,
+    folder: Path,
+    model: str,
+    inputs: list[dict[str, Any]],
+    *,
+    how: signal.Signals,
+    gates: Sequence[Path] = (),
 ) -> None:
-    """And resumed: complete, in order, and nothing was asked for again that the service had. `batch_ms`: how long each
-    64 lines take at least, so that a few do not end before they are killed."""
-    source, out = write_inputs(folder, count), folder / "out.jsonl"
-    asked = ("echo", str(source), "-o", str(out), "--parameters", json.dumps({"sleep_ms": batch_ms}))
-    before = succeeded(server, "echo")
+    """And resumed: complete, in order, and nothing was asked for again that the service had. While `gates` exist the
+    service comes no further than the input that waits for the first of them: so far may each run come, and is killed
+    before."""
+    count, source, out = len(inputs), write_inputs(folder, inputs), folder / "out.jsonl"
+    asked = (model, str(source), "-o", str(out))
+    before = succeeded(server, model)
+    opened = list(gates)
     for _ in range(2):
         enough = lines(out) + count // 4
         process = begun(url, *asked)
@@ -93,27 +118,31 @@ def killed_twice(
         assert b"Traceback" not in err
         assert how is not signal.SIGINT or b"run it again to go on" in err
         assert 0 < lines(out) < count, "it was killed in the middle"
+        if opened:
+            opened.pop(0).unlink()
     with out.open("ab") as file:
         file.write(b'{"index":')  # as if the disk had taken half a line
     _, err = run(url, "bulk", *asked, patience_s=900)
     assert "going on at" in err
     assert f"{count:,} lines: {count:,} succeeded, 0 failed" in err
-    assert results(out) == [{"index": n, "state": "succeeded", "output": {"text": f"text {n}"}} for n in range(count)]
-    assert succeeded(server, "echo") - before == count, "no input was worked on twice"
+    assert results(out) == [{"index": n, "state": "succeeded", "output": one} for n, one in enumerate(inputs)]
+    assert succeeded(server, model) - before == count, "no input was worked on twice"
     told = json.loads(run(url, "bulk", *asked, "--json")[0])
     assert (told["lines"], told["succeeded"], told["failed"]) == (count, count, 0)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_short_one_is_killed_twice(url: str, server: EmbeddedServer, tmp_path: Path, how: signal.Signals) -> None:
-    killed_twice(url, server, tmp_path, 600, how, batch_ms=100)
+    """Batches are of 64 inputs: of 600, the first run gets at least 236 and at most 300, the second 496 to 560."""
+    gates = {300: tmp_path / "first", 560: tmp_path / "second"}
+    killed_twice(url, server, tmp_path, "held", orders(600, gates), how=how, gates=[*gates.values()])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_20_000_texts_are_killed_twice(url: str, server: EmbeddedServer, tmp_path: Path, how: signal.Signals) -> None:
-    killed_twice(url, server, tmp_path, 20_000, how)
+    killed_twice(url, server, tmp_path, "echo", texts(20_000), how=how)
 
 
 def test_lines_that_fail_have_their_place(url: str, tmp_path: Path) -> None:
@@ -142,13 +171,13 @@ def test_a_line_whose_job_fails(url: str, tmp_path: Path) -> None:
 
 
 def test_what_is_of_another_run_is_left_alone(url: str, tmp_path: Path) -> None:
-    source, out = write_inputs(tmp_path, 3), tmp_path / "out.jsonl"
+    source, out = write_inputs(tmp_path, texts(3)), tmp_path / "out.jsonl"
     run(url, "bulk", "echo", str(source), "-o", str(out))
     kept = out.read_bytes()
     assert "another model" in run(url, "bulk", "texts", str(source), "-o", str(out), code=1)[1]
     told = run(url, "bulk", "echo", str(source), "-o", str(out), "--priority", "low", code=1)[1]
     assert "other options" in told
-    write_inputs(tmp_path, 4)
+    write_inputs(tmp_path, texts(4))
     assert "another input" in run(url, "bulk", "echo", str(source), "-o", str(out), code=1)[1]
     (tmp_path / "out.jsonl.bulk").unlink()
     assert "of no bulk run" in run(url, "bulk", "echo", str(source), "-o", str(out), code=1)[1]
@@ -156,18 +185,18 @@ def test_what_is_of_another_run_is_left_alone(url: str, tmp_path: Path) -> None:
 
 
 def test_two_at_once_are_refused(url: str, tmp_path: Path) -> None:
-    source, out = write_inputs(tmp_path, 2000), tmp_path / "out.jsonl"
-    words = ["echo", str(source), "-o", str(out), "--parameters", '{"sleep_ms": 100}']
-    process = begun(url, *words)
+    gate = tmp_path / "gate"
+    source, out = write_inputs(tmp_path, orders(200, {100: gate})), tmp_path / "out.jsonl"
+    process = begun(url, "held", str(source), "-o", str(out))
     wait_until(lambda: lines(out) > 0, timeout_s=60)
-    assert "another bulk run" in run(url, "bulk", *words, code=1)[1]
-    process.kill()
-    process.communicate()
-    httpx.post(f"{url}/v1/models/echo/purge")
+    assert "another bulk run" in run(url, "bulk", "held", str(source), "-o", str(out), code=1)[1]
+    gate.unlink()
+    _, err = process.communicate(timeout=60)
+    assert b"200 lines: 200 succeeded" in err
 
 
 def test_a_service_that_is_away_ends_it_and_leaves_the_lines_open(tmp_path: Path) -> None:
-    source, out = write_inputs(tmp_path, 3), tmp_path / "out.jsonl"
+    source, out = write_inputs(tmp_path, texts(3)), tmp_path / "out.jsonl"
     began = time.monotonic()
     _, err = run("http://127.0.0.1:1", "bulk", "echo", str(source), "-o", str(out), code=1)
     assert "no service answers" in err
