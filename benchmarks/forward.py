@@ -24,7 +24,7 @@ R = TypeVar("R")
 
 @dataclass(slots=True)
 class Run:
-    """One pass over texts. `vectors` as an answer carries them: [N, H], normalised."""
+    """One pass over texts, with the time of `each`. `vectors` as an answer carries them: [N, H], normalised."""
 
     rate: float
     wall_s: float
@@ -44,16 +44,26 @@ def load(models_file: Path, name: str, device: str, **fields: Any) -> LoadedMode
         return load_model(Ref(ref.model, ref.version), spec, version, kind, device=device, settings=settings)
 
 
-def each(model: LoadedModel, batches: Sequence[B], one: Callable[[B], R]) -> list[R]:
+def each(model: LoadedModel, batches: Sequence[B], one: Callable[[B], R]) -> tuple[list[R], float]:
     """What `one` makes of each, in order: as many at a time as the worker would run (its streams), in threads with a
-    part of the cores each; a single batch in this thread with all of them."""
-    if model.streams == 1 or len(batches) < 2:
-        return [one(batch) for batch in batches]
-    import torch
+    part of the cores each; a single batch in this thread with all of them. And the seconds that it took, as if the
+    streams had ended together: one that has nothing left while another ends its last batch says nothing of the limit
+    (three batches in two streams would be a quarter slower than four)."""
 
-    part = max(1, torch.get_num_threads() // model.streams)
-    with ThreadPoolExecutor(model.streams, initializer=torch.set_num_threads, initargs=(part,)) as threads:
-        return list(threads.map(one, batches))
+    def timed(batch: B) -> tuple[R, float]:
+        begun = perf_counter()
+        return one(batch), perf_counter() - begun
+
+    if model.streams == 1 or len(batches) < 2:
+        done, streams = [timed(batch) for batch in batches], 1
+    else:
+        import torch
+
+        streams = model.streams
+        part = max(1, torch.get_num_threads() // streams)
+        with ThreadPoolExecutor(streams, initializer=torch.set_num_threads, initargs=(part,)) as threads:
+            done = list(threads.map(timed, batches))
+    return [made for made, _ in done], sum(seconds for _, seconds in done) / streams
 
 
 def run(model: LoadedModel, texts: Sequence[str], size: int) -> Run:
@@ -67,9 +77,8 @@ def run(model: LoadedModel, texts: Sequence[str], size: int) -> Run:
         prepared = [handler.prepare(one, parameters) for one in items[start : start + size]]
         return handler.predict([one.item for one in prepared])
 
-    begun = perf_counter()
-    outputs = [output for some in each(model, range(0, len(items), size), predicted) for output in some]
-    wall = perf_counter() - begun
+    batches, wall = each(model, range(0, len(items), size), predicted)
+    outputs = [output for some in batches for output in some]
     answers = [handler.finish([o], i, parameters) for o, i in zip(outputs, items, strict=True)]
     return Run(len(texts) / wall, wall, np.stack([answer["embedding"] for answer in answers]))
 

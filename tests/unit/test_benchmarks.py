@@ -7,9 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,6 +132,21 @@ def test_the_bare_forward_is_the_workers_own_and_has_all_cores(
     os.close(worker)
     assert torch.get_num_threads() == threads
     assert forward.run(model, ["one", "two"], 2).vectors.shape == (2, 384)
+
+
+@pytest.mark.parametrize(("streams", "took_s"), [(1, 3.0), (2, 1.5)])
+def test_a_stream_that_has_nothing_left_is_no_part_of_the_limit(
+    monkeypatch: pytest.MonkeyPatch, streams: int, took_s: float
+) -> None:
+    clocks: dict[int, float] = defaultdict(float)
+
+    def a_second_later() -> float:
+        clocks[threading.get_ident()] += 1
+        return clocks[threading.get_ident()]
+
+    monkeypatch.setattr(forward, "perf_counter", a_second_later)
+    model: Any = SimpleNamespace(streams=streams)
+    assert forward.each(model, "abc", str.upper) == (["A", "B", "C"], took_s)
 
 
 @pytest.mark.parametrize(("max_cost", "max_size"), [(1, 64), (10, 64), (10, 2), (10**6, 64), (10**6, 3)])
