@@ -27,7 +27,7 @@ class Run:
     """One pass over texts, with the time of `each`. `vectors` as an answer carries them: [N, H], normalised."""
 
     rate: float
-    wall_s: float
+    took_s: float
     vectors: Any
 
 
@@ -77,15 +77,15 @@ def run(model: LoadedModel, texts: Sequence[str], size: int) -> Run:
         prepared = [handler.prepare(one, parameters) for one in items[start : start + size]]
         return handler.predict([one.item for one in prepared])
 
-    batches, wall = each(model, range(0, len(items), size), predicted)
+    batches, took_s = each(model, range(0, len(items), size), predicted)
     outputs = [output for some in batches for output in some]
     answers = [handler.finish([o], i, parameters) for o, i in zip(outputs, items, strict=True)]
-    return Run(len(texts) / wall, wall, np.stack([answer["embedding"] for answer in answers]))
+    return Run(len(texts) / took_s, took_s, np.stack([answer["embedding"] for answer in answers]))
 
 
 def lone(model: LoadedModel, texts: Sequence[str]) -> list[float]:
     """Seconds of prepare and predict of each text alone."""
-    return [run(model, [text], 1).wall_s for text in texts]
+    return [run(model, [text], 1).took_s for text in texts]
 
 
 def token_counts(model: LoadedModel, texts: Sequence[str]) -> list[int]:

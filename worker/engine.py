@@ -268,9 +268,10 @@ class Engine:
         well."""
         if self.device_lost:
             return []
-        if (one := self._runners.preparing()) and time.monotonic() - one[1] > one[0].patience_s:
-            return [one[0]]
-        return next((run.works for run in self._runners.on_device() if _overdue(run)), [])
+        if (preparing := self._runners.preparing()) and _overdue(*preparing):
+            return [preparing[0]]
+        runs = self._runners.on_device()
+        return next((run.works for run in runs if _overdue(run.units[0].work, run.begun)), [])  # all are as patient
 
     def end_overdue(self) -> None:
         """Jobs past a time limit of their own have failed (`timeout`). Their batch goes on, and what comes of it is
@@ -418,5 +419,5 @@ def _unadopted(job_id: str, tag: str, request: Any, carried: Carried) -> Work:
     return Work(job_id, tag, Ref("", ""), keys.NORMAL, request, request_id=carried.request_id, linked=linked)
 
 
-def _overdue(run: Run) -> bool:
-    return time.monotonic() - run.begun > run.units[0].work.patience_s  # the same for all of a batch
+def _overdue(work: Work, begun: float) -> bool:
+    return time.monotonic() - begun > work.patience_s

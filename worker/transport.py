@@ -40,7 +40,7 @@ logger = get_logger("worker")
 # Of a connection. Kombu's own list has KeyError, which a message without a field raises.
 _LOST = (RedisConnectionError, RedisTimeoutError, OSError)
 
-REPLY_TTL_MS = 10_000
+_REPLY_TTL_MS = 10_000
 
 
 class QoS(virtual.QoS):  # type: ignore[misc]  # kombu is not typed enough to check
@@ -210,7 +210,7 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         one's channel would know: what comes when it has just gone would stay for ever."""
         is_reply = queue.endswith(keys.REPLIES)
         if is_reply:
-            self._expires[queue] = REPLY_TTL_MS
+            self._expires[queue] = _REPLY_TTL_MS
         super()._put(queue, message, **kwargs)
         if is_reply:
             del self._expires[queue]

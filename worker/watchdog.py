@@ -1,4 +1,5 @@
-"""The watchdog: a predict that takes longer than its model's timeout, or a device that is lost.
+"""The watchdog: a predict, or a prepare in the device's thread, that takes longer than its model's timeout, or a device
+that is lost.
 
 A kernel cannot be interrupted and a broken CUDA context cannot be mended, so the jobs are settled and the process exits
 70, to be restarted by whoever runs it.

@@ -63,7 +63,7 @@ def measure(bench: Bench, side: Side, step: Step) -> list[dict[str, Any]]:
         after, usage_after, _ = quietly(bench_here, lambda: forward.run(bench.model, texts[half:], bench.size))
     bench.patience_s = bench_here.patience_s
     vectors = np.concatenate([before.vectors, after.vectors])
-    limit = len(texts) / (before.wall_s + after.wall_s)
+    limit = len(texts) / (before.took_s + after.took_s)
     peak, shared = peak_mb(side.stack)
     disturbed = {
         "foreign_cores": whole.foreign,
