@@ -36,7 +36,8 @@ class Worker(BaseModel):
     device: str | None = Field(None, examples=["cuda:0"])
     gpu: dict[str, Any] | None = Field(None, description="which it is of the machine")
     state: Literal["ready", "draining", "stalled", "failed"] = Field(
-        description="draining: it finishes its batch, gives the rest back, leaves; stalled: its device hangs or is lost"
+        description="draining: it finishes its batch, gives the rest back, leaves; stalled: its device or its handler "
+        "hangs, or the device is lost"
     )
     memory_bytes: int | None = Field(None, description="of the host's, that the process has")
     device_memory: DeviceMemory | None = None

@@ -61,7 +61,7 @@ class Event(enum.StrEnum):
     BATCH_HALVED = enum.auto()
     LEASE_LOST = enum.auto()
     LEASE_RENEWAL_FAILED = enum.auto()
-    PREDICT_STALLED = enum.auto()
+    HANDLER_STALLED = enum.auto()
     CALL_PUT_OFF = enum.auto()
     CALL_OVERDUE = enum.auto()
     DEVICE_LOST = enum.auto()

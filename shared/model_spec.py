@@ -85,9 +85,9 @@ Batch = Annotated[BatchSpec, BeforeValidator(_batch, json_schema_input_type=Lite
 
 
 class Limits(_Spec):
-    """`queue`: waiting and running jobs; `queue_bytes`: their inputs; `timeout_s`: one predict; `input_bytes`: one
-    job; `on_overlong`: what happens to a text over the model's own limit; `per_key`: what one caller may ask of this
-    model, beside its own limits."""
+    """`queue`: waiting and running jobs; `queue_bytes`: their inputs; `timeout_s`: one call of the handler;
+    `input_bytes`: one job; `on_overlong`: what happens to a text over the model's own limit; `per_key`: what one caller
+    may ask of this model, beside its own limits."""
 
     queue: int = Field(10_000, ge=1)
     queue_bytes: int = Field(1_000_000_000, ge=1)

@@ -40,6 +40,7 @@ from worker.runner import Run, Runner
 from worker.runners import Runners
 from worker.shelf import Place, Shelf
 from worker.spans import begin_job, end_job
+from worker.stalls import HostCalls, Stall, Step, is_overdue
 from worker.work import Unit, Work
 
 logger = get_logger("worker")
@@ -78,6 +79,7 @@ class Engine:
         self.holdings = Holdings(process, self._room, starts=self._starts, on_waiting=self._on_waiting, on_etag=on_etag)
         self.queues = Queues(lambda: [*self._refs, *registry.catalog.celery_queues()])
         self.reporter = Reporter(hurry=lambda: self.holdings.wake_on_room)
+        self._host_calls = HostCalls()
         self._progress, self._pieces = ProgressTeller(client, process), PieceTeller(client, process)
         self._finisher = Finisher(
             client,
@@ -85,6 +87,7 @@ class Engine:
             self.reporter,
             metrics,
             self._progress,
+            calls=self._host_calls,
             worker=settings.worker_name,
             result_ttl_s=settings.result_ttl_s,
             outputs=Outputs(payloads, client, settings.output_inline_bytes) if payloads.external else None,
@@ -130,6 +133,7 @@ class Engine:
             self._runners.put,
             self._finisher,
             metrics,
+            calls=self._host_calls,
             threads=settings.prepare_threads,
             fetcher=Fetcher(payloads, client, self._finisher),
             adopt=adopter.adopt,
@@ -263,15 +267,13 @@ class Engine:
         """For the sign of life."""
         return "draining" if self.draining else "ready" if self.healthy() else "stalled"
 
-    def stalled(self) -> list[Work]:
-        """The jobs that have the device, or keep its thread, for longer than their model's timeout; empty when all is
+    def stalled(self) -> Stall | None:
+        """A call of a handler that takes longer than its model's timeout, on the device or beside it; None when all is
         well."""
         if self.device_lost:
-            return []
-        if (preparing := self._runners.preparing()) and _overdue(*preparing):
-            return [preparing[0]]
-        runs = self._runners.on_device()
-        return next((run.works for run in runs if _overdue(run.units[0].work, run.begun)), [])  # all are as patient
+            return None
+        runs = (run for run in self._runners.on_device() if is_overdue(run.units[0].work, run.begun))  # all as patient
+        return next((Stall("predict", run.works) for run in runs), None) or self._host_calls.stall()
 
     def end_overdue(self) -> None:
         """Jobs past a time limit of their own have failed (`timeout`). Their batch goes on, and what comes of it is
@@ -298,18 +300,22 @@ class Engine:
     def _is_on_device(self, place: Place) -> bool:
         return any(run.units[0].work.place is place for run in self._runners.on_device())
 
-    def settle(self, works: list[Work], *, overdue: bool) -> None:
-        """This process is about to die, and its sign of life is gone: of `works`, which are on the device. One that is
-        overdue alone has failed (`timeout`); else they go back as crashed, to run alone from now on. What else is held
-        goes back as it was."""
+    def settle(self, works: list[Work], *, overdue: Step | None) -> None:
+        """This process is about to die, and its sign of life is gone: of `works`, whose call is `overdue`, or which are
+        on a lost device. One that is overdue alone has failed (`timeout`); else they go back as crashed, to run alone
+        from now on. What else is held goes back as it was."""
         self.holdings.close()
         stuck = [work.tag for work in works]
         for run in self._runners.on_device():
             run.span.fail("timeout" if overdue else "device_lost")
             run.span.end()
         if overdue and len(works) == 1:
-            self._finisher.end(works[0], timed_out(works[0].patience_s))
-            self._finisher.stop(10)
+            outcome = timed_out(works[0].patience_s, overdue)
+            if overdue == "finish":
+                self._finisher.end_aside(works[0], outcome)
+            else:
+                self._finisher.end(works[0], outcome)
+                self._finisher.stop(10)
         elif stuck:
             self._finisher.flush(10)  # jobs that have finished did not crash
             scripts.run(self._client, [scripts.give_back_crashed(stuck, process=self.holdings.process)])
@@ -417,7 +423,3 @@ def _by_queue(shelf: Shelf) -> dict[str, Ref]:
 def _unadopted(job_id: str, tag: str, request: Any, carried: Carried) -> Work:
     linked = is_linked(request)
     return Work(job_id, tag, Ref("", ""), keys.NORMAL, request, request_id=carried.request_id, linked=linked)
-
-
-def _overdue(work: Work, begun: float) -> bool:
-    return time.monotonic() - begun > work.patience_s

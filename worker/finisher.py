@@ -28,6 +28,7 @@ from worker.outputs import Outputs
 from worker.progress import ProgressTeller
 from worker.report import Reporter
 from worker.spans import end_job, end_with
+from worker.stalls import HostCalls, Step
 from worker.vital import vital_thread
 from worker.work import Item, Unit, Work
 
@@ -65,13 +66,14 @@ class Finisher:
         metrics: WorkerMetrics,
         progress: ProgressTeller,
         *,
+        calls: HostCalls,
         worker: str,
         result_ttl_s: float,
         outputs: Outputs | None,
         on_gone: Callable[[Work], None],
     ) -> None:
         self._client, self._holdings, self._reporter, self._metrics = client, holdings, reporter, metrics
-        self._progress = progress
+        self._progress, self._calls = progress, calls
         self._worker, self._ttl_ms, self._on_gone = worker, int(result_ttl_s * 1000), on_gone
         self._inbox: queue.SimpleQueue[_News] = queue.SimpleQueue()
         self._outputs = outputs
@@ -118,6 +120,12 @@ class Finisher:
     def end(self, work: Work, outcome: Outcome) -> None:
         """A job ends without (more of) the device."""
         self._inbox.put(_End(work, outcome))
+
+    def end_aside(self, work: Work, outcome: Outcome) -> None:
+        """Likewise, in the calling thread and past all that is in hand: a handler's `finish` hangs, and whoever called
+        it never gives the turn back. Only where the process is about to die."""
+        work.ended = True
+        self._write([_End(work, outcome)], wait=False)
 
     def skip(self, work: Work, verdict: scripts.Verdict) -> None:
         """A job that is not ours to run: it had ended, and its outcome stays; or another worker has its message."""
@@ -187,7 +195,7 @@ class Finisher:
                 work.predict_ms, work.batch_size = batch.predict_ms, len(batch.units)
         for unit, output in zip(batch.units, batch.outputs, strict=True):
             if not unit.work.ended:
-                _fill(unit, output)
+                _fill(unit, output, self._calls)
         ends = []
         for work in works:
             failed = any(item.fault for item in work.items)
@@ -310,7 +318,7 @@ def _called(unit: Unit) -> bool:
     return unit.work.model is not None and unit.work.model.concurrency > 0
 
 
-def _fill(unit: Unit, output: Any) -> None:
+def _fill(unit: Unit, output: Any, calls: HostCalls) -> None:
     """Put a unit's output in its item; the last one makes the item's answer."""
     work = unit.work
     item = work.items[unit.item]
@@ -327,7 +335,7 @@ def _fill(unit: Unit, output: Any) -> None:
     if item.missing:
         return
     try:
-        item.outputs = [_answer(work, item)]
+        item.outputs = [_answer(work, item, calls)]
     except ItemError as error:
         _fail(work, unit.item, error)
     except Exception as error:
@@ -338,9 +346,10 @@ def _fill(unit: Unit, output: Any) -> None:
         work.open_items -= 1
 
 
-def _answer(work: Work, item: Item) -> Any:
+def _answer(work: Work, item: Item, calls: HostCalls) -> Any:
     assert work.model is not None  # noqa: S101  # prepared work has its model
-    return with_notes(work.model.handler.finish(item.outputs, item.value, work.parameters), item.notes)
+    finish = work.model.handler.finish
+    return with_notes(calls.make("finish", work, finish, item.outputs, item.value, work.parameters), item.notes)
 
 
 def _fail(work: Work, index: int, error: ItemError) -> None:
@@ -366,9 +375,9 @@ def _outcome(work: Work) -> Outcome:
     return Outcome(State.SUCCEEDED, output=output, faults=faults[:MAX_FAULTS])
 
 
-def timed_out(limit_s: float) -> Outcome:
-    """A job whose predict took longer than it may."""
-    return Outcome(State.FAILED, code="timeout", message=f"predict took longer than {limit_s:g} s")
+def timed_out(limit_s: float, step: Step = "predict") -> Outcome:
+    """A job whose handler took longer over a call than it may."""
+    return Outcome(State.FAILED, code="timeout", message=f"{step} took longer than {limit_s:g} s")
 
 
 def failure(faults: list[Fault]) -> Outcome:

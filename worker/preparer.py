@@ -19,9 +19,10 @@ from shared.types import Outcome, State
 from worker.batcher import Budget
 from worker.fetcher import Fetcher
 from worker.finisher import Finisher, failure
-from worker.handler import ItemError, Prepared
+from worker.handler import Handler, ItemError, Prepared
 from worker.metrics import WorkerMetrics
 from worker.models import LoadedModel
+from worker.stalls import HostCalls
 from worker.vital import vital_thread
 from worker.work import Item, Unit, Work
 
@@ -39,13 +40,14 @@ class Preparer:
         finisher: Finisher,
         metrics: WorkerMetrics,
         *,
+        calls: HostCalls,
         threads: int,
         fetcher: Fetcher,
         adopt: Callable[[Work], None],
         before: Callable[[], object] = lambda: None,
     ) -> None:
         self._client, self._put, self._finisher, self._metrics = client, put, finisher, metrics
-        self._adopt, self._fetcher, self._before = adopt, fetcher, before
+        self._adopt, self._fetcher, self._before, self._calls = adopt, fetcher, before, calls
         self._stopping = threading.Event()
         # No executor: what it makes for each task takes longer than to prepare a short text.
         self._inbox: queue.SimpleQueue[tuple[Callable[[Work], None], Work] | None] = queue.SimpleQueue()
@@ -150,8 +152,7 @@ class Preparer:
         assert parts is not None  # noqa: S101  # split just before
         try:
             item.value = tasks.parse_item(model.task, parts, index)
-            prepared = model.handler.prepare(item.value, work.parameters)
-            chunks: Sequence[Prepared] = [prepared] if isinstance(prepared, Prepared) else list(prepared)
+            chunks = self._calls.make("prepare", work, _chunks, model.handler, item.value, work.parameters)
             if not chunks:
                 raise ItemError("prepare returned no chunks", code="handler_contract")
         except InvalidInput as error:
@@ -169,3 +170,8 @@ class Preparer:
             return []
         item.outputs, item.missing = [None] * len(chunks), len(chunks)
         return [Unit(work, index, number, chunk, budget) for number, chunk in enumerate(chunks)]
+
+
+def _chunks(handler: Handler[Any, Any], value: Any, parameters: Any) -> Sequence[Prepared]:
+    prepared = handler.prepare(value, parameters)
+    return [prepared] if isinstance(prepared, Prepared) else list(prepared)  # which may be a generator's work

@@ -121,7 +121,6 @@ class Runner:
         self._leader = self._threads[0]
         self._aside: threading.Thread | None = None  # looks, or prepares
         self._offered: Work | None = None
-        self._preparing: tuple[Work, float] | None = None
         self.device_lost = ""
         """Why the device is gone, with the batch still in `runs`; the watchdog ends the process."""
 
@@ -177,10 +176,6 @@ class Runner:
         with self._lock:
             return list(self._runs)
 
-    def preparing(self) -> tuple[Work, float] | None:
-        """What the leader prepares now, and since when (monotonic): for so long it runs nothing."""
-        return self._preparing
-
     def abandon(self, run: Run) -> bool:
         """It may take for ever: another thread does what its own would have done next. False: it has ended just now."""
         with self._lock:
@@ -215,9 +210,7 @@ class Runner:
                         self._others.notify()  # one who sees to what comes meanwhile
             try:
                 if offered:
-                    self._preparing = (offered, self._clock())
                     self._prepare(offered)
-                    self._preparing = None
                 elif not units:
                     self._look()
                 elif not self._run(units, parts, alone):

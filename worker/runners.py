@@ -47,10 +47,6 @@ class Runners:
         """What is on the device now, the oldest first."""
         return self._device.runs()
 
-    def preparing(self) -> tuple[Work, float] | None:
-        """What the device's own thread prepares, and since when (monotonic)."""
-        return self._device.preparing()
-
     def calls(self) -> Iterator[tuple[Runner, Run]]:
         """What others were asked, and have not answered."""
         for runner in self._all()[1:]:

@@ -1,8 +1,7 @@
-"""The watchdog: a predict, or a prepare in the device's thread, that takes longer than its model's timeout, or a device
-that is lost.
+"""The watchdog: a call of a handler that takes longer than its model's timeout, or a device that is lost.
 
-A kernel cannot be interrupted and a broken CUDA context cannot be mended, so the jobs are settled and the process exits
-70, to be restarted by whoever runs it.
+Neither a kernel nor a thread can be interrupted, and a broken CUDA context cannot be mended, so the jobs are settled
+and the process exits 70, to be restarted by whoever runs it.
 """
 
 from __future__ import annotations
@@ -33,9 +32,10 @@ def start_watchdog(
             pulse.mark("watchdog")
             engine.end_overdue()
             engine.let_more_in()
-            works = overdue = engine.stalled()
-            if overdue:
-                logger.error(Event.PREDICT_STALLED, model=str(overdue[0].ref), jobs=[work.names for work in overdue])
+            if stall := engine.stalled():
+                works = stall.works
+                names = [work.names for work in works]
+                logger.error(Event.HANDLER_STALLED, step=stall.step, model=str(works[0].ref), jobs=names)
             elif engine.device_lost:
                 works = engine.on_device()
                 logger.error(Event.DEVICE_LOST, error=engine.device_lost, jobs=[work.names for work in works])
@@ -46,7 +46,7 @@ def start_watchdog(
             last.start()
             try:
                 leave()
-                engine.settle(works, overdue=bool(overdue))
+                engine.settle(works, overdue=stall.step if stall else None)
             finally:
                 exit_process(EXIT_SOFTWARE)
 

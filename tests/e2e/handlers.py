@@ -33,6 +33,8 @@ class Moody(Handler[Order, Order]):
 
     def prepare(self, item: Order, parameters: Any) -> Any:
         """Refuses `refuse` before the device."""
+        if item.do == "hang-prepare":
+            time.sleep(3600)
         if item.do == "refuse":
             raise ItemError("not this one", pointer="/do")
         if item.do == "nothing":
@@ -82,19 +84,15 @@ class Moody(Handler[Order, Order]):
 
     def finish(self, outputs: list[Any], item: Order, parameters: Any) -> Any:
         """`odd` is not JSON data."""
+        if item.do == "hang-finish":
+            time.sleep(3600)
         return object() if item.do == "odd" else outputs[0]
 
 
-class Dawdling(Moody):
-    """Says that it is quick, and may hang in `prepare`."""
+class Quick(Moody):
+    """Says that it is: what comes alone is prepared and finished in the device's thread."""
 
     quick = True
-
-    def prepare(self, item: Order, parameters: Any) -> Any:
-        """Hangs for `hang`."""
-        if item.do == "hang":
-            time.sleep(3600)
-        return super().prepare(item, parameters)
 
 
 class Twins(Moody):

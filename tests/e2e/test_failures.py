@@ -36,8 +36,8 @@ models:
     versions: {"1": {}}
     batch: {max_size: 1}
     limits: {timeout_s: 2}
-  dawdling:
-    handler: tests/e2e/handlers.py:Dawdling
+  quick:
+    handler: tests/e2e/handlers.py:Quick
     versions: {"1": {}}
     limits: {timeout_s: 1}
 """
@@ -166,15 +166,36 @@ def test_a_predict_that_hangs_beside_others(http: httpx.Client, redis_url: str, 
     assert len(first) >= 2, "they went on beside it"
 
 
-def test_a_prepare_that_hangs_in_the_devices_thread(http: httpx.Client, redis_url: str, models: Path) -> None:
-    """What comes alone to a handler that says that it is quick: the device waits for it."""
-    stuck = submit(http, model="dawdling", input={"do": "hang"})
+@pytest.mark.parametrize("model", ["moody", "quick"])
+@pytest.mark.parametrize("step", ["prepare", "finish"])
+def test_what_hangs_beside_predict(step: str, model: str, http: httpx.Client, redis_url: str, models: Path) -> None:
+    """In a thread for that, and in the device's, which has what comes alone to a handler that is quick."""
+    stuck = submit(http, model=model, input={"do": f"hang-{step}"})
     with restarted_worker(redis_url, models, all_ended(http, [stuck]), deaths=1) as codes:
         failed = ended(http, stuck)
-        good = ended(http, submit(http, model="dawdling", input={"n": 1}))
+        good = ended(http, submit(http, model=model, input={"n": 1}))
     assert codes == [70]
-    assert failed["error"]["code"] == "timeout"
+    assert (failed["error"]["code"], failed["attempt"]) == ("timeout", {"prepare": 0, "finish": 1}[step])
+    assert failed["error"]["message"] == f"{step} took longer than 1 s"
     assert good["output"]["n"] == 1
+
+
+def test_a_finish_that_hangs_in_company(
+    http: httpx.Client, redis_url: str, models: Path, tmp_path: Path, store: redis.Redis
+) -> None:
+    """Nobody's outcome can be written behind it. It is known whose it is: the others of its batch go back without
+    blame, and run again together."""
+    journal = tmp_path / "journal"
+    inputs = [{"do": "hang-finish", "n": 9}, *({"n": n} for n in range(3))]
+    stuck, *good = company(http, [one | {"journal": str(journal)} for one in inputs])
+    with restarted_worker(redis_url, models, all_ended(http, [stuck, *good]), deaths=1) as codes:
+        failed, jobs = ended(http, stuck), [ended(http, job_id) for job_id in good]
+    assert codes == [70]
+    assert (failed["error"]["code"], failed["attempt"]) == ("timeout", 1)
+    assert [job["output"]["n"] for job in jobs] == list(range(3))
+    sizes = [line.split()[1] for line in journal.read_text().splitlines()]
+    assert sizes == ["4"] * 4 + ["3"] * 3
+    assert store.hlen(keys.UNACKED) == store.xlen(keys.DEAD) == 0
 
 
 def test_out_of_memory_lowers_the_ceiling_and_says_so(http: httpx.Client, redis_url: str, models: Path) -> None:

@@ -20,6 +20,7 @@ from worker.handler import Prepared
 from worker.handlers.echo import Echo
 from worker.holdings import Holdings
 from worker.report import Reporter
+from worker.stalls import HostCalls
 from worker.work import Item, Unit, Work
 
 
@@ -66,6 +67,7 @@ def finisher(client: Flaky) -> Iterator[Finisher]:
         Reporter(),
         metrics,
         nobody,
+        calls=HostCalls(),
         worker="w",
         result_ttl_s=60,
         outputs=None,

@@ -9,6 +9,7 @@ from shared import keys, origin
 from shared.catalog import Ref
 from worker.handlers.echo import Echo
 from worker.preparer import Preparer
+from worker.stalls import HostCalls
 from worker.work import Unit, Work
 
 
@@ -22,7 +23,15 @@ def test_its_thread_speaks_of_it_only_meanwhile() -> None:
     metrics: Any = SimpleNamespace(of=lambda _: SimpleNamespace(prepared=lambda _: None))
     before: list[int] = []
     preparer = Preparer(
-        nobody, put, nobody, metrics, threads=1, fetcher=nobody, adopt=nobody, before=lambda: before.append(1)
+        nobody,
+        put,
+        nobody,
+        metrics,
+        calls=HostCalls(),
+        threads=1,
+        fetcher=nobody,
+        adopt=nobody,
+        before=lambda: before.append(1),
     )
     model: Any = SimpleNamespace(
         handler=Echo(), task=Echo.io, max_size=8, max_cost=8, max_wait_s=0.0, padded=False, concurrency=0

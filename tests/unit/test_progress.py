@@ -20,6 +20,7 @@ from worker.handler import Handler, ItemError, Listener, Prepared
 from worker.handlers.echo import Echo
 from worker.predict import predict
 from worker.progress import ProgressTeller
+from worker.stalls import HostCalls
 from worker.work import Item, Unit, Work
 
 REF = "echo@1"
@@ -66,9 +67,9 @@ def test_a_fraction_is_over_all_items() -> None:
     assert work.fraction == pytest.approx(0.5 / 3)
     hear(1, 0.5, None)  # of two chunks
     assert work.fraction == pytest.approx((0.5 + 0.25) / 3)
-    _fill(units[1], "out")  # the first chunk is done
+    _fill(units[1], "out", HostCalls())  # the first chunk is done
     assert work.fraction == pytest.approx((0.5 + 0.5) / 3)
-    _fill(units[0], "out")
+    _fill(units[0], "out", HostCalls())
     assert work.fraction == pytest.approx((1 + 0.5) / 3)
     work.items[2].fault = Fault(message="no")
     assert work.fraction == pytest.approx((1 + 0.5 + 1) / 3)
