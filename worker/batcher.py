@@ -26,7 +26,7 @@ import bisect
 import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from shared.keys import NORMAL
@@ -140,11 +140,12 @@ class Batcher(Generic[U]):
             self._served.clear()
         return [waiting[index][1] for index in chosen]
 
-    def _choose(self, waiting: list[tuple[_Entry, U]], budget: Budget, *, shared: bool) -> list[int]:
+    def _choose(self, waiting: list[tuple[_Entry, U]], part: int, *, shared: bool) -> list[int]:
         """Places of the next batch in `waiting`, the head's among them."""
+        budget = waiting[0][1].budget
         choose = _run_of_like_cost if budget.padded else _first_that_fit
         urgent = _urgent(waiting)
-        chosen = choose(waiting[:urgent] if urgent and (shared or self._met()) else waiting, budget)
+        chosen = choose(waiting[:urgent] if urgent and (shared or self._met()) else waiting, budget, part)
         self._shared = any(place >= urgent for place in chosen)
         return chosen
 
@@ -199,34 +200,35 @@ def _urgent(waiting: list[tuple[_Entry, U]]) -> int:
     return bisect.bisect_left(waiting, True, key=lambda item: not is_urgent(item[1]))
 
 
-def _part(waiting: list[tuple[_Entry, U]], parts: int, beside: int) -> Budget:
-    """Of a batch that is one of so many: it costs no more than its part of what waits and what runs beside it."""
+def _part(waiting: list[tuple[_Entry, U]], parts: int, beside: int) -> int:
+    """What a batch that is one of so many is to cost: its part of what waits and what runs beside it."""
     budget = waiting[0][1].budget
     if parts == 1:
-        return budget
+        return budget.max_cost
     total, most = beside, parts * budget.max_cost
     for _, unit in waiting:
         if total >= most:  # thousands may wait: more of them change nothing
             break
         total += unit.cost
-    return replace(budget, max_cost=min(budget.max_cost, math.ceil(total / parts)))
+    return min(budget.max_cost, math.ceil(total / parts))
 
 
-def _first_that_fit(waiting: list[tuple[_Entry, U]], budget: Budget) -> list[int]:
-    """From the head on, in order. A unit over the budget runs alone; a batch never passes over a unit, so a large
-    one is not overtaken for ever."""
+def _first_that_fit(waiting: list[tuple[_Entry, U]], budget: Budget, part: int) -> list[int]:
+    """From the head on, in order, as near to the part as it gets within the budget. A unit over the budget runs alone;
+    a batch never passes over a unit, so a large one is not overtaken for ever."""
     total = 0
     chosen: list[int] = []
     for index, (_, unit) in enumerate(waiting[: budget.max_size]):
-        total += unit.cost
-        if chosen and total > budget.max_cost:
+        with_it = total + unit.cost
+        if chosen and (with_it > budget.max_cost or with_it - part > part - total):
             break
+        total = with_it
         chosen.append(index)
     return chosen
 
 
-def _run_of_like_cost(waiting: list[tuple[_Entry, U]], budget: Budget) -> list[int]:
-    """The longest run, in order of cost, that holds the head and fits when all are padded to the longest."""
+def _run_of_like_cost(waiting: list[tuple[_Entry, U]], budget: Budget, part: int) -> list[int]:
+    """The longest run, in order of cost, that holds the head and fits the part when all are padded to the longest."""
     window = waiting[: budget.max_size * _WINDOW]
     order = sorted(range(len(window)), key=lambda index: window[index][1].cost)
     head = order.index(0)
@@ -234,9 +236,9 @@ def _run_of_like_cost(waiting: list[tuple[_Entry, U]], budget: Budget) -> list[i
     start = 0
     for end in range(head + 1, len(order) + 1):
         longest = window[order[end - 1]][1].cost
-        while start < head and (end - start > budget.max_size or (end - start) * longest > budget.max_cost):
+        while start < head and (end - start > budget.max_size or (end - start) * longest > part):
             start += 1
-        if end - start > budget.max_size or (end - start) * longest > budget.max_cost:
+        if end - start > budget.max_size or (end - start) * longest > part:
             break
         if end - start > best[1] - best[0]:
             best = (start, end)

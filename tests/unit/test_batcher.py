@@ -174,6 +174,20 @@ def test_the_head_of_a_batch_is_taken_though_it_is_more_than_its_part() -> None:
     assert halves(batcher) == units[:1], "nothing else is here"
 
 
+def test_a_batch_comes_as_near_to_its_part_as_it_gets() -> None:
+    """Always less than its part leaves the rest to small batches."""
+    batcher = Batcher[Unit](Clock())
+    units = [Unit(cost, budget=Budget(64, 200)) for cost in (10, 10, 15)]
+    batcher.put(units)
+    assert halves(batcher) == units[:2], "20 is nearer to 18 than 10"
+    batcher.discard(lambda unit: True)
+    batcher.put([Unit(10, budget=Budget(64, 200)), Unit(100)])
+    assert [unit.cost for unit in halves(batcher)] == [10], "10 is nearer to 55 than 110"
+    assert [unit.cost for unit in halves(batcher, beside=10)] == [100]
+    batcher.put([Unit(10, budget=Budget(64, 15)) for _ in range(4)])
+    assert len(halves(batcher, beside=100)) == 1, "20 is over the budget"
+
+
 def test_a_part_is_within_the_budget_and_of_the_heads_lane() -> None:
     batcher = Batcher[Unit](Clock())
     units = [Unit(10, budget=Budget(64, 30)) for _ in range(20)]
@@ -275,12 +289,12 @@ def test_no_unit_is_lost_doubled_or_over_budget(data: st.DataObject, lanes: dict
     for _ in range(data.draw(st.integers(1, 25))):
         if data.draw(st.booleans()):
             lane = data.draw(st.sampled_from("abc"))
-            unit = Unit(data.draw(st.integers(1, 50)), data.draw(st.sampled_from([0, 3, 6])), lane, lanes[lane])
+            unit = Unit(data.draw(st.integers(1, 20)), data.draw(st.sampled_from([0, 3, 6])), lane, lanes[lane])
             batcher.put([unit])
             waiting.append(unit)
         else:
             clock.now += data.draw(st.sampled_from([0.0, 0.6]))
-            parts, beside = data.draw(st.integers(1, 4)), data.draw(st.integers(0, 100))
+            parts, beside = data.draw(st.integers(1, 4)), data.draw(st.integers(0, 40))
             _check(batcher, batcher.take(parts=lambda head, parts=parts: parts, beside=beside), waiting, parts, beside)  # type: ignore[misc]
         assert len(batcher) == len(waiting)
     clock.now += 10
@@ -362,7 +376,9 @@ def _check(batcher: Batcher[Unit], batch: list[Unit], waiting: list[Unit], parts
     assert len(batch) == 1 or cost <= budget.max_cost
     lane = [unit for unit in waiting if unit.lane == batch[0].lane]
     here = beside + sum(unit.cost for unit in lane)
-    assert len(batch) == 1 or parts == 1 or cost <= math.ceil(here / parts), "no more than its part"
+    part = budget.max_cost if parts == 1 else min(budget.max_cost, math.ceil(here / parts))
+    nearest = cost <= part if budget.padded else cost - part <= part - (cost - batch[-1].cost)
+    assert len(batch) == 1 or nearest, "what came last brought it nearer to its part"
     head = min(lane, key=lambda unit: (unit.priority, waiting.index(unit)))
     assert head in batch, "the head of a lane is never passed over"
     if not budget.padded:
