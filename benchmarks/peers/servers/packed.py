@@ -15,13 +15,14 @@ from torch import Tensor
 class Reordered(torch.nn.Module):
     """A linear layer whose weights are laid out once for oneDNN, by the operators of torch's compiler."""
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, then: str = "none") -> None:
         super().__init__()
+        self.then = then
         self.weight, self.bias = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous()), bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, in] to [T, out]."""
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.then, [], "none")
         return y
 
 
@@ -43,8 +44,10 @@ class Packed:
             own = layer.attention.self
             parts = (own.query, own.key, own.value)
             self.fused.append(Reordered(torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts])))
-            for place in (layer.attention.output, layer.intermediate, layer.output):
+            for place in (layer.attention.output, layer.output):
                 place.dense = Reordered(place.dense.weight, place.dense.bias)
+            up = layer.intermediate
+            up.dense, up.intermediate_act_fn = Reordered(up.dense.weight, up.dense.bias, "gelu"), torch.nn.Identity()
 
     def __call__(self, texts: list[str]) -> list[list[float]]:
         """In the order of the texts."""
@@ -61,7 +64,7 @@ class Packed:
     @torch.inference_mode()
     def _forward(self, ids: list[list[int]]) -> list[list[float]]:
         count, rows = len(ids), sum(map(len, ids))
-        if more := -rows % (8 if rows <= 64 else 16 if rows <= 256 else 32):  # oneDNN makes a kernel for each number
+        if more := -rows % (8 if rows <= 256 else 16):  # oneDNN makes a kernel for each number
             ids = [*ids, [0] * more]
         sizes = [len(one) for one in ids]
         places = torch.cat([torch.arange(size) for size in sizes])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from worker.handlers.packed import bert, rotary
 from worker.handlers.packed.attention import Attend, Packing, attend_each
-from worker.handlers.packed.parts import Layer, Linear, Weights
+from worker.handlers.packed.parts import Change, Layer, Step, Weights
 from worker.quantize import Quantize, quantized_weight
 from worker.transfer import to_device
 
@@ -56,12 +56,17 @@ class PackedEncoder:
         """Whether a layer adds a bias to its scores."""
         return any(layer.sight.bias is not None for layer in self.weights.layers)
 
-    def changed(self, change: Callable[[Linear], Linear]) -> PackedEncoder:
-        """One with other linear layers; all else is the same, and shared."""
+    def changed(self, change: Change, *, up: Change | None = None, activation: Step | None = None) -> PackedEncoder:
+        """One with other linear layers; all else is the same, and shared. `up`: what becomes of those before the
+        activation, if something else; with `activation` in its place."""
         other, weights = copy(self), self.weights
-        layers = {layer: layer.changed(change) for layer in dict.fromkeys(weights.layers)}  # ALBERT shares them
-        project = weights.project and change(weights.project)
-        other.weights = replace(weights, layers=[layers[layer] for layer in weights.layers], project=project)
+        layers = {layer: layer.changed(change, up or change) for layer in dict.fromkeys(weights.layers)}  # ALBERT's
+        other.weights = replace(
+            weights,
+            layers=[layers[layer] for layer in weights.layers],
+            project=weights.project and change(weights.project),
+            activation=activation or weights.activation,
+        )
         return other
 
     def quantized(self, kind: Quantize) -> PackedEncoder:

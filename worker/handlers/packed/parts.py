@@ -37,6 +37,9 @@ class Linear:
         return F.linear(x, self.weight, self.bias)
 
 
+Change = Callable[[Linear], Linear]
+
+
 @dataclass(slots=True, frozen=True)
 class Norm:
     """Layer normalisation."""
@@ -84,11 +87,9 @@ class Layer:
     sight: Sight = PLAIN
     rotation: Rotation | None = None
 
-    def changed(self, change: Callable[[Linear], Linear]) -> Layer:
-        """With other linear layers."""
-        names = ("qkv", "out", "up", "down")
-        linears: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
-        return replace(self, **linears)
+    def changed(self, change: Change, up: Change) -> Layer:
+        """With other linear layers; `up`: what becomes of that."""
+        return replace(self, qkv=change(self.qkv), out=change(self.out), up=up(self.up), down=change(self.down))
 
 
 @dataclass(slots=True)
