@@ -6,10 +6,11 @@ Requests are built before and answers read after the clock runs.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import orjson
@@ -23,6 +24,33 @@ class Answers:
     latencies_s: list[float] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Of a closed loop: requests a second, and their latencies."""
+
+    rate: float
+    latencies_s: list[float]
+
+
+T = TypeVar("T")
+
+
+def around(requests: Sequence[T], connections: int) -> list[T]:
+    """These, and before them so many of their last and behind them so many of their first: for `steady`."""
+    cycle = itertools.cycle(requests)
+    first = itertools.islice(cycle, -connections % len(requests), None)
+    return list(itertools.islice(first, len(requests) + 2 * connections))
+
+
+def steady(answers: Answers, connections: int) -> Stretch:
+    """The requests that `around` got, at least one a connection. While they were answered every connection had one
+    under way, so their rate follows from their latencies (Little's law, https://doi.org/10.1287/opre.9.3.383):
+    neither a stack that fills nor one that runs dry is counted, and how many answers a batch gives at once is the same
+    to it."""
+    latencies_s = answers.latencies_s[connections:-connections]
+    return Stretch(connections * len(latencies_s) / sum(latencies_s), latencies_s)
 
 
 def ask(url: str, bodies: Sequence[Any], connections: int) -> Answers:

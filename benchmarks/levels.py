@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from benchmarks import forward
-from benchmarks.client import Answers, ask
+from benchmarks.client import Stretch, around, ask, steady
 from benchmarks.figures import FOREIGN_LIMIT, mean_batch, median, percentile
 from benchmarks.machine import Meter, Usage
 from benchmarks.stack import Stack
@@ -70,19 +70,22 @@ def _wait_for_quiet(bench: Bench) -> None:
 
 
 def measure(bench: Bench, level: Level) -> dict[str, Any]:
-    """One level between two in-process runs over its texts; JSON data. Raises RuntimeError for a wrong answer."""
+    """One level between two in-process runs over its texts; JSON data. Neither side counts what idles at an end. Raises
+    RuntimeError for a wrong answer."""
     texts = bench.texts[: level.sentences]
+    bodies = around(_bodies(bench, level), level.connections)
     before, usage_before, _ = quietly(bench, lambda: forward.run(bench.model, texts, bench.size))
-    answers, usage, tries = quietly(
-        bench, lambda: ask(f"{bench.stack.url}/inference", _bodies(bench, level), level.connections)
-    )
+    answers, usage, tries = quietly(bench, lambda: ask(f"{bench.stack.url}/inference", bodies, level.connections))
     after, usage_after, _ = quietly(bench, lambda: forward.run(bench.model, texts, bench.size))
     seen = [_read(status, body) for status, body in zip(answers.statuses, answers.bodies, strict=True)]
-    cosine = forward.alike(before.vectors, np.array([vector for vectors, _ in seen for vector in vectors], np.float32))
+    groups = np.split(before.vectors, level.sentences // level.per_request)
+    made = np.array([vector for vectors, _ in seen for vector in vectors], np.float32)
+    cosine = forward.alike(np.concatenate(around(groups, level.connections)), made)
     if cosine < LEAST_COSINE:
         raise RuntimeError(f"{level.name}: an embedding differs from the in-process one: cosine {cosine}")
     limit = (before.rate + after.rate) / 2
-    rate = level.sentences / answers.wall_s
+    stretch = steady(answers, level.connections)
+    rate = stretch.rate * level.per_request
     timings = [timing for _, timing in seen]
     return {
         "level": level.name,
@@ -91,10 +94,10 @@ def measure(bench: Bench, level: Level) -> dict[str, Any]:
         "limit_per_s": limit,
         "limit_runs": [before.rate, after.rate],
         "ratio": rate / limit,
-        **_latency(answers),
+        **_latency(stretch),
         "mean_batch": mean_batch([timing["batch_size"] for timing in timings for _ in range(level.per_request)]),
         **{key: median([timing[key] for timing in timings]) for key in ("queue_ms", "prepare_ms", "predict_ms")},
-        "stack_cpu_s_per_1000": usage.stack_s / level.sentences * 1000,
+        "stack_cpu_s_per_1000": usage.stack_s / len(made) * 1000,
         "limit_cpu_s_per_1000": (usage_before.own_s + usage_after.own_s) / (2 * level.sentences) * 1000,
         "client_cores": usage.own_s / usage.wall_s,
         "idle_stack_cores": max(u.stack_s / u.wall_s for u in (usage_before, usage_after)),
@@ -145,5 +148,5 @@ def _read(status: int, body: bytes) -> tuple[Sequence[Sequence[float]], dict[str
     return output.get("embeddings") or [output["embedding"]], answer["timing"]
 
 
-def _latency(answers: Answers) -> dict[str, float]:
-    return {f"p{share}_ms": percentile(answers.latencies_s, share / 100) * 1000 for share in (50, 95)}
+def _latency(stretch: Stretch) -> dict[str, float]:
+    return {f"p{share}_ms": percentile(stretch.latencies_s, share / 100) * 1000 for share in (50, 95)}

@@ -67,7 +67,7 @@ ON_GPU = Plan(
     texts=16384,
 )
 QUICK = Plan(
-    levels=(Level("c1", 1, 16), Level("c32", 32, 96), Level("32 texts, c8", 8, 128, per_request=32)),
+    levels=(Level("c1", 1, 16), Level("c32", 32, 96), Level("32 texts, c8", 8, 256, per_request=32)),
     lone=16,
     sample=32,
     sizes=(8,),

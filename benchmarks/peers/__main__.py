@@ -46,7 +46,7 @@ FULL = Plan(
         Step("many", Level("c8", 8, 128)),
         Step("many", Level("c32", 32, 192)),
         Step("many", Level("c128", 128, 256), then=64),
-        Step("bulk", Level("32 texts, c8", 8, 256, per_request=32)),
+        Step("bulk", Level("32 texts, c8", 8, 512, per_request=32)),
     ),
     (Step("lone", Level("c1", 1, 200)), Step("many", Level("c32", 32, 800))),
 )
@@ -56,14 +56,14 @@ SHORT = Plan(
         Step("many", Level("c8", 8, 48)),
         Step("many", Level("c32", 32, 64)),
         Step("many", Level("c128", 128, 128), then=16),
-        Step("bulk", Level("32 texts, c8", 8, 128, per_request=32)),
+        Step("bulk", Level("32 texts, c8", 8, 256, per_request=32)),
     ),
 )
 QUICK = Plan(
     (
         Step("lone", Level("c1", 1, 8)),
         Step("many", Level("c32", 32, 64), then=8),
-        Step("bulk", Level("32 texts, c8", 8, 64, per_request=32)),
+        Step("bulk", Level("32 texts, c8", 8, 256, per_request=32)),
     ),
     (Step("lone", Level("c1", 1, 20)), Step("many", Level("c32", 32, 64))),
 )

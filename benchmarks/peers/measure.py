@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 
 from benchmarks import forward
-from benchmarks.client import Answers, ask
+from benchmarks.client import Answers, around, ask, steady
 from benchmarks.figures import percentile
 from benchmarks.levels import LEAST_COSINE, Bench, Level, quietly
 from benchmarks.machine import Meter, Usage
@@ -49,7 +49,7 @@ def measure(bench: Bench, side: Side, step: Step) -> list[dict[str, Any]]:
 
     def load() -> tuple[Answers, Usage, Answers]:
         meter = Meter(*side.stack.pids)
-        answers = _ask(side, texts, level.connections, level.per_request)
+        answers = ask(side.url, around(_bodies(side, texts, level.per_request), level.connections), level.connections)
         usage = meter.read()
         return answers, usage, _ask(side, bench.texts[: step.then], 1, 1)
 
@@ -63,6 +63,7 @@ def measure(bench: Bench, side: Side, step: Step) -> list[dict[str, Any]]:
         after, usage_after, _ = quietly(bench_here, lambda: forward.run(bench.model, texts[half:], bench.size))
     bench.patience_s = bench_here.patience_s
     vectors = np.concatenate([before.vectors, after.vectors])
+    groups = np.split(vectors, level.sentences // level.per_request)
     limit = len(texts) / (before.took_s + after.took_s)
     peak, shared = peak_mb(side.stack)
     disturbed = {
@@ -70,24 +71,26 @@ def measure(bench: Bench, side: Side, step: Step) -> list[dict[str, Any]]:
         "foreign_cores_limit": max(usage_before.foreign, usage_after.foreign),
         "tries": tries,
     }
+    stretch = steady(answers, level.connections)
+    rate = stretch.rate * level.per_request
     row = {
-        **_latency(level, answers),
+        **_latency(level, stretch.latencies_s, rate),
         "limit_per_s": limit,
         "limit_runs": [before.rate, after.rate],
-        "ratio": level.sentences / answers.wall_s / limit,
-        "stack_cpu_s_per_1000": usage.stack_s / level.sentences * 1000,
+        "ratio": rate / limit,
+        "stack_cpu_s_per_1000": usage.stack_s / (len(answers.statuses) * level.per_request) * 1000,
         "limit_cpu_s_per_1000": (usage_before.own_s + usage_after.own_s) / level.sentences * 1000,
         "client_cores": usage.own_s / usage.wall_s,
         "idle_stack_cores": idling.stack_s / idling.wall_s,
         "peak_rss_mb": peak,
         "pss_mb": shared,
-        "least_cosine": _check(side, level.name, answers, vectors),
+        "least_cosine": _check(side, level.name, answers, np.concatenate(around(groups, level.connections))),
         **disturbed,
     }
     if not step.then:
         return [row]
     name = f"{LATE} {level.name}"
-    told = _latency(Level(name, 1, step.then), lone)
+    told = _latency(Level(name, 1, step.then), lone.latencies_s, step.then / lone.wall_s)
     return [row, {**told, "least_cosine": _check(side, name, lone, vectors[: step.then]), **disturbed}]
 
 
@@ -101,7 +104,7 @@ def echo(bench: Bench, side: Side, level: Level) -> dict[str, Any]:
         if status != 200 or ECHO.encode() not in body:
             raise RuntimeError(f"{side.system.name}, echo: answered {status}: {body[:500]!r}")
     return {
-        **_latency(level, answers),
+        **_latency(level, answers.latencies_s, level.sentences / answers.wall_s),
         "stack_cpu_ms": usage.stack_s / level.sentences * 1000,
         "client_cores": usage.own_s / usage.wall_s,
         "foreign_cores": usage.foreign,
@@ -113,17 +116,20 @@ def echo(bench: Bench, side: Side, level: Level) -> dict[str, Any]:
 def _ask(side: Side, texts: list[str], connections: int, size: int) -> Answers:
     if not texts:
         return Answers()
-    groups = [texts[start : start + size] for start in range(0, len(texts), size)]
+    return ask(side.url, _bodies(side, texts, size), connections)
+
+
+def _bodies(side: Side, texts: list[str], size: int) -> list[Any]:
     make = side.system.echo_body if side.echo else side.system.body
-    return ask(side.url, [make(group) for group in groups], connections)
+    return [make(texts[start : start + size]) for start in range(0, len(texts), size)]
 
 
-def _latency(level: Level, answers: Answers) -> dict[str, Any]:
+def _latency(level: Level, latencies_s: list[float], rate: float) -> dict[str, Any]:
     return {
         "level": level.name,
         "sentences": level.sentences,
-        "sentences_per_s": level.sentences / answers.wall_s,
-        **{f"p{share}_ms": percentile(answers.latencies_s, share / 100) * 1000 for share in (50, 95)},
+        "sentences_per_s": rate,
+        **{f"p{share}_ms": percentile(latencies_s, share / 100) * 1000 for share in (50, 95)},
     }
 
 
