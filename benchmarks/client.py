@@ -38,17 +38,18 @@ T = TypeVar("T")
 
 
 def around(requests: Sequence[T], connections: int) -> list[T]:
-    """These, and before them so many of their last and behind them so many of their first: for `steady`."""
+    """These, and before them so many of their last and behind them so many of their first: for `full_load`."""
     cycle = itertools.cycle(requests)
     first = itertools.islice(cycle, -connections % len(requests), None)
     return list(itertools.islice(first, len(requests) + 2 * connections))
 
 
-def steady(answers: Answers, connections: int) -> Stretch:
+def full_load(answers: Answers, connections: int) -> Stretch:
     """The requests that `around` got, at least one a connection. While they were answered every connection had one
     under way, so their rate follows from their latencies (Little's law, https://doi.org/10.1287/opre.9.3.383):
     neither a stack that fills nor one that runs dry is counted, and how many answers a batch gives at once is the same
-    to it."""
+    to it. (Quite so where answers come in the order of requests; who is overtaken by all that come behind has less
+    beside it at the end.)"""
     latencies_s = answers.latencies_s[connections:-connections]
     return Stretch(connections * len(latencies_s) / sum(latencies_s), latencies_s)
 

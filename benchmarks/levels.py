@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from benchmarks import forward
-from benchmarks.client import Stretch, around, ask, steady
+from benchmarks.client import Stretch, around, ask, full_load
 from benchmarks.figures import FOREIGN_LIMIT, mean_batch, median, percentile
 from benchmarks.machine import Meter, Usage
 from benchmarks.stack import Stack
@@ -70,8 +70,8 @@ def _wait_for_quiet(bench: Bench) -> None:
 
 
 def measure(bench: Bench, level: Level) -> dict[str, Any]:
-    """One level between two in-process runs over its texts; JSON data. Neither side counts what idles at an end. Raises
-    RuntimeError for a wrong answer."""
+    """One level between two in-process runs over its texts; JSON data. Neither side's rate counts what idles at an end.
+    Raises RuntimeError for a wrong answer."""
     texts = bench.texts[: level.sentences]
     bodies = around(_bodies(bench, level), level.connections)
     before, usage_before, _ = quietly(bench, lambda: forward.run(bench.model, texts, bench.size))
@@ -84,9 +84,9 @@ def measure(bench: Bench, level: Level) -> dict[str, Any]:
     if cosine < LEAST_COSINE:
         raise RuntimeError(f"{level.name}: an embedding differs from the in-process one: cosine {cosine}")
     limit = (before.rate + after.rate) / 2
-    stretch = steady(answers, level.connections)
+    stretch = full_load(answers, level.connections)
     rate = stretch.rate * level.per_request
-    timings = [timing for _, timing in seen]
+    timings = [timing for _, timing in seen[level.connections : -level.connections]]
     return {
         "level": level.name,
         "sentences": level.sentences,

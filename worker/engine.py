@@ -50,6 +50,7 @@ _INTAKE_ROOM = 64
 _CALL_GRACE_S = 10.0  # so much later than its client a call that takes too long is given up
 _CELERYS_OWN = "celery"  # the queue of a stock worker that was told of no other
 _LAST_WORDS_S = 3.0  # for what must be said to Celery or Redis at the end, where they may be away
+_LAST_OUTCOMES_S = 8.0  # for what is in hand when the process is about to die; less than the watchdog's
 
 
 class Engine:
@@ -260,7 +261,7 @@ class Engine:
         return self._runners.device_lost
 
     def healthy(self) -> bool:
-        """The device works, and no predict is overdue."""
+        """The device works, and no call of a handler is overdue."""
         return not self.device_lost and not self.stalled()
 
     def state(self) -> str:
@@ -307,17 +308,17 @@ class Engine:
         self.holdings.close()
         stuck = [work.tag for work in works]
         for run in self._runners.on_device():
-            run.span.fail("timeout" if overdue else "device_lost")
+            if works[0] in run.works:
+                run.span.fail("timeout" if overdue else "device_lost")
             run.span.end()
         if overdue and len(works) == 1:
             outcome = timed_out(works[0].patience_s, overdue)
-            if overdue == "finish":
-                self._finisher.end_aside(works[0], outcome)
-            else:
+            if overdue != "finish":
                 self._finisher.end(works[0], outcome)
-                self._finisher.stop(10)
+            if overdue == "finish" or not self._finisher.stop(_LAST_OUTCOMES_S):  # another's `finish` may hang, too
+                self._finisher.end_aside(works[0], outcome)
         elif stuck:
-            self._finisher.flush(10)  # jobs that have finished did not crash
+            self._finisher.flush(_LAST_OUTCOMES_S)  # jobs that have finished did not crash
             scripts.run(self._client, [scripts.give_back_crashed(stuck, process=self.holdings.process)])
             for work in works:
                 end_job(work, "given_back_crashed")

@@ -123,7 +123,7 @@ class Finisher:
 
     def end_aside(self, work: Work, outcome: Outcome) -> None:
         """Likewise, in the calling thread and past all that is in hand: a handler's `finish` hangs, and whoever called
-        it never gives the turn back. Only where the process is about to die."""
+        it never gives the turn back. Only where the process is about to die, and of an outcome without output."""
         work.ended = True
         self._write([_End(work, outcome)], wait=False)
 

@@ -63,7 +63,7 @@ def _is_signature(call: Any) -> bool:
 
 
 class Links:
-    """Finish thread only; every method takes as long as Redis is away."""
+    """One thread at a time, who has the finisher's turn; every method takes as long as Redis is away."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app

@@ -32,7 +32,7 @@ class _Call:
 
 
 class HostCalls:
-    """The calls beside the device, at most one a thread. Any thread."""
+    """The calls of `prepare` and `finish`, in whatever thread, at most one each. Any thread."""
 
     def __init__(self) -> None:
         self._under_way: dict[int, _Call] = {}
@@ -53,5 +53,5 @@ class HostCalls:
 
 
 def is_overdue(work: Work, begun: float) -> bool:
-    """Whether a call of this job, since `begun` (monotonic), takes too long. Prepared work only."""
+    """Whether a call of this job, since `begun` (monotonic), takes too long. Accepted work only."""
     return time.monotonic() - begun > work.patience_s

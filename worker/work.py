@@ -96,8 +96,8 @@ class Work:
     @property
     def patience_s(self) -> float:
         """How long one call of its handler may take before the process is given up: its model's timeout, or its own
-        where that is longer. A shorter one of its own ends the job alone. Prepared work only."""
-        assert self.model is not None  # noqa: S101  # prepared work has its model
+        where that is longer. A shorter one of its own ends the job alone. Accepted work only."""
+        assert self.model is not None  # noqa: S101  # accepted work has its model
         return max(self.model.timeout_s, self.timeout_s or 0)
 
 

@@ -77,7 +77,7 @@ def main() -> int:
     missing = [system.name for system in systems if system.name != OURS and not python(system).exists()]
     if missing:
         raise SystemExit(f"no environment for {', '.join(missing)}: `{COMMAND}` makes them")
-    made = texts(256)
+    made = texts(max(step.level.sentences for step in FULL.steps))
     model = forward.load(MODELS, "bert", "cpu")
     bench = Bench(model, "bert", Stack("", 0), made, 16, 0 if options.quick else options.patience)
     data: dict[str, Any] = {

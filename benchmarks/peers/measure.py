@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 
 from benchmarks import forward
-from benchmarks.client import Answers, around, ask, steady
+from benchmarks.client import Answers, around, ask, full_load
 from benchmarks.figures import percentile
 from benchmarks.levels import LEAST_COSINE, Bench, Level, quietly
 from benchmarks.machine import Meter, Usage
@@ -71,7 +71,7 @@ def measure(bench: Bench, side: Side, step: Step) -> list[dict[str, Any]]:
         "foreign_cores_limit": max(usage_before.foreign, usage_after.foreign),
         "tries": tries,
     }
-    stretch = steady(answers, level.connections)
+    stretch = full_load(answers, level.connections)
     rate = stretch.rate * level.per_request
     row = {
         **_latency(level, stretch.latencies_s, rate),

@@ -180,6 +180,15 @@ def test_what_hangs_beside_predict(step: str, model: str, http: httpx.Client, re
     assert good["output"]["n"] == 1
 
 
+def test_a_prepare_that_hangs_beside_a_finish_that_does(http: httpx.Client, redis_url: str, models: Path) -> None:
+    """The first to be overdue has its outcome, though the finish thread is taken, and the other has it next time."""
+    stuck = [submit(http, input={"do": f"hang-{step}"}) for step in ("prepare", "finish")]
+    with restarted_worker(redis_url, models, all_ended(http, stuck), deaths=2) as codes:
+        jobs = [ended(http, job_id) for job_id in stuck]
+    assert codes == [70, 70]
+    assert [job["error"]["message"].split()[0] for job in jobs] == ["prepare", "finish"]
+
+
 def test_a_finish_that_hangs_in_company(
     http: httpx.Client, redis_url: str, models: Path, tmp_path: Path, store: redis.Redis
 ) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.batcher import Batcher, Budget
+from worker.batcher import Batcher, Budget, is_urgent
 
 
 @dataclass(eq=False)
@@ -384,6 +384,10 @@ def _check(batcher: Batcher[Unit], batch: list[Unit], waiting: list[Unit], parts
     if not budget.padded:
         order = sorted(lane, key=lambda unit: (unit.priority, waiting.index(unit)))
         assert batch == order[: len(batch)]
+        urgent = [unit for unit in order if is_urgent(unit)]
+        more = (urgent if batch == urgent[: len(batch)] else order)[len(batch) : budget.max_size]
+        over = [total + unit.cost for unit in more[:1]]
+        assert all(cost > budget.max_cost or cost - part > part - total for cost in over), "nor would the next have"
     for unit in batch:
         waiting.remove(unit)
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from benchmarks import auto, forward, machine, page, report
-from benchmarks.client import Answers, Stretch, around, steady
+from benchmarks.client import Answers, Stretch, around, full_load
 from benchmarks.figures import mean_batch, median, percentile
 from benchmarks.machine import Foreign, Meter, tree
 from benchmarks.report import clean
@@ -196,4 +196,4 @@ def test_neither_a_stack_that_fills_nor_one_that_runs_dry_is_counted() -> None:
     assert around("abcde", 2) == list("deabcdeab")
     assert around("ab", 3) == list("babababa")
     answers = Answers(latencies_s=[9, 1, 2, 2, 3, 1, 7, 0.5])
-    assert steady(answers, 2) == Stretch(1, [2, 2, 3, 1]), "two at a time, two seconds each"
+    assert full_load(answers, 2) == Stretch(1, [2, 2, 3, 1]), "two at a time, two seconds each"

@@ -7,7 +7,8 @@ operators that its compiler puts in a linear layer's place (torch/_inductor/fx_p
 used only where they are there, give the same, and a trial shows them to be no slower.
 
 oneDNN makes a kernel for each number of rows, which takes milliseconds and memory that stays: a worker that met every
-number up to a thousand would be a gigabyte larger. So a batch is filled up to the next of some eighty numbers.
+number up to a thousand would be a gigabyte larger. So a batch is filled up to the next of some eighty
+numbers (and of few more above a thousand).
 
 The kernel also takes GELU along, while what it gives is still in the cache.
 """
@@ -52,7 +53,8 @@ class Reordered(Linear):
 
 
 def filled(rows: int) -> int:
-    """The next number of rows that a kernel is made for: hardly a quarter more from 32 on, from 128 on a sixteenth."""
+    """The next number of rows that a kernel is made for: less than a quarter more from 32 on, than a sixteenth from 128
+    on."""
     step = next((step for most, step in STEPS if rows <= most), LAST_STEP)
     return rows + -rows % step
 
