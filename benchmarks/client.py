@@ -18,9 +18,10 @@ import orjson
 
 @dataclass(slots=True)
 class Answers:
-    """In the order of the requests."""
+    """In the order of the requests. `at_s`: when each was answered, since the begin."""
 
     wall_s: float = 0.0
+    at_s: list[float] = field(default_factory=list)
     latencies_s: list[float] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
@@ -45,13 +46,13 @@ def around(requests: Sequence[T], connections: int) -> list[T]:
 
 
 def full_load(answers: Answers, connections: int) -> Stretch:
-    """The requests that `around` got, at least one a connection. While they were answered every connection had one
-    under way, so their rate follows from their latencies (Little's law, https://doi.org/10.1287/opre.9.3.383):
-    neither a stack that fills nor one that runs dry is counted, and how many answers a batch gives at once is the same
-    to it. (Quite so where answers come in the order of requests; who is overtaken by all that come behind has less
-    beside it at the end.)"""
-    latencies_s = answers.latencies_s[connections:-connections]
-    return Stretch(connections * len(latencies_s) / sum(latencies_s), latencies_s)
+    """While every connection has a request under way, of what `around` has made of so many: neither a stack that fills
+    nor one that runs dry is counted. As many answers in a row as there were requests are as much work, whichever they
+    begin with; their time is the mean over that, since a batch answers many at once."""
+    came = sorted(zip(answers.at_s, answers.latencies_s, strict=True))
+    count = len(came) - 2 * connections
+    wall_s = sum(came[first + count][0] - came[first][0] for first in range(connections)) / connections
+    return Stretch(count / wall_s, [latency_s for _, latency_s in came[connections:-connections]])
 
 
 def ask(url: str, bodies: Sequence[Any], connections: int) -> Answers:
@@ -81,15 +82,16 @@ def _run(url: str, requests: list[bytes], connections: int) -> Answers:
 
 async def _ask(host: str, port: int, requests: list[bytes], connections: int) -> Answers:
     count = len(requests)
-    answers = Answers(latencies_s=[0.0] * count, statuses=[0] * count, bodies=[b""] * count)
+    answers = Answers(0.0, [0.0] * count, [0.0] * count, [0] * count, [b""] * count)
     streams = [await asyncio.open_connection(host, port) for _ in range(min(connections, count))]
     numbers = iter(range(count))
 
     async def loop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for number in numbers:
-            begun = perf_counter()
+            asked_s = perf_counter() - begun
             answers.statuses[number], answers.bodies[number] = await exchange(reader, writer, requests[number])
-            answers.latencies_s[number] = perf_counter() - begun
+            answers.at_s[number] = perf_counter() - begun
+            answers.latencies_s[number] = answers.at_s[number] - asked_s
 
     begun = perf_counter()
     await asyncio.gather(*(loop(*stream) for stream in streams))

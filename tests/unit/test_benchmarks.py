@@ -195,5 +195,13 @@ class _Unit:
 def test_neither_a_stack_that_fills_nor_one_that_runs_dry_is_counted() -> None:
     assert around("abcde", 2) == list("deabcdeab")
     assert around("ab", 3) == list("babababa")
-    answers = Answers(latencies_s=[9, 1, 2, 2, 3, 1, 7, 0.5])
-    assert full_load(answers, 2) == Stretch(1, [2, 2, 3, 1]), "two at a time, two seconds each"
+    answers = Answers(at_s=[9, 5, 6, 7, 9.5, 8, 11, 15], latencies_s=[9, 5, 1, 2, 3, 3, 2, 7])
+    assert full_load(answers, 2) == Stretch(4 / 3.75, [2, 3, 9, 3]), "from 5 to 9 there were four more, from 6 to 9.5"
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 4])
+def test_how_many_answers_come_at_once_does_not_change_their_rate(at_once: int) -> None:
+    """Two a second, four connections, eight requests and what is around them."""
+    at_s = [(1 + number // at_once) * at_once / 2 for number in range(16)]
+    found = full_load(Answers(at_s=at_s, latencies_s=[2.0] * 16), 4)
+    assert found == Stretch(2, [2.0] * 8)
