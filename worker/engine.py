@@ -308,7 +308,7 @@ class Engine:
         self.holdings.close()
         stuck = [work.tag for work in works]
         for run in self._runners.on_device():
-            if works[0] in run.works:
+            if not set(works).isdisjoint(run.works):
                 run.span.fail("timeout" if overdue else "device_lost")
             run.span.end()
         if overdue and len(works) == 1:

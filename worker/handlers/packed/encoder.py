@@ -60,9 +60,8 @@ class PackedEncoder:
         """One with other linear layers; all else is the same, and shared. `up`: what becomes of those before the
         activation, if something else; with `activation` in its place."""
         other, weights = copy(self), self.weights
-        layers = {
-            layer: layer.changed(change, up or change) for layer in dict.fromkeys(weights.layers)
-        }  # ALBERT shares
+        # ALBERT shares its layers.
+        layers = {layer: layer.changed(change, up or change) for layer in dict.fromkeys(weights.layers)}
         other.weights = replace(
             weights,
             layers=[layers[layer] for layer in weights.layers],
