@@ -132,7 +132,7 @@ bench: $(STAMP) ## The figures of docs/benchmarks.md, on the CPU
 	@ML_DEVICE=cpu $(BIN)/python -m benchmarks.run $(ARGS)
 
 PEERS := $(basename $(notdir $(wildcard benchmarks/peers/requirements/*.txt)))
-bench-peers: $(STAMP) $(PEERS:%=.venv-peers/%/installed) ## Its peers beside it, each in a virtual environment of its own: docs/benchmarks/peers.md (about half an hour)
+bench-peers: $(STAMP) $(PEERS:%=.venv-peers/%/installed) ## Its peers beside it, each in a virtual environment of its own: docs/benchmarks/peers.md (about three quarters of an hour)
 	@ML_DEVICE=cpu $(BIN)/python -m benchmarks.peers $(ARGS)
 
 .venv-peers/%/installed: benchmarks/peers/requirements/%.txt
