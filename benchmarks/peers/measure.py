@@ -34,7 +34,7 @@ class Step:
 def warm(bench: Bench, side: Side) -> None:
     """Connections, caches, the allocators' first growth, and what a server learns of its model's speed; of both
     sides."""
-    _ask(side, [ECHO] * WARM if side.echo else bench.texts[:WARM], 8, 1)
+    _ask(side, [ECHO] * WARM if side.echo else bench.texts[:WARM], 8)
     if not side.echo:
         forward.run(bench.model, bench.texts[: bench.size], bench.size)
 
@@ -51,7 +51,7 @@ def measure(bench: Bench, side: Side, step: Step) -> list[dict[str, Any]]:
         meter = Meter(*side.stack.pids)
         answers = ask(side.url, around(_bodies(side, texts, level.per_request), level.connections), level.connections)
         usage = meter.read()
-        return answers, usage, _ask(side, bench.texts[: step.then], 1, 1)
+        return answers, usage, _ask(side, bench.texts[: step.then], 1)
 
     idle = Meter(*side.stack.pids)
     time.sleep(IDLE_S)
@@ -98,7 +98,7 @@ def echo(bench: Bench, side: Side, level: Level) -> dict[str, Any]:
     """The level with one short text and no model. Raises RuntimeError for a wrong answer."""
     bench_here = replace(bench, stack=side.stack)
     texts = [ECHO] * level.sentences
-    answers, usage, tries = quietly(bench_here, lambda: _ask(side, texts, level.connections, 1))
+    answers, usage, tries = quietly(bench_here, lambda: _ask(side, texts, level.connections))
     bench.patience_s = bench_here.patience_s
     for status, body in zip(answers.statuses, answers.bodies, strict=True):
         if status != 200 or ECHO.encode() not in body:
@@ -113,10 +113,10 @@ def echo(bench: Bench, side: Side, level: Level) -> dict[str, Any]:
     }
 
 
-def _ask(side: Side, texts: list[str], connections: int, size: int) -> Answers:
+def _ask(side: Side, texts: list[str], connections: int) -> Answers:
     if not texts:
         return Answers()
-    return ask(side.url, _bodies(side, texts, size), connections)
+    return ask(side.url, _bodies(side, texts, 1), connections)
 
 
 def _bodies(side: Side, texts: list[str], size: int) -> list[Any]:
